@@ -1,0 +1,39 @@
+"""What every format gives: a configuration, named parameters, a tokenizer, and where they came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt2lab.config import Config
+from gpt2lab.tokenizer import Tokenizer
+
+Params = dict[str, np.ndarray]
+
+
+@dataclass
+class Checkpoint:
+    """A model as read from disk. Unpacks as `config, params, tokenizer`.
+
+    params: float32 (or float64) arrays under the GPT-2 names, matrices [in, out]; a head of its own
+        is `lm_head.weight` [V, E], otherwise the head is tied to `wte.weight`.
+    tokenizer: None when the files hold no vocabulary that fits.
+    format: the name of the format it was read from, a key of `weights.FORMATS`.
+    generation: settings that the files recommend, under the names of `Sampling`.
+    notes: things the reader of the files should know, one sentence each.
+    """
+
+    config: Config
+    params: Params
+    tokenizer: Tokenizer | None
+    format: str
+    path: Path | None = None
+    generation: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.config, self.params, self.tokenizer))
