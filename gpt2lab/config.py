@@ -40,7 +40,9 @@ class Config:
             if value is None and name == "n_inner":
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InputError(f"config: {name} is {value!r}, it must be a whole number from 1 up")
+                raise InputError(
+                    f"config: {name} is {value!r}, it must be a whole number from 1 up"
+                )
         if self.n_embd % self.n_head:
             raise InputError(
                 f"config: n_embd {self.n_embd} is not a multiple of n_head {self.n_head}; "

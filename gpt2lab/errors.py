@@ -18,3 +18,7 @@ class MissingExtraError(InputError):
             f"{what} needs the package {package}, which is not installed; "
             f"run: pip install 'gpt2lab[{extra}]'"
         )
+
+
+class Failure(Exception):
+    """Not the caller's mistake: the network, the disk, a server. Exit code 1."""
