@@ -1,0 +1,594 @@
+"""Text <-> tokens: GPT-2's byte-level BPE, other vocabularies in its files, and characters.
+
+This room knows what a token is, in both directions. The algorithm stands here twice: written out
+(`pretokenize`, `merge_steps`, behind `Tokenizer.steps`) to be read and watched, and as the library
+fastokens behind `Tokenizer.encode`, because a corpus has billions of words; tests hold the two
+equal. Reading vocabulary files is `vocabulary.py`, learning a vocabulary is `bpe.py`.
+
+Source: openai/gpt-2 `src/encoder.py` (the pattern, the merges).
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+import threading
+import unicodedata
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import pairwise
+from operator import index
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, SupportsIndex
+
+import numpy as np
+
+from gpt2lab.errors import InputError
+from gpt2lab.vocabulary import (
+    END_OF_TEXT,
+    Spec,
+    bpe_spec,
+    byte_of_symbol,
+    characters_spec,
+    checked_spec,
+    kind_of,
+    load_spec,
+    symbols_to_bytes,
+    without_holes,
+    write_whole,
+)
+
+Ids = Iterable[SupportsIndex] | np.ndarray  # anything with tolist() will do, a tensor too
+Span = tuple[int, int]
+
+
+# --- the written-out algorithm ---------------------------------------------------------------
+
+
+# Unicode White_Space, which is what the official pattern's \s means. str.isspace would add the
+# separators U+001C to U+001F.
+WHITE_SPACE = frozenset(
+    "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000"
+    + "".join(map(chr, range(0x2000, 0x200B)))
+)
+CONTRACTIONS = ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d")
+
+
+def char_class(char: str) -> str:
+    """The classes of GPT-2's pattern: " " white space, "L" letter, "N" number, "P" the rest."""
+    if char in WHITE_SPACE:
+        return " "
+    major = unicodedata.category(char)[0]
+    return major if major in "LN" else "P"
+
+
+def _run_end(text: str, start: int) -> int:
+    """The end of the run of one class that begins at `start`."""
+    kind, end = char_class(text[start]), start + 1
+    while end < len(text) and char_class(text[end]) == kind:
+        end += 1
+    return end
+
+
+def _word_end(text: str, start: int) -> int:
+    """The end of the pre-token that begins at `start`, asked in the order of the pattern."""
+    for contraction in CONTRACTIONS:
+        if text.startswith(contraction, start):
+            return start + len(contraction)
+    body = start + 1 if text[start] == " " else start
+    if body < len(text) and char_class(text[body]) != " ":
+        return _run_end(text, body)
+    end = _run_end(text, start)
+    # A run of spaces leaves its last one to the word that follows, if there is one to leave.
+    return end - 1 if end < len(text) and end - start > 1 else end
+
+
+def pretokenize(text: str) -> list[str]:
+    r"""Cut `text` where no merge may cross: words with the space before them, numbers, the rest.
+
+    Written out from GPT-2's pattern
+    `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`. Letters and
+    numbers are those of this Python's Unicode version: characters that are newer than Python
+    count as neither here, while the fast library may know them.
+    """
+    words, start = [], 0
+    while start < len(text):
+        end = _word_end(text, start)
+        words.append(text[start:end])
+        start = end
+    return words
+
+
+def _merge_all(pieces: list[bytes], pair: tuple[bytes, bytes]) -> list[bytes]:
+    """Join every occurrence of `pair`, from left to right."""
+    merged: list[bytes] = []
+    at = 0
+    while at < len(pieces):
+        hit = at + 1 < len(pieces) and (pieces[at], pieces[at + 1]) == pair
+        merged.append(pieces[at] + pieces[at + 1] if hit else pieces[at])
+        at += 2 if hit else 1
+    return merged
+
+
+def merge_steps(word: bytes, ranks: Mapping[tuple[bytes, bytes], int]) -> list[list[bytes]]:
+    """The states of byte-pair encoding on one pre-token, from single bytes to the final tokens.
+
+    Each step joins the pair that was learned first (the lowest rank), everywhere in the word. The
+    cost grows with the square of the word's length: meant for words, not for corpora.
+    """
+    states = [[word[i : i + 1] for i in range(len(word))]]
+    while True:
+        pieces = states[-1]
+        known = [pair for pair in pairwise(pieces) if pair in ranks]
+        if not known:
+            return states
+        states.append(_merge_all(pieces, min(known, key=lambda pair: ranks[pair])))
+
+
+class Word(NamedTuple):
+    """One pre-token on its way to tokens: `states[0]` its bytes, `states[-1]` its tokens `ids`."""
+
+    text: str
+    states: list[list[bytes]]
+    ids: list[int]
+
+
+# --- bytes and characters --------------------------------------------------------------------
+
+
+def _character_of_each_byte(data: bytes) -> np.ndarray:
+    """For every byte, the index of its character in `data.decode("utf-8", "replace")`."""
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return _character_of_each_broken_byte(data)
+    is_first = (np.frombuffer(data, np.uint8) & 0xC0) != 0x80
+    character: np.ndarray = np.cumsum(is_first) - 1
+    return character
+
+
+def _character_of_each_broken_byte(data: bytes) -> np.ndarray:
+    """The same where some bytes are invalid: ask the decoder byte by byte what there is so far."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    character, done = np.empty(len(data), np.int64), 0
+    for at in range(len(data)):
+        done += len(decoder.decode(data[at : at + 1]))
+        held_back = decoder.getstate()[0].decode("utf-8", "replace")
+        character[at] = done + len(held_back) - 1
+    return character
+
+
+def _split_names(
+    text: str, wanted: Collection[str], ignored: Collection[str] = ()
+) -> Iterator[tuple[str, bool]]:
+    """Cut `text` at the wanted names, leftmost and then longest first: (piece, is it a name).
+
+    Ignored names are matched too, so that no wanted name is found inside one, but stay text.
+    """
+    longest_first = sorted({*wanted, *ignored}, key=len, reverse=True)
+    pattern = "|".join(map(re.escape, longest_first)) or r"(?!)"
+    start = 0
+    for match in re.finditer(pattern, text):
+        if match[0] in wanted:
+            if match.start() > start:
+                yield text[start : match.start()], False
+            yield match[0], True
+            start = match.end()
+    if start < len(text):
+        yield text[start:], False
+
+
+def _surrogate_error(error: UnicodeEncodeError) -> InputError:
+    code = ord(error.object[error.start])
+    return InputError(
+        f"text: position {error.start} holds U+{code:04X}, half of a surrogate pair, which is no "
+        "character; remove it or repair the decoding it comes from"
+    )
+
+
+def _as_list(ids: Ids) -> list[int]:
+    """Plain ints of any list of ids; NumPy arrays and tensors included."""
+    try:
+        return [index(value) for value in (ids.tolist() if hasattr(ids, "tolist") else ids)]
+    except TypeError:
+        shown = " ".join(f"{ids!r:.60}".split())
+        raise InputError(f"ids: expected a flat list of whole numbers, this is {shown}") from None
+
+
+# --- the tokenizer -----------------------------------------------------------------------------
+
+
+class Tokenizer:
+    """Text to ids and back. Unchanging once made, and safe to use from many threads.
+
+    n_vocab: the highest id + 1.
+    special_tokens: name -> id of the tokens that user text can only reach by `allowed_special`.
+    end_token: the id of `<|endoftext|>`, None when the vocabulary has no such special token.
+    kind: "bpe" is GPT-2's encoder with any vocabulary, "characters" one token per character,
+        "other" a byte-level BPE with another normalizer or pattern, as its tokenizer.json says.
+    """
+
+    def __init__(self, spec: Spec, where: str = "tokenizer") -> None:
+        """`spec` holds the contents of a tokenizer.json; `where` names it in error messages."""
+        self._spec = checked_spec(spec, where)
+        self.kind = kind_of(self._spec, where)
+        added = self._spec["added_tokens"]
+        self._added: dict[str, int] = {t["content"]: t["id"] for t in added}
+        self.special_tokens: dict[str, int] = {t["content"]: t["id"] for t in added if t["special"]}
+        self._always = frozenset(self._added) - frozenset(self.special_tokens)
+        self._vocab: dict[str, int] = self._spec["model"]["vocab"]
+        self.n_vocab = 1 + max([*self._vocab.values(), *self._added.values()])
+        self.end_token = self.special_tokens.get(END_OF_TEXT)
+        self._where = where
+        self._lock = threading.Lock()
+        self._engines: dict[frozenset[str] | None, Any] = {}
+        self._tables: dict[str, Any] = {}
+        if self.kind == "other":
+            self._engine(None)  # whether the fast library takes it should show now, not later
+
+    @classmethod
+    def load(cls, path: Path | str) -> Tokenizer:
+        """Read a folder or a file, recognised by its content.
+
+        tokenizer.json (byte-level BPE, characters), vocab.json with merges.txt, OpenAI's
+        encoder.json with vocab.bpe, or vocab.bpe alone. Raises InputError, in one line, for files
+        that are missing, cut off, damaged or do not belong together.
+        """
+        return cls(load_spec(Path(path)), str(path))
+
+    @classmethod
+    def from_bpe(
+        cls,
+        vocab: Mapping[str, int],
+        merges: Iterable[tuple[str, str]],
+        special_tokens: Mapping[str, int],
+    ) -> Tokenizer:
+        """GPT-2's encoder with this vocabulary, whose names are written in `byte_symbols`."""
+        return cls(bpe_spec(vocab, merges, special_tokens, {}))
+
+    @classmethod
+    def characters(cls, alphabet: Sequence[str], special_tokens: Sequence[str] = ()) -> Tokenizer:
+        """One token per character: id i is `alphabet[i]`, and the special tokens come after."""
+        names = [*alphabet, *special_tokens]
+        for char in alphabet:
+            if len(char) != 1 or 0xD800 <= ord(char) <= 0xDFFF:
+                raise InputError(f"alphabet: {char!r} is not one character")
+        if len(set(names)) != len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise InputError(f"alphabet: {twice!r} stands in it twice; every id needs its own name")
+        return cls(characters_spec(alphabet, special_tokens), "alphabet")
+
+    def __repr__(self) -> str:
+        return f"Tokenizer({self.kind}, n_vocab={self.n_vocab}, end_token={self.end_token})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Tokenizer, (self._spec, self._where)
+
+    # text -> ids
+
+    def encode(
+        self, text: str, allowed_special: Collection[str] | Literal["all"] = ()
+    ) -> list[int]:
+        """The ids of `text`. Names of special tokens in it are ordinary text unless allowed.
+
+        `allowed_special`: names from `special_tokens`, or "all". Raises InputError for half a
+        surrogate pair, and for a character that the vocabulary cannot write.
+        """
+        ids: list[int] = self.encode_array(text, allowed_special).tolist()
+        return ids
+
+    def encode_array(
+        self, text: str, allowed_special: Collection[str] | Literal["all"] = ()
+    ) -> np.ndarray:
+        """`encode` without a Python object per token: ids [T], uint32. For whole corpora."""
+        allowed = self._allowed(allowed_special)
+        if not isinstance(text, str):
+            raise InputError(f"text: expected str, this is {type(text).__name__}; decode it first")
+        try:
+            if self.kind == "characters":
+                return self._encode_characters(text, allowed)
+            return self._encode_bpe(text, allowed)
+        except UnicodeEncodeError as error:
+            raise _surrogate_error(error) from None
+
+    def count(self, text: str) -> int:
+        """The number of tokens of `text`, special tokens as ordinary text."""
+        return len(self.encode_array(text))
+
+    def encode_with_offsets(
+        self, text: str, allowed_special: Collection[str] | Literal["all"] = ()
+    ) -> tuple[list[int], list[Span]]:
+        """`encode`, with the span in `text` of each token; see `offsets`.
+
+        Kind "other" may rewrite the text first. A space put before it counts to the first
+        character, as at Hugging Face; after other changes there are no spans: InputError.
+        """
+        ids = self.encode(text, allowed_special)
+        spans, decoded = self.offsets(ids), self.decode(ids)
+        if text and decoded == " " + text:
+            return ids, [(max(start - 1, 0), max(end - 1, 1)) for start, end in spans]
+        if decoded != text:
+            raise InputError(
+                f"{self._where}: this tokenizer changes the text before it cuts it, so tokens have "
+                "no place in the original; use offsets(ids), which count in the decoded text"
+            )
+        return ids, spans
+
+    def _allowed(self, allowed: Collection[str] | Literal["all"]) -> frozenset[str]:
+        if isinstance(allowed, str):
+            names = frozenset(self.special_tokens if allowed == "all" else (allowed,))
+        else:
+            names = frozenset(allowed)
+        unknown = sorted(names - frozenset(self.special_tokens), key=repr)
+        if unknown:
+            known = ", ".join(self.special_tokens) or "none"
+            raise InputError(
+                f"allowed_special: {', '.join(map(repr, unknown))} is no special token of this "
+                f"vocabulary; known: {known}"
+            )
+        return names
+
+    def _encode_bpe(self, text: str, allowed: frozenset[str]) -> np.ndarray:
+        self._check_bytes(text)
+        every = len(allowed) == len(self.special_tokens)
+        engine = self._engine(None if every or not allowed else allowed)
+        # The batch call is the one that gives the ids as raw memory, ten times the speed of a list.
+        ids, _ = engine.encode_batch_flat([text], split_special_tokens=not allowed)
+        return np.frombuffer(ids, "<u4").astype(np.uint32)  # [T], a copy that may be written to
+
+    def _engine(self, allowed: frozenset[str] | None) -> Any:
+        """The fast library with this vocabulary, made once; a proper subset of the special tokens
+        needs one of its own, because the library allows all of them or none."""
+        with self._lock:
+            if allowed not in self._engines:
+                self._engines[allowed] = self._make_engine(allowed)
+            return self._engines[allowed]
+
+    def _make_engine(self, allowed: frozenset[str] | None) -> Any:
+        import fastokens
+
+        kept = self._spec["added_tokens"]
+        if allowed is not None:
+            kept = [t for t in kept if not t["special"] or t["content"] in allowed]
+        model = {**self._spec["model"], "vocab": without_holes(self._vocab)}
+        spec = {**self._spec, "added_tokens": kept, "model": model}
+        try:
+            return fastokens.Tokenizer.from_json_str(json.dumps(spec))
+        except ValueError as error:
+            raise InputError(
+                f"{self._where}: the fast encoder cannot take it: {str(error).splitlines()[0]}; "
+                "encode with the tokenizers library and pass the ids"
+            ) from None
+
+    def _check_bytes(self, text: str) -> None:
+        """A vocabulary without all 256 byte symbols cannot write every text: drop nothing."""
+        missing = self._table("missing", self._missing_bytes)
+        if not missing:
+            return
+        for position, char in enumerate(text):
+            for byte in char.encode():
+                if byte in missing:
+                    raise InputError(
+                        f"text: {char!r} at position {position} needs the byte 0x{byte:02X}, which "
+                        "this vocabulary does not have; learn one with all 256 bytes"
+                    )
+
+    def _missing_bytes(self) -> frozenset[int]:
+        if self._spec["model"].get("unk_token"):
+            return frozenset()
+        symbols = byte_of_symbol().items()
+        return frozenset(byte for symbol, byte in symbols if symbol not in self._vocab)
+
+    def _encode_characters(self, text: str, allowed: frozenset[str]) -> np.ndarray:
+        text.encode("utf-32-le")  # so that a surrogate's position counts in the whole text
+        parts, start = [np.empty(0, np.uint32)], 0
+        for piece, is_name in _split_names(text, allowed | self._always, self.special_tokens):
+            ids = [self._added[piece]] if is_name else self._character_ids(piece, start)
+            parts.append(np.asarray(ids, np.uint32))
+            start += len(piece)
+        return np.concatenate(parts)  # [T]
+
+    def _character_ids(self, text: str, start: int) -> np.ndarray:
+        table = self._table("characters", self._character_table)
+        codes = np.frombuffer(text.encode("utf-32-le"), "<u4")
+        ids: np.ndarray = table[np.minimum(codes, len(table) - 1)]
+        if (ids < 0).any():
+            at = int(np.argmax(ids < 0))
+            raise InputError(
+                f"text: {text[at]!r} (U+{ord(text[at]):04X}) at position {start + at} is not among "
+                f"the {len(self._vocab)} characters of this vocabulary; remove or replace it"
+            )
+        return ids
+
+    def _character_table(self) -> np.ndarray:
+        """Code point -> id, -1 where there is none; the last entry stands for all above."""
+        known = {ord(c): token for c, token in self._vocab.items() if c not in self._added}
+        table = np.full(max(known, default=-1) + 2, -1, np.int64)
+        table[list(known)] = list(known.values())
+        return table
+
+    # ids -> text
+
+    def decode(self, ids: Ids, errors: str = "replace") -> str:
+        """The text of any list of ids.
+
+        Tokens are bytes, so a list may begin or end inside a character: `errors` is what
+        `bytes.decode` makes of that ("replace", "strict", "ignore", "backslashreplace").
+        """
+        data = self.decode_bytes(ids)
+        try:
+            return data.decode("utf-8", errors)
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"ids: byte {error.start} of the decoded bytes is not UTF-8; the ids begin or end "
+                "inside a character, use errors='replace' or decode_bytes"
+            ) from None
+        except LookupError:
+            raise InputError(
+                f"errors: {errors!r} is unknown; known: replace, strict, ignore, backslashreplace"
+            ) from None
+
+    def decode_bytes(self, ids: Ids) -> bytes:
+        """The bytes of any list of ids, exactly. An id without an entry gives none."""
+        return b"".join(self._bytes_of_each(ids))
+
+    def token_bytes(self, token: SupportsIndex) -> bytes:
+        """The bytes of one token."""
+        return self._bytes_of_each([token])[0]
+
+    def pieces(self, ids: Ids) -> list[str]:
+        r"""Each token on its own as text, for display; broken bytes as \xNN, line ends as is."""
+        return [data.decode("utf-8", "backslashreplace") for data in self._bytes_of_each(ids)]
+
+    def offsets(self, ids: Ids) -> list[Span]:
+        """The span (start, end) of each token in `decode(ids)`, counted in characters.
+
+        A character split over several tokens belongs to each of them: all their spans hold it
+        whole, as the Hugging Face library has it. A token without bytes has an empty span.
+        """
+        tokens = self._bytes_of_each(ids)
+        lengths = np.array([len(data) for data in tokens], np.int64)  # [T]
+        ends = np.cumsum(lengths)
+        character = _character_of_each_byte(b"".join(tokens))  # [bytes]
+        total = int(character[-1]) + 1 if len(character) else 0
+        character = np.append(character, total)
+        first = character[ends - lengths]  # [T]
+        last = np.where(lengths == 0, first, character[ends - 1] + 1)  # [T]
+        return list(zip(first.tolist(), last.tolist(), strict=True))
+
+    def _bytes_of_each(self, ids: Ids) -> list[bytes]:
+        values, table = _as_list(ids), self._table("bytes", self._byte_table)
+        if values and not (min(values) >= 0 and max(values) < self.n_vocab):
+            wrong = next(value for value in values if not 0 <= value < self.n_vocab)
+            raise InputError(
+                f"ids: {wrong} is outside the vocabulary; its ids run from 0 to {self.n_vocab - 1}"
+            )
+        return [table[value] for value in values]
+
+    def _byte_table(self) -> list[bytes]:
+        table = [b""] * self.n_vocab
+        for name, token in self._vocab.items():
+            table[token] = name.encode() if self.kind == "characters" else symbols_to_bytes(name)
+        for name, token in self._added.items():
+            table[token] = name.encode()
+        return table
+
+    def _table(self, name: str, make: Any) -> Any:
+        """A table that only some uses need, made at its first use."""
+        if name not in self._tables:
+            self._tables[name] = make()
+        return self._tables[name]
+
+    # the algorithm in the open
+
+    def steps(self, text: str) -> list[Word]:
+        """How `text` becomes tokens: per pre-token, every state of the merging (`merge_steps`).
+
+        Written out in plain Python, slow; the ids are those of `encode`. Kind "other": InputError.
+        """
+        if self.kind == "other":
+            raise InputError(
+                f"{self._where}: its normalizer or pattern is not GPT-2's, so the written-out "
+                "encoder cannot show it; encode still works"
+            )
+        self.encode_array(text)  # the same refusals as encode
+        words: list[Word] = []
+        for piece, is_name in _split_names(text, self._always, self.special_tokens):
+            words += [self._added_word(piece)] if is_name else self._words(piece)
+        return words
+
+    def _added_word(self, name: str) -> Word:
+        return Word(name, [[name.encode()]], [self._added[name]])
+
+    def _words(self, text: str) -> list[Word]:
+        if self.kind == "characters":
+            return [Word(char, [[char.encode()]], [self._vocab[char]]) for char in text]
+        return [self._word(word) for word in pretokenize(text)]
+
+    def _word(self, word: str) -> Word:
+        ranks, ids = self._table("ranks", self._rank_table), self._table("ids", self._id_table)
+        states = merge_steps(word.encode(), ranks)
+        return Word(word, states, [ids[piece] for piece in states[-1]])
+
+    def _rank_table(self) -> dict[tuple[bytes, bytes], int]:
+        merges = self._spec["model"]["merges"]
+        return {
+            (symbols_to_bytes(left), symbols_to_bytes(right)): rank
+            for rank, (left, right) in enumerate(merges)
+        }
+
+    def _id_table(self) -> dict[bytes, int]:
+        return {
+            symbols_to_bytes(name): token
+            for name, token in self._vocab.items()
+            if name not in self._added
+        }
+
+    # to disk
+
+    def save(self, folder: Path | str) -> None:
+        """Write the Hugging Face layout: tokenizer.json, tokenizer_config.json, and for BPE
+        vocab.json and merges.txt. Each file is replaced whole; other files are left alone."""
+        folder = Path(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be made: {error.strerror}") from None
+        for name, value in self._files().items():
+            write_whole(folder / name, json.dumps(value, ensure_ascii=False) + "\n")
+        if self.kind != "characters":
+            lines = [f"{left} {right}" for left, right in self._spec["model"]["merges"]]
+            write_whole(folder / "merges.txt", "\n".join(["#version: 0.2", *lines]) + "\n")
+
+    def _files(self) -> dict[str, Any]:
+        """The JSON files of the layout; the older ones say the same for readers that want them."""
+        files = {"tokenizer.json": self._spec, "tokenizer_config.json": self._config()}
+        if self.kind == "characters":
+            return files
+        files["vocab.json"] = {**self._vocab, **self.special_tokens}
+        others = [name for name in self.special_tokens if name != END_OF_TEXT]
+        if others:
+            files["special_tokens_map.json"] = {"additional_special_tokens": others}
+        beyond = {name: self._added[name] for name in self._always if name not in self._vocab}
+        if beyond:
+            files["added_tokens.json"] = beyond
+        return files
+
+    def _config(self) -> dict[str, Any]:
+        """What transformers needs to read tokenizer.json and change nothing about it."""
+        config: dict[str, Any] = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": False,
+        }
+        if self.end_token is not None:
+            config |= dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
+        return config
+
+
+class StreamDecoder:
+    """Decode ids one at a time, whole characters only.
+
+    The pushes and the final flush together are `tokenizer.decode` of all the ids, for any ids:
+    invalid bytes come out as U+FFFD as soon as it is sure that they are invalid.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token: SupportsIndex) -> str:
+        """The text that `token` completes, "" while a character is incomplete."""
+        return self._decoder.decode(self._tokenizer.token_bytes(token))
+
+    def flush(self) -> str:
+        """What is left of an incomplete character, replaced; then the decoder is as new."""
+        rest = self._decoder.decode(b"", final=True)
+        self._decoder.reset()
+        return rest
+
+
+@lru_cache(maxsize=1)
+def official() -> Tokenizer:
+    """GPT-2's own tokenizer, 50257 tokens, bundled. The same object each time."""
+    return Tokenizer.load(Path(__file__).parent / "data" / "gpt2" / "vocab.bpe")

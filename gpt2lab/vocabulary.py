@@ -1,0 +1,459 @@
+"""The vocabulary behind the tokenizer: reading it from files, checking it, bringing it to one form.
+
+GPT-2's own two files (encoder.json and vocab.bpe), the Hugging Face ones of the same contents
+(vocab.json and merges.txt) and tokenizer.json all end as one dict in the form of a tokenizer.json,
+since that is what the fast library takes and what `Tokenizer.save` writes. Every promise that the
+encoder relies on is checked here. Encoding and decoding are `tokenizer.py`.
+
+Sources: openai/gpt-2 `src/encoder.py` (the files, the byte symbols); the Hugging Face tokenizers
+documentation (the fields of tokenizer.json).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from gpt2lab.errors import InputError
+
+END_OF_TEXT = "<|endoftext|>"
+MAX_ID = 2**24 - 1  # no vocabulary comes near; a damaged id must not allocate gigabytes
+CHARACTER_DECODER = {"type": "Fuse"}
+FLAGS = ("single_word", "lstrip", "rstrip")  # how an added token may swallow its surroundings
+
+Spec = dict[str, Any]  # the contents of a tokenizer.json
+
+
+def byte_symbols() -> list[str]:
+    """The 256 characters that stand for the bytes, in the order of the official vocabulary.
+
+    Printable Latin-1 characters stand for themselves; the other 68 bytes get the characters from
+    U+0100 up, so that no symbol is a space or a control character (`bytes_to_unicode`).
+    """
+    return list(_symbol_of_byte().values())
+
+
+@lru_cache(maxsize=1)
+def _symbol_of_byte() -> dict[int, str]:
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    rest = [byte for byte in range(256) if byte not in printable]
+    symbols = {byte: chr(byte) for byte in printable}
+    symbols |= {byte: chr(256 + n) for n, byte in enumerate(rest)}
+    return symbols
+
+
+@lru_cache(maxsize=1)
+def byte_of_symbol() -> dict[str, int]:
+    return {symbol: byte for byte, symbol in _symbol_of_byte().items()}
+
+
+def symbols_to_bytes(name: str) -> bytes:
+    """The bytes behind a byte-level token; a name outside the 256 symbols stands for itself."""
+    byte_of = byte_of_symbol()
+    try:
+        return bytes([byte_of[symbol] for symbol in name])
+    except KeyError:
+        return name.encode("utf-8", "replace")
+
+
+# --- reading and checking files ----------------------------------------------------------------
+
+
+def _read_text(path: Path) -> str:
+    """The file as text, or one line on why not."""
+    try:
+        return path.read_bytes().decode("utf-8")
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise InputError(f"{path}: cannot be read: {reason}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: byte {error.start} is not UTF-8; the file is damaged or not a vocabulary"
+        ) from None
+
+
+def _parse_json(path: Path, text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text.removeprefix("\ufeff"))
+    except (ValueError, RecursionError) as error:
+        where = "nested too deep or a number too long"
+        if isinstance(error, json.JSONDecodeError):
+            where = f"line {error.lineno} column {error.colno}"
+        raise InputError(
+            f"{path}: is not whole JSON ({where}); the file is cut off or damaged, copy it again"
+        ) from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: holds a JSON {type(value).__name__}, expected an object")
+    return value
+
+
+def _parse_merges(path: Path, text: str) -> tuple[list[tuple[str, str]], int]:
+    """The merges in order, and the number of the line on which the first one stands."""
+    lines = text.removeprefix("\ufeff").split("\n")
+    first = 1 if lines[0].startswith("#version") else 0
+    lines = [line.removesuffix("\r") for line in lines]
+    while len(lines) > first and not lines[-1]:
+        lines.pop()
+    merges = []
+    for number, line in enumerate(lines[first:], first + 1):
+        left, _, right = line.partition(" ")
+        if not left or not right or " " in right:
+            raise InputError(
+                f"{path}: line {number} is {line[:40]!r}, a merge is two pieces with one space "
+                "between; the file is cut off or damaged"
+            )
+        merges.append((left, right))
+    return merges, first + 1
+
+
+def _check_merges(
+    vocab: Mapping[str, int], merges: Sequence[tuple[str, str]], where: str, first: int
+) -> None:
+    """Every merge joins two known pieces into a known one; `first` is the number of the first."""
+    for number, (left, right) in enumerate(merges, first):
+        for piece in (left, right, left + right):
+            if piece not in vocab:
+                raise InputError(
+                    f"{where} {number} joins {left!r} and {right!r}, but {piece!r} is not in the "
+                    "vocabulary; the two do not belong together or one is cut off"
+                )
+
+
+def _check_ids(vocab: Mapping[Any, Any], where: str) -> None:
+    """Names are text, ids are whole numbers in range, and no two names share one."""
+    names: dict[int, str] = {}
+    for name, token in vocab.items():
+        if not isinstance(name, str) or not name:
+            raise InputError(f"{where}: the entry {name!r} is not a name; names are non-empty text")
+        if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token <= MAX_ID:
+            raise InputError(
+                f"{where}: {name!r} has the id {token!r}, ids are whole numbers from 0 to {MAX_ID}"
+            )
+        if token in names:
+            raise InputError(
+                f"{where}: {names[token]!r} and {name!r} both have the id {token}; ids are unique"
+            )
+        names[token] = name
+
+
+def _check_no_surrogates(vocab: Mapping[str, int], where: str) -> None:
+    """JSON can spell half a surrogate pair, which no file and no text can hold."""
+    try:
+        "".join(vocab).encode()
+    except UnicodeEncodeError as error:
+        code = ord(error.object[error.start])
+        raise InputError(
+            f"{where}: an entry holds U+{code:04X}, half of a surrogate pair; the file is damaged"
+        ) from None
+
+
+def _check_no_holes(vocab: Mapping[str, int], where: str) -> None:
+    missing = sorted(set(range(len(vocab))) - set(vocab.values()))
+    if missing:
+        raise InputError(
+            f"{where}: no entry has the id {missing[0]} ({len(vocab)} entries, highest id "
+            f"{max(vocab.values())}); ids must run without holes, the file is cut off or damaged"
+        )
+
+
+# --- from the files' contents to one form ----------------------------------------------------
+
+
+def _added_token(content: str, token: int, special: bool) -> dict[str, Any]:
+    flags = dict.fromkeys((*FLAGS, "normalized"), False)
+    return {"id": token, "content": content, **flags, "special": special}
+
+
+def bpe_spec(
+    vocab: Mapping[str, int],
+    merges: Iterable[tuple[str, str]],
+    special_tokens: Mapping[str, int],
+    added: Mapping[str, int],
+) -> Spec:
+    """GPT-2's pipeline as a tokenizer.json. The special tokens stand in the vocabulary too."""
+    for name, token in special_tokens.items():
+        if vocab.get(name, token) != token:
+            raise InputError(
+                f"special_tokens: {name!r} has the id {token} and, in the vocabulary, "
+                f"{vocab[name]}; choose another name"
+            )
+    by_id = sorted(special_tokens.items() | added.items(), key=lambda item: item[1])
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    byte_level["use_regex"] = True
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [_added_token(name, i, name in special_tokens) for name, i in by_id],
+        "normalizer": None,
+        "pre_tokenizer": byte_level,
+        "post_processor": {**byte_level, "trim_offsets": False},
+        "decoder": byte_level,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": {**vocab, **special_tokens},
+            "merges": [list(pair) for pair in merges],
+        },
+    }
+
+
+def characters_spec(alphabet: Sequence[str], special_tokens: Sequence[str]) -> Spec:
+    """Characters are BPE without merges, and `Fuse` joins them without spaces between."""
+    vocab = {name: token for token, name in enumerate([*alphabet, *special_tokens])}
+    spec = bpe_spec(vocab, (), {name: vocab[name] for name in special_tokens}, {})
+    return {**spec, "pre_tokenizer": None, "post_processor": None, "decoder": CHARACTER_DECODER}
+
+
+def official_vocab(merges: Iterable[tuple[str, str]]) -> dict[str, int]:
+    """OpenAI's encoder.json follows from the merges: byte symbols, merges in order, the end."""
+    vocab = {symbol: token for token, symbol in enumerate(byte_symbols())}
+    for left, right in merges:
+        vocab.setdefault(left + right, len(vocab))
+    vocab[END_OF_TEXT] = len(vocab)
+    return vocab
+
+
+def _declared_tokens(folder: Path) -> set[str]:
+    """The names that special_tokens_map.json next to the vocabulary gives, if it is there."""
+    path = folder / "special_tokens_map.json"
+    if not path.is_file():
+        return set()
+    values = _parse_json(path, _read_text(path)).values()
+    flat = [v for value in values for v in (value if isinstance(value, list) else [value])]
+    names = [value.get("content") if isinstance(value, dict) else value for value in flat]
+    return {name for name in names if isinstance(name, str)}
+
+
+def _leftover_specials(
+    vocab: Mapping[str, int], merges: Iterable[tuple[str, str]], declared: set[str], where: str
+) -> dict[str, int]:
+    """The entries that no text can reach: the special tokens, since the two files do not say.
+
+    A cut-off list of merges would leave ordinary entries over too, and give other ids without a
+    word; so only names in brackets, and declared ones, are taken for special.
+    """
+    reached = {*byte_symbols(), *(left + right for left, right in merges)}
+    left_over = {name: token for name, token in vocab.items() if name not in reached}
+    for name, token in left_over.items():
+        if name not in declared and (name[0] + name[-1]) not in ("<>", "[]"):
+            raise InputError(
+                f"{where}: no merge makes {name!r} (id {token}); the merges are cut off, or it is "
+                "a special token and special_tokens_map.json must name it"
+            )
+    return left_over
+
+
+def _two_files_spec(vocab_path: Path, merges_path: Path) -> Spec:
+    """vocab.json or encoder.json with merges.txt or vocab.bpe, and added_tokens.json if there."""
+    vocab = _parse_json(vocab_path, _read_text(vocab_path))
+    merges, first = _parse_merges(merges_path, _read_text(merges_path))
+    added_path = vocab_path.with_name("added_tokens.json")
+    added = _parse_json(added_path, _read_text(added_path)) if added_path.is_file() else {}
+    whole = {**vocab, **added}
+    _check_ids(whole, str(vocab_path))
+    _check_no_holes(whole, str(vocab_path))
+    _check_merges(vocab, merges, f"{merges_path}: line", first)
+    declared = _declared_tokens(vocab_path.parent)
+    specials = _leftover_specials(vocab, merges, declared | set(added), str(merges_path))
+    return bpe_spec(vocab, merges, specials, added)
+
+
+def _merges_only_spec(path: Path, text: str) -> Spec:
+    """OpenAI's vocab.bpe on its own: its encoder.json can be derived."""
+    merges, first = _parse_merges(path, text)
+    if not merges:
+        raise InputError(f"{path}: holds no merges; expected a vocabulary file")
+    vocab = official_vocab(merges)
+    _check_merges(vocab, merges, f"{path}: line", first)
+    return bpe_spec(vocab, merges, {END_OF_TEXT: vocab[END_OF_TEXT]}, {})
+
+
+def _sibling(path: Path, names: Sequence[str]) -> Path:
+    for name in names:
+        if path.with_name(name).is_file():
+            return path.with_name(name)
+    raise InputError(f"{path}: needs {' or '.join(names)} beside it")
+
+
+VOCAB_NAMES = ("vocab.json", "encoder.json")
+MERGES_NAMES = ("merges.txt", "vocab.bpe")
+
+
+def _file_spec(path: Path) -> Spec:
+    """One file, by its content: a tokenizer.json, a vocabulary, or a list of merges."""
+    text = _read_text(path)
+    if text.lstrip("\ufeff \t\r\n").startswith("{"):
+        value = _parse_json(path, text)
+        if "model" in value and not isinstance(value["model"], int):
+            return value
+        return _two_files_spec(path, _sibling(path, MERGES_NAMES))
+    alone = not any(path.with_name(name).is_file() for name in VOCAB_NAMES)
+    if alone and text.startswith("#version") and path.name != "merges.txt":
+        return _merges_only_spec(path, text)  # under that other name the ids may be anything
+    return _two_files_spec(_sibling(path, VOCAB_NAMES), path)
+
+
+def _folder_spec(folder: Path) -> Spec:
+    if (folder / "tokenizer.json").is_file():
+        return _parse_json(folder / "tokenizer.json", _read_text(folder / "tokenizer.json"))
+    for name in VOCAB_NAMES:
+        if (folder / name).is_file():
+            return _two_files_spec(folder / name, _sibling(folder / name, MERGES_NAMES))
+    if (folder / "vocab.bpe").is_file():
+        return _file_spec(folder / "vocab.bpe")
+    raise InputError(
+        f"{folder}: holds no vocabulary; expected tokenizer.json, or vocab.json with merges.txt, "
+        "or encoder.json with vocab.bpe"
+    )
+
+
+def load_spec(path: Path) -> Spec:
+    """The contents of a folder or a file as a tokenizer.json; the format is told by the content."""
+    try:
+        if not path.exists():
+            raise InputError(f"{path}: no such file or folder; give a folder with a tokenizer.json")
+        return _folder_spec(path) if path.is_dir() else _file_spec(path)
+    except OSError as error:  # a folder that may not be entered, a name with a null character
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _checked_added(entry: Any, where: str) -> dict[str, Any]:
+    """One entry of `added_tokens` with every field present, as the fast library wants it."""
+    if not (isinstance(entry, dict) and isinstance(entry.get("content"), str) and "id" in entry):
+        raise InputError(f"{where}: an added token needs content and id, this is {entry!r:.80}")
+    return {**_added_token("", 0, False), **entry}
+
+
+def _checked_model(model: Any, where: str) -> dict[str, Any]:
+    """The model part, merges as pairs; only BPE, and only what gives the same ids each time."""
+    if not isinstance(model, dict):
+        raise InputError(f"{where}: its model is {model!r:.40}, expected an object")
+    kind = model.get("type", "BPE" if "merges" in model else None)
+    if kind != "BPE":
+        raise InputError(
+            f"{where}: its model is {kind!r}, only BPE is read here; encode with the tokenizers "
+            "library and pass the ids"
+        )
+    if not isinstance(model.get("vocab"), dict) or not isinstance(model.get("merges"), list):
+        raise InputError(f"{where}: its BPE model lacks vocab or merges; the file is damaged")
+    if model.get("dropout"):
+        raise InputError(
+            f"{where}: dropout is {model['dropout']}, so that ids would be random; set it to null"
+        )
+    merges = []
+    for number, merge in enumerate(model["merges"], 1):
+        pair = merge.split(" ") if isinstance(merge, str) else merge
+        if not (isinstance(pair, list) and [type(piece) for piece in pair] == [str, str]):
+            raise InputError(f"{where}: merge {number} is {merge!r:.60}, expected two pieces")
+        merges.append(pair)
+    return {**model, "type": "BPE", "merges": merges}
+
+
+def checked_spec(spec: Spec, where: str) -> Spec:
+    """A tokenizer.json that keeps its promises; settings for batches (truncation, padding) go."""
+    model = _checked_model(spec.get("model"), where)
+    entries = spec.get("added_tokens") or []
+    if not isinstance(entries, list):
+        raise InputError(f"{where}: added_tokens is {entries!r:.40}, expected a list")
+    added = [_checked_added(entry, where) for entry in entries]
+    _check_ids({entry["content"]: entry["id"] for entry in added}, f"{where}: added_tokens")
+    for entry in added:
+        if model["vocab"].get(entry["content"], entry["id"]) != entry["id"]:
+            raise InputError(
+                f"{where}: {entry['content']!r} has the id {entry['id']} as an added token and "
+                f"{model['vocab'][entry['content']]} in the vocabulary; make them the same"
+            )
+    whole = {**model["vocab"], **{entry["content"]: entry["id"] for entry in added}}
+    if not whole:
+        raise InputError(f"{where}: the vocabulary is empty")
+    _check_ids(whole, where)
+    _check_no_surrogates(whole, where)
+    _check_merges(model["vocab"], model["merges"], f"{where}: merge", 1)
+    empty = dict.fromkeys(
+        ("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder")
+    )
+    fixed = {"version": "1.0", "truncation": None, "padding": None}
+    return {**empty, **spec, **fixed, "added_tokens": added, "model": model}
+
+
+def _parts(component: Any, key: str) -> list[dict[str, Any]]:
+    """The members of a Sequence, a lone component as a list of one, nothing as an empty list."""
+    if component is None:
+        return []
+    if isinstance(component, dict) and component.get("type") == "Sequence":
+        parts = component.get(key)
+        return [p for p in parts if isinstance(p, dict)] if isinstance(parts, list) else []
+    return [component] if isinstance(component, dict) else [{"type": f"{component!r:.40}"}]
+
+
+def _is_gpt2_pipeline(spec: Spec) -> bool:
+    """Whether the text goes through GPT-2's pattern and plain merges, nothing before or between."""
+    model, pre = spec["model"], _parts(spec["pre_tokenizer"], "pretokenizers")
+    complete = all(symbol in model["vocab"] for symbol in byte_symbols())
+    return (
+        not any(model.get(key) for key in ("byte_fallback", "ignore_merges"))
+        and (complete or not model.get("unk_token"))  # with all bytes nothing is unknown
+        and not model.get("continuing_subword_prefix")
+        and not _parts(spec["normalizer"], "normalizers")
+        and [part.get("type") for part in pre] == ["ByteLevel"]
+        and not pre[0].get("add_prefix_space", True)
+        and bool(pre[0].get("use_regex", True))
+        and not any(t[flag] for t in spec["added_tokens"] if not t["special"] for flag in FLAGS)
+    )
+
+
+def _is_characters(spec: Spec) -> bool:
+    added = {entry["content"] for entry in spec["added_tokens"]}
+    names = [name for name in spec["model"]["vocab"] if name not in added]
+    return (
+        spec["decoder"] == CHARACTER_DECODER
+        and spec["normalizer"] is None
+        and spec["pre_tokenizer"] is None
+        and not spec["model"]["merges"]
+        and all(len(name) == 1 for name in names)
+    )
+
+
+def kind_of(spec: Spec, where: str) -> Literal["bpe", "characters", "other"]:
+    """ "bpe" is GPT-2's own pipeline, "other" a byte-level BPE with another one around it."""
+    if _is_characters(spec):
+        return "characters"
+    decoders = [part.get("type") for part in _parts(spec["decoder"], "decoders")]
+    pre = [part.get("type") for part in _parts(spec["pre_tokenizer"], "pretokenizers")]
+    byte_level = "ByteLevel" in pre and decoders in (["ByteLevel"], [])
+    if not byte_level or spec["model"].get("end_of_word_suffix"):
+        raise InputError(
+            f"{where}: its BPE is not byte-level (pre-tokenizer {pre}, decoder {decoders}), "
+            "only byte-level BPE is read here; encode with the tokenizers library and pass the ids"
+        )
+    return "bpe" if _is_gpt2_pipeline(spec) else "other"
+
+
+def without_holes(vocab: Mapping[str, int]) -> dict[str, int]:
+    """The fast library refuses holes among the ids; fill them with names that no text can reach."""
+    holes = set(range(max(vocab.values(), default=-1) + 1)) - set(vocab.values())
+    return {**vocab, **{f"\0{token}": token for token in holes}}
+
+
+def write_whole(path: Path, text: str) -> None:
+    """The whole file or nothing: written beside, then renamed into place."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
+    try:
+        part.write_text(text, encoding="utf-8", newline="\n")
+        part.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+    finally:
+        part.unlink(missing_ok=True)
