@@ -1,0 +1,87 @@
+"""Checkpoints of every kind, recognised by their content: `recognise`, `load`, `save`.
+
+Each format is a module with `recognise(path)`, `load(path)` and, where it can be written,
+`save(checkpoint, folder)`; a further format is one more line in `FORMATS`. No torch and no
+TensorFlow is needed for any of them. Proof that a conversion changed nothing is `convert`'s.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+from gpt2lab.errors import InputError
+from gpt2lab.weights import gpt2simple, huggingface, llmc, nanogpt, openai
+from gpt2lab.weights.checkpoint import Checkpoint, Params
+from gpt2lab.weights.files import accessing, new_folder
+
+__all__ = ["FORMATS", "Checkpoint", "Params", "load", "recognise", "save", "writable"]
+
+FORMATS: dict[str, ModuleType] = {  # asked in this order; a run folder also looks like OpenAI's
+    "huggingface": huggingface,
+    "gpt2simple": gpt2simple,
+    "openai": openai,
+    "nanogpt": nanogpt,
+    "llmc": llmc,
+}
+
+
+def _format_of(path: Path) -> str | None:
+    with accessing(path):
+        return next((name for name, format in FORMATS.items() if format.recognise(path)), None)
+
+
+def _inside(path: Path) -> list[Path]:
+    """What lies in a folder and would itself be recognised."""
+    try:
+        entries = sorted(path.iterdir())[:1000] if path.is_dir() else []
+        return [entry for entry in entries if _format_of(entry) is not None]
+    except (OSError, InputError):
+        return []
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists() or openai.recognise(path)  # a TensorFlow prefix is no file itself
+    except (OSError, ValueError) as error:
+        raise InputError(f"{str(path)[:200]!a}: not a usable path ({error})") from error
+
+
+def recognise(path: Path | str) -> str:
+    """The name of a checkpoint's format, a key of `FORMATS`; InputError when it has none."""
+    path = Path(path)
+    if not _exists(path):
+        raise InputError(f"{path}: there is no such file or folder; check the path")
+    format = _format_of(path)
+    if format is not None:
+        return format
+    inside = ", ".join(str(entry) for entry in _inside(path)[:10])
+    step = f"but these are: {inside}" if inside else "the file may be empty, truncated or foreign"
+    raise InputError(f"{path}: not a checkpoint of a known format ({', '.join(FORMATS)}); {step}")
+
+
+def load(path: Path | str) -> Checkpoint:
+    """Read a checkpoint folder or file, whatever its format.
+
+    Raises InputError, one line, for all that is missing, damaged or not a GPT-2.
+    """
+    path = Path(path)
+    with accessing(path):
+        checkpoint: Checkpoint = FORMATS[recognise(path)].load(path)
+    return checkpoint
+
+
+def writable() -> list[str]:
+    """The formats that can be written."""
+    return [name for name, format in FORMATS.items() if hasattr(format, "save")]
+
+
+def save(checkpoint: Checkpoint, folder: Path | str, format: str = "huggingface") -> None:
+    """Write a new folder in a format; it appears whole or not at all.
+
+    Raises InputError when the folder exists, or the format cannot hold the model.
+    """
+    if format not in writable():
+        raise InputError(f"format {format!r} cannot be written; known: {', '.join(writable())}")
+    with new_folder(Path(folder)) as temporary:
+        FORMATS[format].save(checkpoint, temporary)

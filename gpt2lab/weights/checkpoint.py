@@ -1,4 +1,4 @@
-"""What every format gives: a configuration, named parameters, a tokenizer, and where they came from."""
+"""What every format gives: a configuration, named parameters, a tokenizer, where they came from."""
 
 from __future__ import annotations
 

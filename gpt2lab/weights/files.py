@@ -1,0 +1,204 @@
+"""What the readers and writers of all formats share: mapped bytes, JSON, a folder written whole.
+
+Nothing here knows a format. Errors of the file system become one line that names the file.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt2lab.errors import Failure, InputError
+
+WIDTHS = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}  # bytes of one number
+
+
+def reason(error: BaseException) -> str:
+    """One printable line saying what an exception said, for use inside another sentence."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    line = " ".join(text.split()) or type(error).__name__
+    return shown(line if len(line) <= 200 else line[:197] + "...")
+
+
+def shown(name: str) -> str:
+    """A name from a file as it may stand in a message: no control characters, no line breaks."""
+    return name if name.isprintable() else ascii(name)
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a name from a file names a file in the same folder, and leads nowhere else."""
+    plain = name.isprintable() and not set(name) & set("/\\:")
+    return plain and name not in ("", ".", "..")
+
+
+@contextmanager
+def accessing(path: Path, verb: str = "read") -> Iterator[None]:
+    """Turn what the file system refuses inside the block into one line about `path`.
+
+    A full disk is a Failure, everything else an InputError.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Failure(f"{path}: {reason(error)}; free some space and try again") from error
+        raise InputError(
+            f"{path}: cannot be {verb} ({reason(error)}); check the path, its rights and the disk"
+        ) from error
+
+
+def read_head(path: Path, size: int) -> bytes:
+    """The first bytes of a regular file; empty when there is none, for recognising formats."""
+    try:
+        if not path.is_file():
+            return b""
+        with path.open("rb") as file:
+            return file.read(size)
+    except (OSError, ValueError):  # ValueError: a path with a NUL in it
+        return b""
+
+
+def map_bytes(path: Path) -> np.ndarray:
+    """A file as uint8 [size], mapped, not read: a 6 GB model opens at once and pages in by use.
+
+    The mapping is private (copy on write), so arrays over it can be changed in memory and the file
+    never changes.
+    """
+    with accessing(path):
+        if path.stat().st_size == 0:
+            return np.zeros(0, np.uint8)
+        return np.asarray(np.memmap(path, np.uint8, "c"))  # [size]
+
+
+def floats(raw: np.ndarray, dtype: str, shape: Sequence[int]) -> np.ndarray:
+    """Little-endian bytes as numbers of `shape`: float32 (float64 stays), exactly as stored.
+
+    float32 and float64 are views of the bytes wherever the address is aligned; the 16-bit types
+    are widened, which loses nothing.
+    """
+    if dtype == "bfloat16":  # the upper half of a float32
+        halves = raw.view("<u2").astype(np.uint32)
+        return (halves << 16).view(np.float32).reshape(shape)
+    numbers = raw.view({"float64": "<f8", "float32": "<f4", "float16": "<f2"}[dtype])
+    if dtype == "float16":
+        return numbers.astype(np.float32).reshape(shape)
+    return np.require(numbers, requirements="A").reshape(shape)
+
+
+def read_text(path: Path) -> str:
+    """A small UTF-8 file."""
+    with accessing(path):
+        data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: byte {error.start} is not UTF-8; the file is damaged") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = sorted({key for key in keys if keys.count(key) > 1})
+        raise InputError(f"the key {', '.join(map(shown, twice))} stands there twice")
+    return values
+
+
+def parse_json(text: str | bytes, where: str) -> dict[str, Any]:
+    """A JSON object; a key that stands twice in it is refused, as one of the two would be lost."""
+    try:
+        values = json.loads(text, object_pairs_hook=_once)
+    except InputError as error:
+        raise InputError(f"{where}: {error}; the file was tampered with or badly joined") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{where}: not valid JSON ({reason(error)}); it is truncated or damaged, copy it again"
+        ) from error
+    if not isinstance(values, dict):
+        raise InputError(f"{where}: holds a {type(values).__name__}, expected a JSON object")
+    return values
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file."""
+    return parse_json(read_text(path), str(path))
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """A JSON object to a file, as people read it."""
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _sync(path: Path) -> None:
+    """Ask the disk to keep a file or a folder; folders cannot be synced everywhere."""
+    with suppress(OSError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _discard(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _put_in_place(temporary: Path, target: Path) -> None:
+    """Rename the finished folder to its name; what stood there is deleted only after that."""
+    for file in (*temporary.rglob("*"), temporary):
+        _sync(file)
+    aside = temporary.with_suffix(".old")
+    replacing = os.path.lexists(target)
+    if replacing:
+        target.rename(aside)
+    try:
+        temporary.rename(target)
+    except BaseException:
+        if replacing:
+            aside.rename(target)
+        raise
+    try:
+        _sync(target.parent)
+    finally:
+        if replacing:
+            _discard(aside)
+
+
+@contextmanager
+def new_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
+    """Give a temporary sibling of `target` to write into; it gets the name when all went well.
+
+    Whatever goes wrong inside, Ctrl-C too, leaves no trace and `target` as it was. An existing
+    `target` is an error; with `force` it is replaced, after the new one is complete.
+    """
+    target = target.absolute()
+    if os.path.lexists(target) and not force:
+        raise InputError(
+            f"{target}: exists already; choose another folder, or replace it with --force"
+        )
+    made = [parent for parent in target.parents if not parent.exists()]
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with accessing(target, "written"):
+            temporary.mkdir(parents=True)
+            yield temporary
+            _put_in_place(temporary, target)
+    except BaseException:
+        _discard(temporary)
+        with suppress(OSError):
+            for parent in made:
+                parent.rmdir()
+        raise

@@ -1,0 +1,71 @@
+"""Runs of gpt-2-simple and of nshepperd's fork: checkpoints `model-N` of a fine-tuned GPT-2.
+
+The tensors are OpenAI's (`openai`, `tensorbundle`); the folder and the end of a text are not.
+Their encoder never makes the token <|endoftext|>: the marker between documents is cut into seven
+ordinary tokens, so these models write it out as text, and stopping is by text here.
+
+Sources: minimaxir/gpt-2-simple `gpt_2.py`; nshepperd/gpt-2 `train.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from gpt2lab.errors import InputError
+from gpt2lab.weights import openai
+from gpt2lab.weights.checkpoint import Checkpoint
+
+FORMAT = "gpt2simple"
+STOP = "<|endoftext|>"
+
+_STEP = re.compile(r"model-(\d{1,12})$")
+
+
+def _step(prefix: Path) -> int:
+    match = _STEP.match(prefix.name)
+    return int(match[1]) if match else -1
+
+
+def _is_run(folder: Path) -> bool:
+    found = openai.prefixes(folder)
+    return bool(found) and ((folder / "counter").is_file() or any(_step(p) >= 0 for p in found))
+
+
+def _runs(folder: Path) -> list[Path]:
+    """The run folders right inside a folder such as `checkpoint/`."""
+    try:
+        return [path for path in sorted(folder.iterdir()) if path.is_dir() and _is_run(path)]
+    except OSError:
+        return []
+
+
+def recognise(path: Path) -> bool:
+    """A run folder, a folder of runs, or a file of one run's checkpoint."""
+    if path.is_dir():
+        return _is_run(path) or (not openai.prefixes(path) and bool(_runs(path)))
+    prefix = openai.prefix_of(path)
+    return prefix is not None and (_step(prefix) >= 0 or (prefix.parent / "counter").is_file())
+
+
+def _latest(folder: Path) -> Path:
+    """The checkpoint that the run itself calls the latest, else the one with the highest step."""
+    return openai.named(folder) or max(openai.prefixes(folder), key=_step)
+
+
+def load(path: Path) -> Checkpoint:
+    """The latest checkpoint of a run, or the one that a file names."""
+    if not path.is_dir():
+        prefix = openai.prefix_of(path)
+        assert prefix is not None, "load comes after recognise"
+    elif _is_run(path):
+        prefix = _latest(path)
+    else:
+        runs = _runs(path)
+        if len(runs) != 1:
+            listed = ", ".join(str(run) for run in runs)
+            raise InputError(f"{path}: holds {len(runs)} runs; load one of them: {listed}")
+        prefix = _latest(runs[0])
+    checkpoint = openai.read_folder(prefix, FORMAT)
+    checkpoint.generation = {"stop": (STOP,)}
+    return checkpoint

@@ -1,0 +1,404 @@
+"""Hugging Face folders: config.json beside safetensors or pytorch_model.bin, whole or in shards.
+
+Reads what transformers has written over the years: with and without the `transformer.` prefix,
+tied and untied heads, stored masks, four number types. Writes what transformers 5 writes, so that
+every tool of that family can open it. Code that a folder may bring (`auto_map`) is never looked at.
+
+Sources: transformers 5.23 `configuration_gpt2.py`, `modeling_gpt2.py`; the safetensors README.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt2lab.config import Config
+from gpt2lab.errors import InputError
+from gpt2lab.weights import names, torchfile, vocabulary
+from gpt2lab.weights.checkpoint import Checkpoint, Params
+from gpt2lab.weights.files import (
+    WIDTHS,
+    accessing,
+    floats,
+    is_file_name,
+    map_bytes,
+    parse_json,
+    read_head,
+    read_json,
+    reason,
+    shown,
+    write_json,
+)
+
+FORMAT = "huggingface"
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+SHARDED = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+GENERATION = (  # generation_config.json's names that are also Sampling's
+    "max_new_tokens",
+    "min_new_tokens",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "epsilon_cutoff",
+    "eta_cutoff",
+    "repetition_penalty",
+    "no_repeat_ngram_size",
+    "num_beams",
+    "length_penalty",
+    "early_stopping",
+)
+_SAFE_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_ALIASES = {  # attribute_map of GPT2Config
+    "hidden_size": "n_embd",
+    "max_position_embeddings": "n_positions",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+}
+_ACTIVATIONS = {  # names of the same curve
+    "gelu_new": "gelu_new",
+    "gelu_pytorch_tanh": "gelu_new",
+    "gelu_fast": "gelu_new",
+    "gelu_python_tanh": "gelu_new",
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "relu": "relu",
+}
+
+
+# --- weights ---
+
+
+def read_safetensors(path: Path) -> Params:
+    """Name -> array of one safetensors file: float32 (float64 stays), mapped; masks left out.
+
+    The library checks the header; doubled keys, which it lets pass, are refused here.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with accessing(path), safe_open(path, framework="np"):
+            pass
+    except SafetensorError as error:
+        raise InputError(
+            f"{path}: not a whole safetensors file ({reason(error)}); "
+            "it is truncated or damaged, copy it again"
+        ) from error
+    data = map_bytes(path)
+    start = 8 + int.from_bytes(data[:8].tobytes(), "little")
+    header = parse_json(data[8:start].tobytes(), f"{path}: its header")
+    params: Params = {}
+    for name, entry in header.items():
+        if name == "__metadata__" or names.is_buffer(names.bare(name)):
+            continue
+        dtype = _SAFE_DTYPES.get(entry["dtype"])
+        if dtype is None:
+            raise InputError(
+                f"{path}: {shown(name)} has the dtype {entry['dtype']}; "
+                f"readable are {', '.join(_SAFE_DTYPES)}, so save the model unquantized"
+            )
+        begin, end = entry["data_offsets"]
+        params[name] = floats(data[start + begin : start + end], dtype, entry["shape"])
+    return params
+
+
+def read_bin(path: Path) -> Params:
+    """Name -> array of one pytorch_model.bin, read without torch; masks left out."""
+    return tensors_of(torchfile.read(path), str(path))
+
+
+def tensors_of(state: Any, where: str) -> Params:
+    """The floating-point arrays of a torch state dict; stored masks are left out."""
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise InputError(f"{where}: holds no state dict (tensors by name)")
+    params: Params = {}
+    for name, tensor in state.items():
+        if names.is_buffer(names.bare(name)):
+            continue
+        if not isinstance(tensor, torchfile.Tensor) or tensor.dtype not in WIDTHS:
+            kind = getattr(tensor, "dtype", type(tensor).__name__)
+            raise InputError(f"{where}: {shown(name)} is {kind}, expected a floating-point tensor")
+        params[name] = tensor.array()
+    return params
+
+
+def _read_one(path: Path) -> Params:
+    if torchfile.is_torch_file(path):
+        return read_bin(path)
+    return read_safetensors(path)
+
+
+def _join(parts: list[tuple[Path, Params]], where: Path) -> Params:
+    whole: Params = {}
+    for path, params in parts:
+        for name, array in params.items():
+            if names.bare(name) in whole:
+                raise InputError(f"{where}: the tensor {shown(name)} comes twice, also in {path}")
+            whole[names.bare(name)] = array
+    return whole
+
+
+def _shards(index: Path) -> list[Path]:
+    """The files that a shard index names; a name that leads out of the folder is refused."""
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise InputError(f"{index}: holds no weight_map; it is damaged")
+    files = sorted({str(file) for file in weight_map.values()})
+    for file in files:
+        if not is_file_name(file):
+            raise InputError(f"{index}: the shard {shown(file)} is not a file name in this folder")
+    return [index.parent / file for file in files]
+
+
+def _weight_files(path: Path) -> tuple[Path, list[Path]]:
+    """The file that leads, for messages, and the files that hold the tensors."""
+    if path.is_file() and path.name not in ("config.json", *SHARDED):
+        return path, [path]
+    folder = path if path.is_dir() else path.parent
+    for whole, index in zip(WEIGHTS, SHARDED, strict=True):
+        if (folder / whole).is_file():
+            return folder / whole, [folder / whole]
+        if (folder / index).is_file():
+            return folder / index, _shards(folder / index)
+    raise InputError(
+        f"{folder}: has a config.json but no weights; expected {' or '.join(WEIGHTS)}, "
+        "whole or in shards with their index"
+    )
+
+
+# --- config.json ---
+
+
+def _refuse_foreign(values: dict[str, Any], where: Path) -> None:
+    kind = values.get("model_type", "gpt2")
+    if kind != "gpt2":
+        raise InputError(f"{where}: model_type is {kind!r}; only gpt2 can be loaded")
+    for key in ("add_cross_attention", "quantization_config"):
+        if values.get(key):
+            raise InputError(f"{where}: {key} is set, which this GPT-2 does not compute")
+
+
+def _activation(name: Any, where: Path) -> str:
+    if not isinstance(name, str) or name not in _ACTIVATIONS:
+        raise InputError(
+            f"{where}: activation_function {name!r} is not computed; "
+            f"known: {', '.join(_ACTIVATIONS)}"
+        )
+    return _ACTIVATIONS[name]
+
+
+def _typed(
+    values: dict[str, Any], key: str, kinds: tuple[type, ...], default: Any, where: Path
+) -> Any:
+    value = values.get(key, default)
+    if type(value) not in kinds:
+        raise InputError(f"{where}: {key} is {value!r}, expected a {kinds[0].__name__}")
+    return value
+
+
+def _end_tokens(values: dict[str, Any], generation: dict[str, Any], where: Path) -> tuple[int, ...]:
+    """generation_config.json wins; a config.json that says nothing means 50256, the default."""
+    ids = generation.get("eos_token_id")
+    if ids is None:
+        ids = values.get("eos_token_id", 50256)
+    ids = ids if isinstance(ids, list) else [] if ids is None else [ids]
+    if not all(type(token) is int for token in ids):
+        raise InputError(f"{where}: eos_token_id is {ids!r}, expected whole numbers")
+    return tuple(ids)
+
+
+def _config(values: dict[str, Any], ends: tuple[int, ...], where: Path) -> Config:
+    """config.json's values as ours; what it leaves out has the default of GPT2Config."""
+    _refuse_foreign(values, where)
+    values = {**{ours: values[key] for key, ours in _ALIASES.items() if key in values}, **values}
+    activation = _activation(values.get("activation_function", "gelu_new"), where)
+    vocab = values.get("vocab_size", 50257)
+    inverse = "scale_attn_by_inverse_layer_idx"
+    return names.configured(
+        str(where),
+        n_vocab=vocab,
+        n_ctx=values.get("n_positions", values.get("n_ctx", 1024)),
+        n_embd=values.get("n_embd", 768),
+        n_head=values.get("n_head", 12),
+        n_layer=values.get("n_layer", 12),
+        n_inner=values.get("n_inner"),
+        activation_function=activation,
+        layer_norm_epsilon=_typed(values, "layer_norm_epsilon", (float, int), 1e-5, where),
+        scale_attn_weights=_typed(values, "scale_attn_weights", (bool,), True, where),
+        scale_attn_by_inverse_layer_idx=_typed(values, inverse, (bool,), False, where),
+        end_tokens=tuple(t for t in ends if type(vocab) is int and 0 <= t < vocab),
+    )
+
+
+def _generation(values: dict[str, Any], where: Path) -> dict[str, Any]:
+    """The recommended settings that we have too, under the same names."""
+    found = {key: values[key] for key in GENERATION if values.get(key) is not None}
+    for key, value in found.items():
+        if not isinstance(value, (int, float)) and (key, value) != ("early_stopping", "never"):
+            raise InputError(f"{where}: {key} is {value!r}, expected a number")
+    stop = values.get("stop", values.get("stop_strings"))
+    if stop is not None:
+        stop = (stop,) if isinstance(stop, str) else stop
+        if not isinstance(stop, (list, tuple)) or not all(isinstance(s, str) and s for s in stop):
+            raise InputError(f"{where}: the stop texts are {stop!r}, expected a list of texts")
+        found["stop"] = tuple(stop)
+    return found
+
+
+def _head_notes(params: Params, values: dict[str, Any], where: Path) -> tuple[str, ...]:
+    """Refuse a head that is missing, tell of one that config.json does not speak of."""
+    tied = values.get("tie_word_embeddings", True) is not False
+    if not tied and names.HEAD not in params:
+        raise InputError(
+            f"{where}: config.json says tie_word_embeddings false, but lm_head.weight is missing"
+        )
+    if not tied or names.HEAD not in params:
+        return ()
+    if np.array_equal(params[names.HEAD], params.get("wte.weight", np.zeros(0))):
+        return ()
+    return ("the head differs from wte although config.json ties them; the stored head is used",)
+
+
+# --- the format ---
+
+
+def recognise(path: Path) -> bool:
+    """A folder with a config.json, or one of the files in such a folder."""
+    folder = path if path.is_dir() else path.parent
+    if not (folder / "config.json").is_file():
+        return False
+    if path.is_dir() or path.name in ("config.json", *SHARDED):
+        return True
+    head = read_head(path, 9)
+    is_safe = len(head) == 9 and head[8:] == b"{" and head[5:8] == b"\x00\x00\x00"
+    return is_safe or torchfile.is_torch_file(path)
+
+
+def load(path: Path) -> Checkpoint:
+    """A folder, or its weights file, as a Checkpoint. Raises InputError for all that is wrong."""
+    folder = path if path.is_dir() else path.parent
+    values = read_json(folder / "config.json")
+    generation_path = folder / "generation_config.json"
+    generation = read_json(generation_path) if generation_path.is_file() else {}
+    ends = _end_tokens(values, generation, folder)
+    config = _config(values, ends, folder / "config.json")
+    leading, files = _weight_files(path)
+    params = _join([(file, _read_one(file)) for file in files], leading)
+    notes = _head_notes(params, values, leading)
+    if len(config.end_tokens) < len(ends):
+        notes += (f"an end token of {list(ends)} is outside the vocabulary and is left out",)
+    params = names.check(params, config, str(leading))
+    tokenizer, more = vocabulary.beside(folder, config)
+    settings = _generation(generation, generation_path)
+    return Checkpoint(config, params, tokenizer, FORMAT, path, settings, notes + more)
+
+
+# --- writing ---
+
+
+def write_safetensors(path: Path, params: Params) -> None:
+    """Store float32 arrays as one safetensors file, tensor by tensor, without a second copy."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, array in params.items():
+        begin, end = end, end + 4 * array.size
+        header[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text = text.ljust(-(-len(text) // 8) * 8)  # so that the numbers begin at a multiple of 8
+    with accessing(path, "written"), path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for array in params.values():
+            file.write(np.ascontiguousarray(array, "<f4").data)
+
+
+def config_values(config: Config, tied: bool) -> dict[str, Any]:
+    """config.json as transformers 5 reads it; every switch is written, also those at rest."""
+    end = config.end_tokens[0] if config.end_tokens else None
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "vocab_size": config.n_vocab,
+        "n_positions": config.n_ctx,
+        "n_ctx": config.n_ctx,
+        "n_embd": config.n_embd,
+        "n_head": config.n_head,
+        "n_layer": config.n_layer,
+        "n_inner": config.n_inner,
+        "activation_function": config.activation_function,
+        "layer_norm_epsilon": config.layer_norm_epsilon,
+        "scale_attn_weights": config.scale_attn_weights,
+        "scale_attn_by_inverse_layer_idx": config.scale_attn_by_inverse_layer_idx,
+        "reorder_and_upcast_attn": False,
+        "add_cross_attention": False,
+        "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "attn_pdrop": 0.0,
+        "initializer_range": 0.02,
+        "bos_token_id": end,
+        "eos_token_id": end,
+        "tie_word_embeddings": tied,
+        "use_cache": True,
+        "dtype": "float32",
+    }
+
+
+def _generation_values(checkpoint: Checkpoint) -> dict[str, Any]:
+    ends = list(checkpoint.config.end_tokens)
+    end = ends[0] if len(ends) == 1 else ends or None
+    kept = {key: checkpoint.generation[key] for key in GENERATION if key in checkpoint.generation}
+    if kept.get("temperature") == 0:  # ours for greedy; transformers refuses it
+        del kept["temperature"]
+    if "stop" in checkpoint.generation:
+        # Not under transformers' name stop_strings: with that in the file, its generate asks every
+        # caller for a tokenizer.
+        kept["stop"] = list(checkpoint.generation["stop"])
+    sample = bool({"temperature", "top_k", "top_p", "min_p", "typical_p"} & set(kept))
+    start = ends[0] if ends else None
+    return {"bos_token_id": start, "eos_token_id": end, "do_sample": sample, **kept}
+
+
+def _card(checkpoint: Checkpoint) -> str:
+    config = checkpoint.config
+    size = sum(array.size for array in checkpoint.params.values())
+    return f"""---
+library_name: transformers
+pipeline_tag: text-generation
+tags:
+- gpt2
+---
+
+# A GPT-2 of {size:,} parameters
+
+{config.n_layer} layers, {config.n_head} heads, width {config.n_embd}, {config.n_ctx} positions,
+{config.n_vocab:,} tokens; activation {config.activation_function}. Converted from the format
+{checkpoint.format} by gpt2lab; the numbers are float32.
+
+```python
+import gpt2lab
+
+lm = gpt2lab.load("path/to/this/folder")
+```
+
+What it was trained on, and under which licence, its makers have to say here.
+"""
+
+
+def save(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write a model folder: config, float32 weights, vocabulary, settings and a model card."""
+    params, tied = checkpoint.params, names.HEAD not in checkpoint.params
+    stored = {f"transformer.{name}": array for name, array in params.items() if name != names.HEAD}
+    if not tied:
+        stored[names.HEAD] = params[names.HEAD]
+    with accessing(folder, "written"):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_safetensors(folder / "model.safetensors", stored)
+        write_json(folder / "config.json", config_values(checkpoint.config, tied))
+        write_json(folder / "generation_config.json", _generation_values(checkpoint))
+        (folder / "README.md").write_text(_card(checkpoint), encoding="utf-8")
+        if checkpoint.tokenizer is not None:
+            checkpoint.tokenizer.save(folder)

@@ -1,0 +1,142 @@
+"""The names of GPT-2's tensors, and the check that a set of them is one whole model.
+
+Every format module brings its tensors under the names of `config.parameter_shapes` and ends with
+`check`. What a format calls them otherwise is told in its own module.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+
+from gpt2lab.config import Config, parameter_shapes
+from gpt2lab.errors import InputError
+from gpt2lab.weights.checkpoint import Checkpoint, Params
+from gpt2lab.weights.files import shown
+
+HEAD = "lm_head.weight"
+LINEARS = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
+PREFIXES = ("_orig_mod.", "transformer.")  # torch.compile's wrapper; the body inside the LM head
+
+_BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)$")
+
+
+def bare(name: str) -> str:
+    """A tensor's name without the prefixes that PyTorch models add."""
+    for prefix in PREFIXES:
+        name = name.removeprefix(prefix)
+    return name
+
+
+def is_buffer(name: str) -> bool:
+    """Whether a bare name is a stored causal mask; the model makes its own."""
+    return _BUFFER.match(name) is not None
+
+
+def transposed(params: Params) -> Params:
+    """Matrices turned between [in, out] (OpenAI's Conv1D) and [out, in] (torch's Linear)."""
+    return {
+        name: np.ascontiguousarray(array.T) if name.endswith(LINEARS) else array
+        for name, array in params.items()
+    }
+
+
+def _tie(params: Params) -> Params:
+    """Without a head that only repeats `wte`."""
+    head, wte = params.get(HEAD), params.get("wte.weight")
+    if head is None or wte is None or not np.array_equal(head, wte):
+        return params
+    return {name: array for name, array in params.items() if name != HEAD}
+
+
+def _is_finite(array: np.ndarray) -> bool:
+    # A NaN survives min and max, so two passes without a temporary the size of the tensor.
+    return bool(np.isfinite(array.min()) and np.isfinite(array.max()))
+
+
+def configured(where: str, **fields: Any) -> Config:
+    """The Config of numbers from a file; what is wrong with them is told with the file's name."""
+    for name, value in fields.items():
+        if type(value) is int and abs(value) >= 2**31:
+            raise InputError(f"{where}: {name} has more than ten digits; the file is damaged")
+    try:
+        return Config(**fields)
+    except InputError as error:
+        raise InputError(f"{where}: {str(error).removeprefix('config: ')}") from error
+
+
+def _complaints(params: Params, shapes: dict[str, tuple[int, ...]]) -> list[str]:
+    known = {**shapes, HEAD: shapes["wte.weight"]}
+    missing = [name for name in shapes if name not in params]
+    extra = [shown(name) for name in params if name not in known]
+    both = [name for name in known if name in params]
+    wrong = [
+        f"{name} is {list(params[name].shape)}, expected {list(known[name])}"
+        for name in both
+        if params[name].shape != known[name]
+    ]
+    fitting = [name for name in both if params[name].shape == known[name]]
+    broken = [name for name in fitting if not _is_finite(params[name])]
+    parts = (
+        ("missing", missing),
+        ("unexpected", extra),
+        ("wrong shape", wrong),
+        ("holding NaN or infinity", broken),
+    )
+    return [f"{len(items)} {what}: {', '.join(items)}" for what, items in parts if items]
+
+
+def check(params: Params, config: Config, where: str) -> Params:
+    """The parameters in the order of the forward pass, or one InputError that lists all faults.
+
+    A head equal to `wte` is dropped: it is tied. The dtype becomes float32, unless every tensor is
+    float64.
+    """
+    if config.n_layer > len(params):  # before a list of a million expected names is made
+        raise InputError(
+            f"{where}: the configuration says n_layer {config.n_layer}, but there are only "
+            f"{len(params)} tensors; the two do not belong together"
+        )
+    dtype = np.float64 if all(a.dtype == np.float64 for a in params.values()) else np.float32
+    with np.errstate(over="ignore"):  # what overflows is found below, with its name
+        params = {name: array.astype(dtype, copy=False) for name, array in params.items()}
+    complaints = _complaints(params, parameter_shapes(config))
+    if complaints:
+        raise InputError(
+            f"{where}: the tensors are not the GPT-2 of the configuration; {'; '.join(complaints)}"
+        )
+    order = [name for name in (*parameter_shapes(config), HEAD) if name in params]
+    return _tie({name: params[name] for name in order})
+
+
+def must_be_plain(checkpoint: Checkpoint, format: str, activation: str) -> None:
+    """Refuse to write what `format` has no place for: the reader of the file would compute else."""
+    config = checkpoint.config
+    faults = [
+        said
+        for said, is_fault in (
+            ("a head of its own (lm_head.weight)", HEAD in checkpoint.params),
+            (
+                f"activation_function {config.activation_function} (only {activation})",
+                config.activation_function != activation,
+            ),
+            (
+                f"layer_norm_epsilon {config.layer_norm_epsilon} (only 1e-05)",
+                config.layer_norm_epsilon != 1e-5,
+            ),
+            (
+                f"n_inner {config.n_inner} (only 4 * n_embd)",
+                config.mlp_width != 4 * config.n_embd,
+            ),
+            ("scale_attn_weights false", not config.scale_attn_weights),
+            ("scale_attn_by_inverse_layer_idx true", config.scale_attn_by_inverse_layer_idx),
+        )
+        if is_fault
+    ]
+    if faults:
+        raise InputError(
+            f"the format {format} cannot hold {', '.join(faults)}; "
+            "convert to huggingface, which holds every variant"
+        )

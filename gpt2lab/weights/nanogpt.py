@@ -1,0 +1,202 @@
+"""nanoGPT's ckpt.pt: exact GELU, matrices [out, in], biases that may be absent, no vocabulary.
+
+The vocabulary of a character model lies in its data set, as meta.pkl; it is read as plain values
+and put beside the weights when one is written. The file itself is told of in `torchfile`.
+
+Source: karpathy/nanoGPT `model.py`, `train.py`, `sample.py`, `data/shakespeare_char/prepare.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt2lab.config import Config, parameter_shapes
+from gpt2lab.errors import InputError
+from gpt2lab.tokenizer import Tokenizer
+from gpt2lab.weights import names, torchfile, vocabulary
+from gpt2lab.weights.checkpoint import Checkpoint, Params
+from gpt2lab.weights.files import accessing, is_file_name, read_head, shown
+from gpt2lab.weights.huggingface import tensors_of
+
+FORMAT = "nanogpt"
+DEFAULTS = {  # GPTConfig
+    "block_size": 1024,
+    "vocab_size": 50304,
+    "n_layer": 12,
+    "n_head": 12,
+    "n_embd": 768,
+    "bias": True,
+}
+OLD_GELU = (
+    "nanoGPT before 17 May 2023 computed the tanh GELU and its files do not say so; for a model of "
+    "that time convert to huggingface and set activation_function to gelu_new"
+)
+
+
+def _is_checkpoint(path: Path) -> bool:
+    # The pickle stands first in the file; that of the largest GPT-2 has half a megabyte.
+    return torchfile.is_torch_file(path) and b"model_args" in read_head(path, 1 << 22)
+
+
+def _found(path: Path) -> list[Path]:
+    """The checkpoint files that a path means."""
+    if not path.is_dir():
+        return [path] if _is_checkpoint(path) else []
+    if _is_checkpoint(path / "ckpt.pt"):
+        return [path / "ckpt.pt"]
+    return [file for file in sorted(path.glob("*.pt")) if _is_checkpoint(file)]
+
+
+def recognise(path: Path) -> bool:
+    """A torch file that holds `model_args`, or a folder with one."""
+    return bool(_found(path))
+
+
+def _config(arguments: Any, where: str) -> tuple[Config, bool]:
+    """The configuration, and whether the model has biases."""
+    if not isinstance(arguments, dict):
+        raise InputError(f"{where}: model_args is no dict; it is not from nanoGPT's train.py")
+    unknown = sorted(str(key) for key in set(arguments) - {*DEFAULTS, "dropout"})
+    if unknown:
+        raise InputError(
+            f"{where}: model_args has unknown keys {', '.join(map(shown, unknown))}; "
+            "the model is from a changed nanoGPT"
+        )
+    values = {**DEFAULTS, **arguments}
+    if type(values["bias"]) is not bool:
+        raise InputError(f"{where}: model_args' bias is {values['bias']!r}, expected a bool")
+    config = names.configured(
+        f"{where}: model_args",
+        n_vocab=values["vocab_size"],
+        n_ctx=values["block_size"],
+        n_embd=values["n_embd"],
+        n_head=values["n_head"],
+        n_layer=values["n_layer"],
+        activation_function="gelu",
+    )
+    return config, values["bias"]
+
+
+def _params(state: Any, config: Config, bias: bool, where: str) -> Params:
+    params: Params = {}
+    for name, array in tensors_of(state, where).items():
+        if names.bare(name) in params:
+            raise InputError(f"{where}: the tensor {shown(name)} comes twice")
+        params[names.bare(name)] = array
+    if not bias and config.n_layer <= len(params):
+        for name, shape in parameter_shapes(config).items():
+            if name.endswith(".bias"):
+                params.setdefault(name, np.zeros(shape, np.float32))
+    flat = {name: array for name, array in params.items() if array.ndim == 2}
+    return names.check({**params, **names.transposed(flat)}, config, where)
+
+
+def _characters(path: Path) -> Tokenizer:
+    """The alphabet of a meta.pkl, whose `itos` maps 0 ... n-1 to single characters."""
+    meta = torchfile.read_plain(path)
+    itos = meta.get("itos") if isinstance(meta, dict) else None
+    if not isinstance(itos, dict) or not itos:
+        raise InputError(f"{path}: holds no itos; it is not from nanoGPT's prepare.py")
+    alphabet = [itos.get(token) for token in range(len(itos))]
+    if not all(isinstance(character, str) for character in alphabet):
+        raise InputError(f"{path}: itos does not map 0 to {len(itos) - 1} to characters")
+    return Tokenizer.characters([str(character) for character in alphabet])
+
+
+def _meta(file: Path, config: Any) -> Path | None:
+    """The meta.pkl beside the checkpoint, or in the data set that its settings name."""
+    places = [file.parent / "meta.pkl"]
+    dataset = config.get("dataset") if isinstance(config, dict) else None
+    if isinstance(dataset, str) and is_file_name(dataset):
+        places.append(file.absolute().parent.parent / "data" / dataset / "meta.pkl")
+    return next((place for place in places if place.is_file()), None)
+
+
+def _tokenizer(
+    file: Path, settings: Any, config: Config
+) -> tuple[Tokenizer | None, tuple[str, ...]]:
+    meta = _meta(file, settings)
+    if meta is None or (meta.parent != file.parent and vocabulary.has_files(file.parent)):
+        return vocabulary.beside(file.parent, config)
+    return vocabulary.fitting(_characters(meta), config, meta), ()
+
+
+def load(path: Path) -> Checkpoint:
+    """A ckpt.pt, or the folder that it lies in."""
+    files = _found(path)
+    if len(files) != 1:
+        listed = ", ".join(shown(file.name) for file in files)
+        raise InputError(f"{path}: holds several checkpoints ({listed}); give one of the files")
+    file, where = files[0], str(files[0])
+    value = torchfile.read(file)
+    if not isinstance(value, dict) or "model" not in value:
+        raise InputError(f"{where}: holds no 'model'; it is not from nanoGPT's train.py")
+    config, bias = _config(value.get("model_args"), where)
+    params = _params(value["model"], config, bias, where)
+    tokenizer, notes = _tokenizer(file, value.get("config"), config)
+    if tokenizer is not None and tokenizer.end_token is not None:
+        config = replace(config, end_tokens=(tokenizer.end_token,))
+    return Checkpoint(config, params, tokenizer, FORMAT, file, {}, (*notes, OLD_GELU))
+
+
+# --- writing ---
+
+
+def _fresh_optimizer(params: Params) -> dict[str, Any]:
+    """The state of an AdamW before its first step, in nanoGPT's two groups, so that train.py can
+    go on from the file: matrices decay, vectors do not. Its settings are train.py's defaults."""
+    count = sum(array.ndim >= 2 for array in params.values())
+    common = {"lr": 6e-4, "betas": (0.9, 0.95), "eps": 1e-8}
+    groups = [
+        {"params": list(range(count)), "weight_decay": 0.1, **common},
+        {"params": list(range(count, len(params))), "weight_decay": 0.0, **common},
+    ]
+    return {"state": {}, "param_groups": groups}
+
+
+def _save_meta(tokenizer: Tokenizer, path: Path) -> None:
+    alphabet = [tokenizer.decode([token]) for token in range(tokenizer.n_vocab)]
+    meta = {
+        "vocab_size": len(alphabet),
+        "itos": dict(enumerate(alphabet)),
+        "stoi": {character: token for token, character in enumerate(alphabet)},
+    }
+    path.write_bytes(torchfile.pickled(meta)[0])
+
+
+def save(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write ckpt.pt as nanoGPT's sample.py and train.py --init_from=resume open it.
+
+    nanoGPT looks for a character vocabulary in data/<dataset>/meta.pkl and otherwise takes
+    GPT-2's; what the model really has is put beside the checkpoint.
+    """
+    names.must_be_plain(checkpoint, FORMAT, "gelu")
+    config = checkpoint.config
+    params = {
+        name: np.ascontiguousarray(array, np.float32)
+        for name, array in names.transposed(checkpoint.params).items()
+    }
+    state = {f"transformer.{name}": array for name, array in params.items()}
+    state[names.HEAD] = params["wte.weight"]  # one storage, as torch saves tied weights
+    arguments = {"n_layer": config.n_layer, "n_head": config.n_head, "n_embd": config.n_embd}
+    arguments |= {"block_size": config.n_ctx, "bias": True, "vocab_size": config.n_vocab}
+    value = {
+        "model": state,
+        "optimizer": _fresh_optimizer(params),
+        "model_args": {**arguments, "dropout": 0.0},
+        "iter_num": 0,
+        "best_val_loss": 1e9,
+        "config": {},
+    }
+    with accessing(folder, "written"):
+        folder.mkdir(parents=True, exist_ok=True)
+        torchfile.write(folder / "ckpt.pt", value)
+        tokenizer = checkpoint.tokenizer
+        if tokenizer is not None and tokenizer.kind == "characters":
+            _save_meta(tokenizer, folder / "meta.pkl")
+        elif tokenizer is not None:
+            tokenizer.save(folder)

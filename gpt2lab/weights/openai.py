@@ -1,0 +1,204 @@
+"""OpenAI's own layout: hparams.json, encoder.json, vocab.bpe and a TensorFlow checkpoint.
+
+How the checkpoint's files are laid out is told in `tensorbundle`; the runs of gpt-2-simple and
+nshepperd's fork, which share the tensors but not the folder, in `gpt2simple`.
+
+Source: openai/gpt-2 `src/model.py` (the names of the variables) and `download_model.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from gpt2lab.config import Config
+from gpt2lab.errors import InputError
+from gpt2lab.tokenizer import Tokenizer
+from gpt2lab.weights import names, tensorbundle, vocabulary
+from gpt2lab.weights.checkpoint import Checkpoint, Params
+from gpt2lab.weights.files import accessing, read_json, read_text, shown, write_json
+
+FORMAT = "openai"
+HPARAMS = ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer")
+IDLE = ("embd_dropout", "embed_dropout", "attn_dropout", "res_dropout", "resid_dropout", "dtype")
+FILES = {"vocab.json": "encoder.json", "merges.txt": "vocab.bpe"}  # other name, same content
+
+_VARIABLE = re.compile(
+    r"model/(?:(wte|wpe)|(ln_f/[gb])|h(\d{1,6})/(ln_[12]/[gb]|attn/c_(?:attn|proj)/[wb]"
+    r"|mlp/c_(?:fc|proj)/[wb]))(/.+)?$"
+)
+_PARTS = {"g": "weight", "b": "bias", "w": "weight"}
+
+
+def is_model(name: str) -> bool:
+    """Whether a variable belongs to the model: an optimizer's slots and counters do not."""
+    match = _VARIABLE.match(name)
+    if match is not None:
+        return match[5] is None
+    return name.startswith("model/") and not name.endswith(("_power", "global_step"))
+
+
+def ours(name: str) -> str:
+    """model/h3/attn/c_attn/w -> h.3.attn.c_attn.weight; an unknown name stays as it is."""
+    match = _VARIABLE.match(name)
+    if match is None:
+        return name
+    table, last, layer, inner, _ = match.groups()
+    if table:
+        return f"{table}.weight"
+    path, _, part = (last or inner).rpartition("/")
+    place = path if last else f"h.{layer}.{path.replace('/', '.')}"
+    return f"{place}.{_PARTS[part]}"
+
+
+def theirs(name: str) -> str:
+    """h.3.attn.c_attn.weight -> model/h3/attn/c_attn/w."""
+    *path, kind = name.split(".")
+    if path in (["wte"], ["wpe"]):
+        return f"model/{path[0]}"
+    part = "b" if kind == "bias" else "g" if path[-1].startswith("ln_") else "w"
+    if path[0] == "h":
+        path = [f"h{path[1]}", *path[2:]]
+    return "/".join(["model", *path, part])
+
+
+def prefixes(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, each as the common beginning of its files' names."""
+    with accessing(folder):
+        indexes = sorted(folder.glob("*.index")) if folder.is_dir() else []
+    return [path.with_suffix("") for path in indexes if any(folder.glob(f"{path.stem}.data-*"))]
+
+
+def named(folder: Path) -> Path | None:
+    """The checkpoint that the text file `checkpoint` calls the latest, if it lies in this folder.
+
+    Runs are moved between machines, so of a path only the last name counts.
+    """
+    if not (folder / "checkpoint").is_file():
+        return None
+    match = re.search(r'^model_checkpoint_path: "(.*)"', read_text(folder / "checkpoint"), re.M)
+    if match is None:
+        return None
+    prefix = folder / re.split(r"[/\\]", match[1])[-1]
+    return prefix if prefix in prefixes(folder) else None
+
+
+def prefix_of(path: Path) -> Path | None:
+    """The checkpoint that a path means: a prefix, or one of its files."""
+    name = re.sub(r"\.(index|meta|data-\d+-of-\d+)$", "", path.name)
+    prefix = path.with_name(name) if name else path
+    return prefix if not path.is_dir() and tensorbundle.exists(prefix) else None
+
+
+def _shape(params: Params, name: str, where: str) -> tuple[int, int]:
+    shape = params[name].shape if name in params else ()
+    if len(shape) != 2:
+        raise InputError(f"{where}: holds no model/{name.partition('.')[0]}; it is no GPT-2")
+    return shape
+
+
+def config_from_shapes(params: Params, where: str) -> Config:
+    """The configuration that the tensors show; heads are taken to be 64 wide, as in every size."""
+    n_vocab, n_embd = _shape(params, "wte.weight", where)
+    n_ctx, _ = _shape(params, "wpe.weight", where)
+    n_layer = len({name.split(".")[1] for name in params if name.startswith("h.")})
+    if n_embd % 64:
+        raise InputError(
+            f"{where}: there is no hparams.json and the width {n_embd} is not made of heads of 64; "
+            "put the model's hparams.json into the folder"
+        )
+    return Config(n_vocab, n_ctx, n_embd, n_embd // 64, max(n_layer, 1))
+
+
+def read_hparams(path: Path) -> Config:
+    """The five numbers of an hparams.json."""
+    values = read_json(path)
+    unknown = sorted(set(values) - {*HPARAMS, *IDLE})
+    missing = [key for key in HPARAMS if key not in values]
+    if unknown or missing:
+        what = "unknown keys" if unknown else "without"
+        raise InputError(f"{path}: {what} {', '.join(map(shown, unknown or missing))}")
+    return names.configured(str(path), **{key: values[key] for key in HPARAMS})
+
+
+def read_params(prefix: Path) -> Params:
+    """The model's tensors under our names, the leading 1 of the matrices taken off."""
+    return {
+        ours(name): array[0] if array.ndim == 3 and array.shape[0] == 1 else array  # [in, out]
+        for name, array in tensorbundle.read(prefix, is_model).items()
+    }
+
+
+def read_folder(prefix: Path, format: str) -> Checkpoint:
+    """A checkpoint by its prefix, with the files that lie beside it."""
+    folder, hparams = prefix.parent, prefix.parent / "hparams.json"
+    params = read_params(prefix)
+    notes: tuple[str, ...] = ()
+    if hparams.is_file():
+        config = read_hparams(hparams)
+    else:
+        config = config_from_shapes(params, str(prefix))
+        notes = (f"no hparams.json; the shapes show n_head {config.n_head}, if heads are 64 wide",)
+    params = names.check(params, config, str(prefix))
+    tokenizer, more = vocabulary.beside(folder, config)
+    return Checkpoint(config, params, tokenizer, format, prefix, {}, notes + more)
+
+
+def recognise(path: Path) -> bool:
+    """A folder with one TensorFlow checkpoint, or one of its files; runs are gpt2simple's."""
+    if path.is_dir():
+        return bool(prefixes(path))
+    return prefix_of(path) is not None
+
+
+def with_end(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint, its texts ended by <|endoftext|> when the vocabulary has that token."""
+    tokenizer = checkpoint.tokenizer
+    if tokenizer is not None and tokenizer.end_token is not None:
+        checkpoint.config = replace(checkpoint.config, end_tokens=(tokenizer.end_token,))
+    return checkpoint
+
+
+def load(path: Path) -> Checkpoint:
+    """The checkpoint in a folder, or the one that a file of it names."""
+    found = prefixes(path) if path.is_dir() else []
+    prefix = named(path) or (found[0] if len(found) == 1 else None) if found else prefix_of(path)
+    if prefix is None:
+        listed = ", ".join(shown(str(prefix)) for prefix in found)
+        raise InputError(f"{path}: holds several checkpoints; load one of them: {listed}")
+    return with_end(read_folder(prefix, FORMAT))
+
+
+# --- writing ---
+
+
+def _save_vocabulary(tokenizer: Tokenizer, folder: Path) -> None:
+    if tokenizer.kind == "characters":
+        raise InputError(
+            "the format openai holds byte-level BPE vocabularies only, this one is of characters; "
+            "convert to huggingface or nanogpt"
+        )
+    with TemporaryDirectory(dir=folder) as space:
+        tokenizer.save(Path(space))
+        for name, called in FILES.items():
+            (Path(space) / name).rename(folder / called)
+
+
+def save(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write a folder that OpenAI's code and gpt-2-simple open as one of their models."""
+    names.must_be_plain(checkpoint, FORMAT, "gelu_new")
+    params = {
+        theirs(name): array[None] if name.endswith(names.LINEARS) else array  # [1, in, out]
+        for name, array in checkpoint.params.items()
+    }
+    with accessing(folder, "written"):
+        folder.mkdir(parents=True, exist_ok=True)
+        tensorbundle.write(folder / "model.ckpt", params)
+        hparams = {key: getattr(checkpoint.config, key) for key in HPARAMS}
+        write_json(folder / "hparams.json", hparams)
+        text = 'model_checkpoint_path: "model.ckpt"\nall_model_checkpoint_paths: "model.ckpt"\n'
+        (folder / "checkpoint").write_text(text, encoding="utf-8")
+        if checkpoint.tokenizer is not None:
+            _save_vocabulary(checkpoint.tokenizer, folder)
