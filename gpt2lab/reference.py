@@ -1,0 +1,282 @@
+"""GPT-2 in NumPy, function by function in the order of the official model.py: the oracle.
+
+Every function of openai/gpt-2 `src/model.py` stands here under its name, `shape_list` aside (NumPy
+arrays know their shapes). TensorFlow's variable store becomes a dict of parameters under the names
+of the checkpoints; everything follows the parameters' dtype, float32 or float64. It is written to
+be read and to be right. Every test holds the other engines against it.
+
+Shapes: B batch, T new tokens, P past tokens, S = P + T all tokens seen, H heads, D head width,
+E embedding, F width of the MLP, L layers, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gpt2lab.config import Config, parameter_shapes
+from gpt2lab.errors import InputError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Params = dict[str, Array]
+
+
+def softmax(x: Array, axis: int = -1) -> Array:
+    """exp(x) / sum(exp(x)) along `axis`; the maximum is taken off first, so nothing overflows."""
+    x = x - np.max(x, axis=axis, keepdims=True)
+    ex = np.exp(x)
+    return ex / np.sum(ex, axis=axis, keepdims=True)
+
+
+def gelu(x: Array) -> Array:
+    """GPT-2's GELU, the tanh form (Hendrycks & Gimpel 2016, section 2): "gelu_new" elsewhere."""
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))))
+
+
+_ERF_STEP, _ERF_END = 64, 6  # a grid of 1/64 up to 6, where erf is 1 - 2e-17
+_ERF_GRID = np.arange(_ERF_STEP * _ERF_END + 1) / _ERF_STEP
+_ERF_VALUES = np.array([math.erf(x) for x in _ERF_GRID])
+
+
+def erf(x: Array) -> Array:
+    """The error function to 2e-16: NumPy has none, and math.erf takes one number at a time.
+
+    A Taylor step of at most 1/128 from the nearest grid point, where math.erf gave the value. The
+    derivatives of erf are Hermite polynomials times its first, (2/sqrt(pi)) exp(-x^2).
+    """
+    size = np.minimum(np.abs(x).astype(np.float64), _ERF_END)
+    nearest = np.rint(size * _ERF_STEP).astype(np.intp)
+    a = _ERF_GRID[nearest]
+    d = size - a
+    previous, hermite, power, series = np.zeros_like(a), np.ones_like(a), d, d
+    for n in range(1, 7):
+        previous, hermite = hermite, 2 * a * hermite - 2 * (n - 1) * previous
+        power = power * -d / (n + 1)
+        series = series + hermite * power
+    value = _ERF_VALUES[nearest] + 2 / math.sqrt(math.pi) * np.exp(-a * a) * series
+    return np.copysign(value, x).astype(x.dtype)
+
+
+def gelu_exact(x: Array) -> Array:
+    """x times the normal distribution function: the GELU of nanoGPT, "gelu" in Hugging Face."""
+    return 0.5 * x * (1 + erf(x / math.sqrt(2)))
+
+
+def relu(x: Array) -> Array:
+    """max(x, 0)."""
+    return np.maximum(x, 0)
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu_new": gelu,
+    "gelu": gelu_exact,
+    "relu": relu,
+}
+
+
+def norm(x: Array, g: Array, b: Array, *, axis: int = -1, epsilon: float = 1e-5) -> Array:
+    """Normalise to mean 0 and standard deviation 1 along `axis`, then scale by g and add b."""
+    u = np.mean(x, axis=axis, keepdims=True)
+    s = np.mean(np.square(x - u), axis=axis, keepdims=True)
+    x = (x - u) / np.sqrt(s + epsilon)
+    return x * g + b
+
+
+def split_states(x: Array, n: int) -> Array:
+    """Reshape the last dimension of x into [n, x.shape[-1] / n]."""
+    *start, m = x.shape
+    return x.reshape(*start, n, m // n)  # [..., n, m / n]
+
+
+def merge_states(x: Array) -> Array:
+    """Smash the last two dimensions of x into one."""
+    *start, a, b = x.shape
+    return x.reshape(*start, a * b)  # [..., a * b]
+
+
+def conv1d(x: Array, w: Array, b: Array) -> Array:
+    """x @ w + b, with w [in, out]; a convolution of width 1 in the official code, hence its name.
+
+    The official code flattens x to [B * T, in] first. Here the rows of a batch stay apart, so that
+    the bits of a row never depend on how many others there are.
+    """
+    return x @ w + b  # [B, T, out]
+
+
+def attention_mask(nd: int, ns: int, *, dtype: Any = np.float32) -> Array:
+    """[nd, ns] of ones where a destination may look: the lower triangle, from the lower right.
+
+    The nd destinations are the last of the ns sources, so destination i sees source j when
+    j <= i + ns - nd.
+    """
+    i = np.arange(nd)[:, None]
+    j = np.arange(ns)
+    return (i >= j - ns + nd).astype(dtype)  # [nd, ns]
+
+
+def _scale(config: Config, layer: int) -> float:
+    """What the scores of a layer are multiplied by."""
+    scale = 1 / math.sqrt(config.head_width) if config.scale_attn_weights else 1.0
+    return scale / (layer + 1) if config.scale_attn_by_inverse_layer_idx else scale
+
+
+def attn(
+    x: Array, params: Params, layer: int, n_state: int, *, past: Array | None, config: Config
+) -> tuple[Array, Array]:
+    """Masked self-attention of x [B, T, E] over itself and `past` [B, 2, H, P, D] or None.
+
+    Returns (output [B, T, n_state], present [B, 2, H, T, D]); present is the new keys and values.
+    """
+
+    def split_heads(x: Array) -> Array:
+        return np.swapaxes(split_states(x, config.n_head), 1, 2)  # [B, H, T, D]
+
+    def merge_heads(x: Array) -> Array:
+        return merge_states(np.swapaxes(x, 1, 2))  # [B, T, E]
+
+    def mask_attn_weights(w: Array) -> Array:
+        nd, ns = w.shape[-2:]
+        b = attention_mask(nd, ns, dtype=w.dtype)
+        return w * b - w.dtype.type(1e10) * (1 - b)
+
+    def multihead_attn(q: Array, k: Array, v: Array) -> Array:
+        w = q @ np.swapaxes(k, -1, -2)  # [B, H, T, S]
+        w = mask_attn_weights(w * _scale(config, layer))
+        return softmax(w) @ v  # [B, H, T, D]
+
+    scope = f"h.{layer}.attn"
+    c = conv1d(x, params[f"{scope}.c_attn.weight"], params[f"{scope}.c_attn.bias"])  # [B, T, 3 E]
+    q, k, v = map(split_heads, np.split(c, 3, axis=2))  # 3 x [B, H, T, D]
+    present = np.stack([k, v], axis=1)  # [B, 2, H, T, D]
+    if past is not None:
+        k = np.concatenate([past[:, 0], k], axis=-2)  # [B, H, S, D]
+        v = np.concatenate([past[:, 1], v], axis=-2)  # [B, H, S, D]
+    a = merge_heads(multihead_attn(q, k, v))  # [B, T, E]
+    a = conv1d(a, params[f"{scope}.c_proj.weight"], params[f"{scope}.c_proj.bias"])
+    return a, present
+
+
+def mlp(x: Array, params: Params, layer: int, n_state: int, *, config: Config) -> Array:
+    """Out to width n_state, through the activation, and back: [B, T, E] -> [B, T, E]."""
+    scope = f"h.{layer}.mlp"
+    act = ACTIVATIONS[config.activation_function]
+    h = act(conv1d(x, params[f"{scope}.c_fc.weight"], params[f"{scope}.c_fc.bias"]))  # [B, T, F]
+    return conv1d(h, params[f"{scope}.c_proj.weight"], params[f"{scope}.c_proj.bias"])  # [B, T, E]
+
+
+def block(
+    x: Array, params: Params, layer: int, *, past: Array | None, config: Config
+) -> tuple[Array, Array]:
+    """One layer: attention and MLP, each normalised before and added to the residual stream.
+
+    x [B, T, E], past [B, 2, H, P, D] or None -> (x [B, T, E], present [B, 2, H, T, D]).
+    """
+    nx, eps = x.shape[-1], config.layer_norm_epsilon
+    scope = f"h.{layer}"
+    n = norm(x, params[f"{scope}.ln_1.weight"], params[f"{scope}.ln_1.bias"], epsilon=eps)
+    a, present = attn(n, params, layer, nx, past=past, config=config)
+    x = x + a
+    n = norm(x, params[f"{scope}.ln_2.weight"], params[f"{scope}.ln_2.bias"], epsilon=eps)
+    m = mlp(n, params, layer, config.mlp_width, config=config)
+    return x + m, present
+
+
+def past_shape(
+    *, config: Config, batch_size: int | None = None, sequence: int | None = None
+) -> list[int | None]:
+    """[B, L, 2, H, P, D]: the shape of `past` and of `present`."""
+    return [batch_size, config.n_layer, 2, config.n_head, sequence, config.head_width]
+
+
+def expand_tile(value: Any, size: int) -> Array:
+    """Add a new axis of the given size in front: [...] -> [size, ...]."""
+    value = np.asarray(value)
+    return np.tile(value[None], [size] + [1] * value.ndim)  # [size, ...]
+
+
+def positions_for(tokens: Array, past_length: int) -> Array:
+    """The position of each of the tokens [B, T] after `past_length` others: [B, T]."""
+    batch_size, nsteps = tokens.shape
+    return expand_tile(past_length + np.arange(nsteps), batch_size)  # [B, T]
+
+
+def _checked(config: Config, tokens: Any, past: Array | None) -> tuple[Array, int]:
+    """The tokens as an array [B, T] and the length of the past; an error names what is wrong."""
+    tokens = np.asarray(tokens)
+    if tokens.ndim != 2 or not tokens.size or tokens.dtype.kind not in "iu":
+        raise InputError(
+            f"tokens: got shape {list(tokens.shape)} of {tokens.dtype}; "
+            "a batch [B, T] of whole numbers is needed, T at least 1"
+        )
+    for token in (int(tokens.min()), int(tokens.max())):
+        if not 0 <= token < config.n_vocab:
+            raise InputError(
+                f"tokens: id {token} is outside the vocabulary; ids end at {config.n_vocab - 1}"
+            )
+    if past is None:
+        past_length = 0
+    else:
+        past_length = past.shape[-2]
+        expected = past_shape(config=config, batch_size=len(tokens), sequence=past_length)
+        if list(past.shape) != expected:
+            raise InputError(f"past: got shape {list(past.shape)}, expected {expected}")
+    if past_length + tokens.shape[1] > config.n_ctx:
+        raise InputError(
+            f"tokens: {past_length} past and {tokens.shape[1]} new ones are more than the "
+            f"model's {config.n_ctx} positions; give fewer"
+        )
+    return tokens, past_length
+
+
+def model(
+    config: Config, params: Params, tokens: Any, past: Array | None = None, *, last: bool = False
+) -> dict[str, Array]:
+    """The whole of GPT-2: tokens [B, T] after a past [B, L, 2, H, P, D] or none.
+
+    Returns {"logits": [B, T, V], "present": [B, L, 2, H, T, D]} in the parameters' dtype. The next
+    call's past is this past and this present joined along P. With `last`, the logits of the last
+    token only, [B, 1, V]: the head is a third of the work of 124M and the rest is rarely wanted.
+    """
+    tokens, past_length = _checked(config, tokens, past)
+    wpe, wte = params["wpe.weight"], params["wte.weight"]
+    h = wte[tokens] + wpe[positions_for(tokens, past_length)]  # [B, T, E]
+
+    presents = []
+    for layer in range(config.n_layer):
+        layer_past = None if past is None else past[:, layer]  # [B, 2, H, P, D]
+        h, present = block(h, params, layer, past=layer_past, config=config)
+        presents.append(present)
+
+    h = norm(h, params["ln_f.weight"], params["ln_f.bias"], epsilon=config.layer_norm_epsilon)
+    if last:
+        h = h[:, -1:]  # [B, 1, E]
+    logits = h @ params.get("lm_head.weight", wte).T  # [B, T, V]
+    return {"logits": logits, "present": np.stack(presents, axis=1)}  # [B, L, 2, H, T, D]
+
+
+def initialise(config: Config, seed: int, scheme: str = "paper") -> Params:
+    """Fresh float32 parameters: normal matrices, zero biases, unit gains; the same for a seed.
+
+    "openai": the published code: 0.02, positions 0.01. "paper": the same, with the projections
+    back into the residual stream scaled by 1/sqrt(N), N = 2 L the number of residual layers
+    (Radford et al. 2019, section 2.3; the published code leaves it out). "hf": 0.02 everywhere,
+    positions too, with the scaling (transformers, `_init_weights` of GPT-2).
+    """
+    if scheme not in ("paper", "openai", "hf"):
+        raise InputError(f"scheme {scheme!r} is unknown; known: paper, openai, hf")
+    random = np.random.Generator(np.random.Philox(seed))
+    scaled = 1.0 if scheme == "openai" else 1 / math.sqrt(2 * config.n_layer)
+    params: Params = {}
+    for name, shape in parameter_shapes(config).items():
+        if name.endswith(".bias"):
+            params[name] = np.zeros(shape, np.float32)
+        elif len(shape) == 1:
+            params[name] = np.ones(shape, np.float32)
+        else:
+            stdev = 0.01 if name == "wpe.weight" and scheme != "hf" else 0.02
+            stdev *= scaled if name.endswith("c_proj.weight") else 1.0
+            params[name] = random.standard_normal(shape, np.float32) * np.float32(stdev)
+    return params
