@@ -1,0 +1,57 @@
+"""The reference as an engine: `reference.model` over a cache, one sequence at a time.
+
+Sequences are never stacked into one matrix product: BLAS picks other kernels for other row counts,
+and a row's bits, so a sample, would depend on its neighbours. That costs speed in batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gpt2lab import reference
+from gpt2lab.cache import Cache
+from gpt2lab.config import Config
+from gpt2lab.errors import InputError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+DTYPES = {"float32": np.float32, "float64": np.float64}
+
+
+class NumpyEngine:
+    """Keeps the protocol of `engines.Engine`. dtype: "float32" (default) or "float64"."""
+
+    name = "numpy"
+
+    def __init__(self, config: Config, params: dict[str, Array], dtype: str | None = None) -> None:
+        found = params["wte.weight"].dtype.name
+        dtype = dtype or found
+        if dtype not in DTYPES:
+            raise InputError(
+                f"dtype {dtype!r} is not one of the numpy engine's; choose {' or '.join(DTYPES)}"
+            )
+        self.config, self.dtype = config, dtype
+        kind = DTYPES[dtype]
+        self.params = {name: value.astype(kind, copy=False) for name, value in params.items()}
+
+    def cache(self) -> Cache:
+        """An empty cache."""
+        return Cache(self.config, DTYPES[self.dtype])
+
+    def step(self, cache: Cache, slots: Sequence[int], tokens: Sequence[Sequence[int]]) -> Array:
+        """Append tokens[i] to slots[i]; the logits after the last token of each: [N, V]."""
+        rows = []
+        for slot, new in zip(slots, tokens, strict=True):
+            result = reference.model(
+                self.config, self.params, np.array([new]), past=cache.past(slot), last=True
+            )
+            cache.append(slot, result["present"])
+            rows.append(result["logits"][0, 0])
+        return np.stack(rows)  # [N, V]
+
+    def logits(self, tokens: Any) -> Array:
+        """The logits of every position of a batch [B, T] without a past: [B, T, V]."""
+        return reference.model(self.config, self.params, tokens)["logits"]
