@@ -1,0 +1,117 @@
+"""`gpt2lab models`: list the models on this machine; `weights.local` tells what is looked at."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gpt2lab.commands.options import printable
+
+if TYPE_CHECKING:
+    from gpt2lab.weights.local import Found
+
+NUMBERS = ("n_layer", "n_head", "n_embd", "n_ctx", "n_vocab")
+TITLES = ("name", "format", "parameters", "layers", "heads", "width", "context", "tokens", "disk")
+
+
+def short(number: float, units: tuple[str, ...] = ("", "k", "M", "G")) -> str:
+    """A large number with three or four digits and a unit: 124.4M."""
+    power = 0
+    while number >= 999.95 and power < len(units) - 1:
+        number, power = number / 1000, power + 1
+    return f"{number:.1f}{units[power]}" if power else f"{number:.0f}{units[0]}"
+
+
+def disk(size: float) -> str:
+    """A number of bytes as people read it: 548.1 MB."""
+    return short(size, (" B", " kB", " MB", " GB"))
+
+
+def as_dict(found: Found) -> dict[str, Any]:
+    """One model as JSON; what is unknown is null."""
+    numbers = {key: getattr(found.config, key) if found.config else None for key in NUMBERS}
+    return {
+        "name": found.name,
+        "path": str(found.path.absolute()),
+        "place": found.place,
+        "format": found.format,
+        "parameters": found.parameters,
+        **numbers,
+        "bytes": found.size,
+        "problem": found.problem,
+    }
+
+
+def _row(found: Found) -> list[str]:
+    numbers = [str(getattr(found.config, key)) for key in NUMBERS]
+    return [
+        found.name,
+        found.format or "",
+        short(found.parameters or 0),
+        *numbers,
+        disk(found.size),
+    ]
+
+
+def table(rows: list[list[str]], left: tuple[int, ...]) -> str:
+    """Rows as aligned columns with two blanks between; those in `left` are flush left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if i in left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _text(listed: list[Found], verbose: bool) -> str:
+    good = [found for found in listed if found.problem is None]
+    rows = [list(TITLES), *map(_row, good)]
+    if verbose:
+        places = ["where", *(f"{f.place}: {f.path.absolute()}" for f in good)]
+        rows = [[*row, place] for row, place in zip(rows, places, strict=True)]
+    lines = [table(rows, (0, 1, len(TITLES)))] if good else []
+    lines += [f"{found.name}: cannot be read: {found.problem}" for found in listed if found.problem]
+    return "\n".join(lines)
+
+
+def _notes(listed: list[Found], folders: tuple[str, ...]) -> list[str]:
+    """What else a person may want to know, for stderr."""
+    from gpt2lab.weights import local
+
+    if folders:
+        return [] if listed else [f"no model in {', '.join(folders)} nor three folders deep"]
+    notes = [f"looked at the package, ., models/, checkpoint/ and {local.hub_cache()}"]
+    absent = [size for size in local.OFFICIAL if local.find(size) is None]
+    if absent:
+        notes.append(f"not here: {', '.join(absent)}; fetch one: gpt2lab download {absent[0]}")
+    return notes
+
+
+@click.command(
+    epilog="Example: gpt2lab models runs/ --json",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.argument("folders", nargs=-1, metavar="[FOLDER]...")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+@click.option("-v", "--verbose", is_flag=True, help="Show where each model lies.")
+def command(folders: tuple[str, ...], as_json: bool, verbose: bool) -> None:
+    """List the models on this machine; with FOLDERs, those in them.
+
+    Without FOLDER: the bundled model, the working folder, models/ and checkpoint/ in it, and the
+    cache of the Hugging Face hub. The network is not used.
+    """
+    from gpt2lab.weights import local
+
+    listed = local.listing(folders)
+    if as_json:
+        click.echo(json.dumps([as_dict(found) for found in listed], indent=2))
+        return
+    if listed:
+        click.echo(printable(_text(listed, verbose)))
+    for note in _notes(listed, folders):
+        click.echo(f"note: {note}", err=True)

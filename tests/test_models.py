@@ -1,0 +1,364 @@
+"""Finding and listing models on this machine: no network, and only headers are read."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from gpt2lab.commands.models import command, disk, short
+from gpt2lab.config import SIZES, Config, parameter_shapes
+from gpt2lab.errors import InputError
+from gpt2lab.weights import huggingface, local, nanogpt, openai
+from gpt2lab.weights.checkpoint import Checkpoint
+
+CONFIG = Config(n_vocab=61, n_ctx=16, n_embd=8, n_head=2, n_layer=2)
+COUNT = 2376  # numbers in a model of that shape
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+PLACES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME")
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty working folder and cache, and no network."""
+
+    def refuse(*args: object) -> None:
+        raise AssertionError("the network was asked")
+
+    for name in PLACES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+
+
+def checkpoint(config: Config = CONFIG) -> Checkpoint:
+    random = np.random.default_rng(0)
+    params = {
+        name: random.normal(size=shape).astype(np.float32)
+        for name, shape in parameter_shapes(config).items()
+    }
+    return Checkpoint(config, params, None, "huggingface")
+
+
+def make(folder: Path | str) -> Path:
+    """A small model folder."""
+    huggingface.save(checkpoint(), Path(folder))
+    return Path(folder)
+
+
+def cached(repo: str, commit: str = COMMIT, ref: str = "main") -> Path:
+    """A small model in the hub's cache, as its own library leaves it: links to blobs."""
+    folder = local.repo_folder(repo)
+    snapshot = make(folder / "snapshots" / commit)
+    (folder / "blobs").mkdir(exist_ok=True)
+    blob = folder / "blobs" / "abc"
+    (snapshot / "model.safetensors").rename(blob)
+    (snapshot / "model.safetensors").symlink_to(os.path.relpath(blob, snapshot))
+    (folder / "refs").mkdir(exist_ok=True)
+    (folder / "refs" / ref).write_text(commit)
+    return snapshot
+
+
+# --- find and resolve ---
+
+
+def test_the_bundled_model() -> None:
+    path = local.bundled()
+    assert local.find() == local.find("fable") == local.resolve() == path
+    assert (path / "config.json").is_file()
+
+
+def test_paths_come_first() -> None:
+    assert local.find("runs/best") is None
+    make("runs/best")
+    make("fable")
+    assert local.find("runs/best") == Path("runs/best")
+    assert local.resolve("runs/best/model.safetensors") == Path("runs/best/model.safetensors")
+    assert local.find("fable") == Path("fable")
+    assert local.resolve(Path("fable")) == Path("fable")
+
+
+def test_the_home_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    make(tmp_path / "model")
+    assert local.find("~/model") == tmp_path / "model"
+
+
+def test_the_folders_of_the_older_programs() -> None:
+    openai.save(checkpoint(), Path("models/124M"))
+    openai.save(checkpoint(), Path("checkpoint/run1"))
+    (Path("checkpoint/run1") / "counter").write_text("1")
+    assert local.find("124M") == Path("models/124M")
+    assert local.find("run1") == Path("checkpoint/run1")
+
+
+def test_a_folder_that_is_no_model_does_not_hide_one() -> None:
+    """People who work in a clone of openai/gpt-2 have a folder gpt2 or 124M of something else."""
+    path = cached("openai-community/gpt2")
+    Path("gpt2").mkdir()
+    assert local.find("gpt2") == path
+    Path("other").mkdir()
+    assert local.find("other") == Path("other")  # loading it then says what is wrong with it
+
+
+def test_the_cache_of_the_hub() -> None:
+    assert local.find("124M") is None
+    path = cached("openai-community/gpt2")
+    for name in ("124M", "gpt2", "openai-community/gpt2"):
+        assert local.find(name) == local.resolve(name, download=False) == path
+    assert local.find("355M") is None
+    other = cached("me/tiny", "f" * 40, ref="v1")
+    assert local.find("me/tiny") is None
+    assert local.snapshot("me/tiny", "v1") == local.snapshot("me/tiny", "f" * 40) == other
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "blob", "ref"])
+def test_an_incomplete_snapshot_is_not_found(missing: str) -> None:
+    path = cached("me/tiny")
+    repo = path.parent.parent
+    broken = {"blob": repo / "blobs" / "abc", "ref": repo / "refs" / "main"}
+    broken.get(missing, path / missing).unlink()
+    assert local.find("me/tiny") is None
+
+
+def test_an_incomplete_set_of_shards_is_not_found() -> None:
+    path = cached("me/tiny")
+    whole = (path / "model.safetensors").read_bytes()
+    (path / "model.safetensors").unlink()
+    index = {"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}
+    (path / "model.safetensors.index.json").write_text(json.dumps(index))
+    (path / "one.safetensors").write_bytes(whole)
+    assert local.find("me/tiny") is None
+    (path / "two.safetensors").write_bytes(whole)
+    assert local.find("me/tiny") == path
+
+
+def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same answer as huggingface_hub gives, for every setting it reads."""
+    settings = [
+        {"HF_HUB_CACHE": "a/b", "HF_HOME": "c"},
+        {"HUGGINGFACE_HUB_CACHE": "a/b", "HF_HOME": "c"},
+        {"HF_HOME": "~/x"},
+        {"HF_HOME": "$OTHER/x", "OTHER": "/o"},
+        {"XDG_CACHE_HOME": "/xdg"},
+        {},
+    ]
+    ask = "from huggingface_hub import constants; print(constants.HF_HUB_CACHE)"
+    for setting in settings:
+        with monkeypatch.context() as changed:
+            for name in PLACES:
+                changed.delenv(name, raising=False)
+            for name, value in setting.items():
+                changed.setenv(name, value)
+            said = subprocess.run(
+                [sys.executable, "-c", ask], capture_output=True, text=True, check=True
+            )
+            assert str(local.hub_cache()) == said.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "name", ["./x", "../x", "~/x", "/x/y", "a/b/c", "a\\b", "C:\\x", "./" + "x" * 5000, "/a\0b"]
+)
+def test_a_path_that_is_not_there(name: str) -> None:
+    with pytest.raises(InputError, match="no such file or folder"):
+        local.resolve(name)
+    with pytest.raises(InputError, match="no such file or folder"):
+        local.resolve(Path(name))
+
+
+@pytest.mark.parametrize("name", ["xyz", "125M", "", "a b", "x" * 5000, "a\0b", "gpt3", "owner/"])
+def test_a_name_that_means_nothing(name: str) -> None:
+    with pytest.raises(
+        InputError, match=r"not an official size .*`gpt2lab models` lists"
+    ) as caught:
+        local.resolve(name)
+    assert "\n" not in str(caught.value) and "\0" not in str(caught.value)
+
+
+def test_nothing_is_downloaded_when_it_may_not_be() -> None:
+    with pytest.raises(InputError, match="fetch it: gpt2lab download 355M"):
+        local.resolve("355M", download=False)
+
+
+def test_looking_does_not_import_the_hub() -> None:
+    code = (
+        "import sys; from gpt2lab.weights import local; local.listing(); local.find('124M');"
+        "assert 'huggingface_hub' not in sys.modules and 'torch' not in sys.modules"
+    )
+    path = str(Path(local.__file__).parents[2])
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": path})
+
+
+# --- listing ---
+
+
+def test_count_is_that_of_the_shapes() -> None:
+    assert local.count(CONFIG) == COUNT == sum(a.size for a in checkpoint().params.values())
+    assert local.count(CONFIG, tied=False) == COUNT + 61 * 8
+    millions = [local.count(config) // 10**6 for config in SIZES.values()]
+    assert millions == [124, 354, 774, 1557]
+
+
+def test_all_the_usual_places() -> None:
+    make("mine")
+    openai.save(checkpoint(), Path("models/124M"))
+    nanogpt.save(
+        checkpoint(Config(**{**CONFIG.to_dict(), "activation_function": "gelu"})), Path("out")
+    )
+    openai.save(checkpoint(), Path("checkpoint/run1"))
+    cached("me/tiny")
+    older = cached("me/tiny", "f" * 40, ref="v1")
+    listed = {found.name: found for found in local.listing()}
+    assert list(listed) == ["fable", "mine", "out", "124M", "run1", "me/tiny", str(older)]
+    assert [found.format for found in listed.values()] == [
+        *("huggingface", "huggingface", "nanogpt", "openai", "openai"),
+        *("huggingface", "huggingface"),
+    ]
+    assert {found.parameters for name, found in listed.items() if name != "fable"} == {COUNT}
+    assert all(found.problem is None and found.size > 4 * COUNT for found in listed.values())
+    assert all(local.find(name) == found.path for name, found in listed.items())
+    places = [found.place for found in listed.values()]
+    assert places == ["bundled", ".", ".", "models/", "checkpoint/", "hub cache", "hub cache"]
+
+
+def test_what_is_no_model_is_not_listed() -> None:
+    Path("web").mkdir()
+    Path("web/config.json").write_text('{"port": 80}')
+    Path("empty").mkdir()
+    bert = local.repo_folder("google/bert") / "snapshots" / COMMIT
+    bert.mkdir(parents=True)
+    (bert / "config.json").write_text('{"model_type": "bert"}')
+    (local.hub_cache() / "datasets--a--b" / "snapshots" / "c").mkdir(parents=True)
+    assert [found.name for found in local.listing()] == ["fable"]
+
+
+def test_unreadable_models_are_listed_with_the_reason() -> None:
+    short_file = make("cut") / "model.safetensors"
+    short_file.write_bytes(short_file.read_bytes()[:-8])
+    (make("bare") / "model.safetensors").unlink()
+    (make("json") / "config.json").write_text("{")
+    bert = json.dumps({"model_type": "bert"})
+    (make("bert") / "config.json").write_text(bert)
+    huge = {"model_type": "gpt2", "n_layer": 10**9, "n_head": 0}
+    (make("huge") / "config.json").write_text(json.dumps(huge))
+    Path("lone").mkdir()
+    Path("lone/model.safetensors").write_bytes(b"")
+    (cached("me/tiny") / "model.safetensors").unlink()
+    reasons = {found.name: found.problem or "" for found in local.listing()}
+    assert reasons.pop("fable") == ""
+    for name, said in (
+        ("cut", "truncated or damaged"),
+        ("bare", "no weights"),
+        ("json", "not valid JSON"),
+        ("bert", "model_type is 'bert'"),
+        ("huge", "n_head"),
+        ("lone", "not a checkpoint of a known format"),
+        ("me/tiny", "no weights"),
+    ):
+        assert said in reasons.pop(name), name
+    assert not reasons
+
+
+def test_folders_that_are_named_are_searched_three_deep() -> None:
+    make("runs/a/best")
+    make("runs/a/last")
+    make("runs/.hidden")
+    make("runs/1/2/3/4")
+    names = [found.name for found in local.listing(["runs"])]
+    assert names == [str(Path("runs/a/best")), str(Path("runs/a/last"))]
+    assert all(local.find(name) for name in names)
+    file = Path("runs/a/best/model.safetensors")
+    assert [found.path for found in local.listing([file])] == [file]
+    with pytest.raises(InputError, match="nowhere: no such file or folder"):
+        local.listing(["nowhere"])
+
+
+def test_a_working_folder_that_is_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(make("here"))
+    assert [found.name for found in local.listing()] == ["fable", "."]
+
+
+def test_a_head_of_its_own_is_counted() -> None:
+    values = json.loads((make("mine") / "config.json").read_text())
+    Path("mine/config.json").write_text(json.dumps({**values, "tie_word_embeddings": False}))
+    assert local.listing(["mine"])[0].parameters == COUNT + 61 * 8
+
+
+def test_only_headers_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest official model has 6 GB; listing it may not take the time of reading it."""
+
+    def refuse(*args: object) -> None:
+        raise AssertionError("the numbers were read")
+
+    make("mine")
+    openai.save(checkpoint(), Path("models/124M"))
+    monkeypatch.setattr(huggingface, "floats", refuse)
+    monkeypatch.setattr(openai, "read_params", refuse)
+    assert [found.problem for found in local.listing()] == [None] * 3
+
+
+# --- the command ---
+
+
+def test_the_table() -> None:
+    make("mine")
+    done = CliRunner().invoke(command, [])
+    title, fable, mine = done.stdout.splitlines()
+    assert title.split()[:3] == ["name", "format", "parameters"]
+    assert fable.split()[0] == "fable" and "5.9M" in fable
+    assert mine.split()[:3] == ["mine", "huggingface", "2.4k"]
+    assert len({line.index("huggingface") for line in (fable, mine)}) == 1
+    assert "not here: 124M, 355M, 774M, 1558M; fetch one: gpt2lab download 124M" in done.stderr
+    shown = CliRunner().invoke(command, ["--verbose"]).stdout
+    assert str(Path("mine").absolute()) in shown
+
+
+def test_json() -> None:
+    make("mine")
+    (make("cut") / "model.safetensors").write_bytes(b"123")
+    cut, mine = json.loads(CliRunner().invoke(command, [".", "--json"]).stdout)
+    assert mine == {
+        "name": "mine",
+        "path": str(Path("mine").absolute()),
+        "place": ".",
+        "format": "huggingface",
+        "parameters": COUNT,
+        "n_layer": 2,
+        "n_head": 2,
+        "n_embd": 8,
+        "n_ctx": 16,
+        "n_vocab": 61,
+        "bytes": mine["bytes"],
+        "problem": None,
+    }
+    assert cut["n_layer"] is None and "truncated" in cut["problem"]
+
+
+def test_a_damaged_model_and_an_empty_folder() -> None:
+    (make("runs/cut") / "model.safetensors").write_bytes(b"123")
+    done = CliRunner().invoke(command, ["runs"])
+    name = str(Path("runs/cut"))
+    assert done.exit_code == 0 and done.stdout.startswith(f"{name}: cannot be read: ")
+    assert done.stdout.count(name) == 2 and "Traceback" not in done.output
+    Path("nothing").mkdir()
+    done = CliRunner().invoke(command, ["nothing"])
+    assert done.stdout == "" and "no model in nothing" in done.stderr
+
+
+def test_help_has_an_example() -> None:
+    assert "Example: gpt2lab models runs/" in CliRunner().invoke(command, ["--help"]).output
+
+
+def test_numbers_for_people() -> None:
+    assert [short(n) for n in (7, 999, 5_918_720, 1_557_611_200)] == ["7", "999", "5.9M", "1.6G"]
+    assert [disk(n) for n in (0, 999_960, 548_105_171)] == ["0 B", "1.0 MB", "548.1 MB"]
