@@ -1,0 +1,111 @@
+"""Talking with a base model: the conversation is a script, and the model writes the next speaker.
+
+A base GPT-2 is no assistant: it continues text. So the history is written as a play, the reply
+ends where the next speaker would begin, and the oldest turns go when the window is full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from gpt2lab.errors import InputError
+from gpt2lab.generate import Piece
+from gpt2lab.lm import LM, load
+
+
+@dataclass
+class Chat:
+    """A conversation in script form.
+
+    you, them: the names of the two speakers. opening: text before the first line, never trimmed.
+    settings: keyword arguments of `Sampling`. turns: (speaker, text), oldest first.
+    dropped: how many of the turns the last prompt had to leave out.
+    """
+
+    lm: LM
+    you: str = "You"
+    them: str = "Friend"
+    opening: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    turns: list[tuple[str, str]] = field(default_factory=list)
+    dropped: int = 0
+
+    def prompt(self) -> str:
+        """The script so far, up to where the reply begins, cut by whole turns to fit the window."""
+        assert self.lm.tokenizer is not None
+        s = self.lm.settings(**self.settings)
+        room = self.lm.config.n_ctx - min(s.max_new_tokens, self.lm.config.n_ctx // 2)
+        for dropped in range(len(self.turns)):
+            self.dropped = dropped
+            lines = [f"{speaker}: {text}" for speaker, text in self.turns[dropped:]]
+            script = "\n".join([*([self.opening] if self.opening else []), *lines, f"{self.them}:"])
+            length = len(self.lm.tokenizer.encode(script))
+            if length <= room:
+                return script
+        raise InputError(
+            f"the last message makes a prompt of {length} tokens, and {room} fit beside the reply; "
+            "write a shorter one"
+        )
+
+    def reply(self, message: str) -> Iterator[Piece]:
+        """Say something; the pieces of the answer come as they are written.
+
+        An answer that is broken off is kept as far as it came. A message that cannot be sent
+        leaves no trace.
+        """
+        message = message.strip()
+        if not message:
+            raise InputError("the message is empty; say something")
+        self.turns.append((self.you, message))
+        try:
+            pieces = self._pieces()
+        except InputError:
+            self.turns.pop()
+            raise
+        return self._keep(pieces)
+
+    def _pieces(self) -> Iterator[Piece]:
+        stop = (f"\n{self.you}:", f"\n{self.them}:", *self.settings.get("stop", ()))
+        return self.lm.stream(self.prompt(), **{**self.settings, "stop": stop})
+
+    def _keep(self, pieces: Iterator[Piece]) -> Iterator[Piece]:
+        said: list[str] = []
+        try:
+            for piece in pieces:
+                said.append(piece.text)
+                yield piece
+        finally:
+            self.turns.append((self.them, "".join(said).strip()))
+
+    def undo(self) -> bool:
+        """Take the last exchange back; False when there is none."""
+        if not self.turns:
+            return False
+        del self.turns[-2:]
+        return True
+
+    def reset(self) -> None:
+        """Forget everything said."""
+        self.turns.clear()
+        self.dropped = 0
+
+
+@cache
+def _default() -> LM:
+    return load()
+
+
+def generate_response(
+    prompt: str, length: int = 100, temperature: float = 0.7, *, lm: LM | None = None
+) -> str:
+    """Continue a prompt by up to `length` tokens: the one function of many a GPT-2 chatbot.
+
+    lm: the model, the bundled one by default. Returns the new text without the prompt.
+    """
+    lm = lm or _default()
+    text = lm.generate(prompt, max_new_tokens=length, temperature=temperature)
+    assert isinstance(text, str)
+    return text

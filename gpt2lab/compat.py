@@ -1,0 +1,119 @@
+"""Other systems' names for our settings, translated, with one note for each.
+
+Natively there is one name for a thing. People and scripts come with Hugging Face's, OpenAI's and
+gpt-2-simple's names, so these are taken and told; a name that means nothing here is an error.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any
+
+from gpt2lab.errors import InputError
+from gpt2lab.sampling import Sampling
+
+#: Names that differ and values that do not.
+SAME = {
+    "length": "max_new_tokens",  # openai/gpt-2, gpt-2-simple
+    "max_tokens": "max_new_tokens",  # OpenAI's API
+    "min_tokens": "min_new_tokens",
+    "nsamples": "n",
+    "num_return_sequences": "n",
+    "stop_strings": "stop",
+    "stop_sequence": "stop",
+    "stop_token_ids": "stop_tokens",
+    "eos_token_id": "stop_tokens",
+    "bad_words_ids": "bad_words",
+    "best_of": "num_beams",
+    "typical": "typical_p",
+}
+#: Names of other systems that need nothing here, and why.
+NEEDLESS = {
+    "pad_token_id": "padding is a length here, not a token",
+    "use_cache": "keys and values are always kept",
+    "num_beam_groups": "diverse beams do not exist here, and 1 group is what is done",
+    "renormalize_logits": "probabilities are always normalised before a draw",
+}
+
+Settings = dict[str, Any]
+
+
+def _max_length(settings: Settings, value: Any, prompt_length: int) -> str:
+    """Hugging Face's max_length counts the prompt too."""
+    if value is None:
+        return ""
+    if value <= prompt_length:
+        raise InputError(
+            f"max_length {value} counts the prompt of {prompt_length} tokens and leaves nothing to "
+            "write; give max_new_tokens instead"
+        )
+    settings["max_new_tokens"] = value - prompt_length
+    return f"max_length {value} is taken as max_new_tokens {value - prompt_length}"
+
+
+def _min_length(settings: Settings, value: Any, prompt_length: int) -> str:
+    settings["min_new_tokens"] = max(0, value - prompt_length)
+    return f"min_length {value} is taken as min_new_tokens {settings['min_new_tokens']}"
+
+
+def _do_sample(settings: Settings, value: Any, prompt_length: int) -> str:
+    if value:
+        return ""
+    settings["temperature"] = 0
+    return "do_sample false is taken as temperature 0"
+
+
+OTHERWISE: dict[str, Callable[[Settings, Any, int], str]] = {
+    "max_length": _max_length,
+    "min_length": _min_length,
+    "do_sample": _do_sample,
+}
+
+_OFF = {  # what "off" is elsewhere -> here
+    "top_k": (None, 0),
+    "top_p": (None, 1.0),
+    "min_p": (None, 0.0),
+    "typical_p": (None, 1.0),
+}
+_TUPLES = ("stop", "stop_tokens")
+
+
+def translate(given: Mapping[str, Any], prompt_length: int = 0) -> tuple[Settings, list[str]]:
+    """Settings under any known name -> (settings under ours, notes to show, one a translation).
+
+    Two names for one setting, and names that nobody knows, are errors.
+    """
+    own = {field.name for field in fields(Sampling)}
+    settings: Settings = {}
+    notes: list[str] = []
+    for name, value in sorted(given.items(), key=lambda item: item[0] == "do_sample"):
+        before = dict(settings)  # do_sample comes last: false wins over a temperature
+        if name in own:
+            settings[name] = value
+        elif name in SAME:
+            settings[SAME[name]] = value
+            notes.append(f"{name} is taken as {SAME[name]}")
+        elif name in OTHERWISE:
+            notes.append(OTHERWISE[name](settings, value, prompt_length))
+        elif name in NEEDLESS:
+            notes.append(f"{name} is not needed: {NEEDLESS[name]}")
+        else:
+            raise InputError(_unknown(name, own))
+        clash = [key for key in before if before[key] != settings[key]]
+        if clash and name != "do_sample":
+            raise InputError(f"{clash[0]} is given twice, once as {name}; give one of them")
+    for name in _TUPLES:
+        if isinstance(settings.get(name), str | int):
+            settings[name] = (settings[name],)
+    for name, (elsewhere, here) in _OFF.items():
+        if name in settings and settings[name] is elsewhere:
+            settings[name] = here
+    return settings, [note for note in notes if note]
+
+
+def _unknown(name: str, own: set[str]) -> str:
+    near = difflib.get_close_matches(name, [*own, *SAME, *OTHERWISE], n=1)
+    hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(sorted(own))}"
+    return f"setting {name!r} is unknown{hint}"

@@ -1,0 +1,244 @@
+"""The model object: configuration, parameters, tokenizer and engine, with short ways to use them.
+
+It adds what the floors below leave open: defaults for writing, other systems' names for settings,
+and the record that lets a text be written again. All work is theirs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt2lab import __version__, compat, engines, generate, weights
+from gpt2lab import score as scoring
+from gpt2lab.errors import InputError
+from gpt2lab.generate import Completion, Piece
+from gpt2lab.sampling import WRITING, Sampling
+from gpt2lab.weights import local
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Prompt = str | Sequence[int] | None
+
+
+class LM:
+    """A GPT-2 that is ready to use; `load` makes one.
+
+    config: the `Config`. params: name -> array, as in the checkpoints. tokenizer: or None where the
+    files hold no vocabulary. engine: what computes (`engines.Engine`). name: how it was asked for.
+    """
+
+    def __init__(
+        self,
+        checkpoint: weights.Checkpoint,
+        *,
+        engine: str | None = None,
+        dtype: str | None = None,
+        name: str = "",
+    ) -> None:
+        self.config, self.params, self.tokenizer = checkpoint
+        self.checkpoint = checkpoint
+        self.name = name or (checkpoint.path.name if checkpoint.path else "model")
+        self.engine = engines.choose(self.config, self.params, engine, dtype)
+
+    def __repr__(self) -> str:
+        c = self.config
+        return (
+            f"LM({self.name!r}, {c.n_layer} layers, {c.n_embd} wide, context {c.n_ctx}, "
+            f"vocabulary {c.n_vocab}, {self.engine.name} {self.engine.dtype})"
+        )
+
+    @cached_property
+    def hash(self) -> str:
+        """sha256 over configuration and parameters, the same whatever file they came from."""
+        digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
+        for name in sorted(self.params):
+            value = self.params[name]
+            digest.update(f"{name} {value.shape} {value.dtype}".encode())
+            digest.update(np.ascontiguousarray(value).data)
+        return digest.hexdigest()
+
+    # ---- From what people give to what the floors take.
+
+    def settings(self, prompt_length: int = 0, **given: Any) -> Sampling:
+        """The `Sampling` of these keyword arguments over the defaults.
+
+        The defaults are `sampling.WRITING`, over them what the checkpoint's files recommend. Other
+        systems' names are translated, each with one warning.
+        """
+        settings, notes = compat.translate(given, prompt_length)
+        for note in notes:
+            warnings.warn(note, stacklevel=3)
+        own: dict[str, Any] = {}
+        if settings.get("preset") is None and settings.get("processors") is None:
+            own = {**WRITING, **self.checkpoint.generation}
+        elif "stop" in self.checkpoint.generation:
+            own = {"stop": self.checkpoint.generation["stop"]}
+        if settings.get("num_beams", 1) > 1:
+            own["temperature"] = 0
+        return Sampling.from_dict({**own, **settings})
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """A prompt as ids: a text, ids, or None for the beginning of a document."""
+        if prompt is None:
+            if not self.config.end_tokens:
+                raise InputError(f"{self.name} has no end token to begin from; give a prompt")
+            return [self.config.end_tokens[-1]]
+        if not isinstance(prompt, str):
+            return [int(token) for token in prompt]
+        if not prompt:
+            raise InputError("the prompt is empty; give some text, or ask for no prompt at all")
+        if self.tokenizer is None:
+            raise InputError(
+                f"{self.name} comes without a tokenizer; give token ids instead of text"
+            )
+        return self.tokenizer.encode(prompt)
+
+    def prepare(
+        self, prompts: Sequence[Prompt], overflow: str, given: Mapping[str, Any]
+    ) -> tuple[list[list[int]], Sampling]:
+        """Prompts as ids that fit the window, and the `resolve`d settings of `given`."""
+        encoded = [self.encode(prompt) for prompt in prompts]
+        if "max_length" in given and len({len(ids) for ids in encoded}) > 1:
+            raise InputError(
+                "max_length counts the prompt, and these prompts differ in length; give "
+                "max_new_tokens instead"
+            )
+        s = self.settings(len(encoded[0]) if encoded else 0, **given)
+        encoded = [generate.fit(ids, self.config, s, overflow) for ids in encoded]
+        return encoded, generate.resolve(s, self.config, self.tokenizer)
+
+    # ---- What it does.
+
+    def logits(self, tokens: Any) -> Array:
+        """[B, T] ids -> logits [B, T, V], float32 (float64 for a float64 model)."""
+        return self.engine.logits(tokens)
+
+    def generate(self, prompt: Prompt = None, *, overflow: str = "refuse", **given: Any) -> Any:
+        """Continue one prompt: str, or list[str] when n > 1. Keyword arguments: `Sampling`'s."""
+        texts = [done.text for done in self.complete([prompt], overflow=overflow, **given)]
+        return texts[0] if len(texts) == 1 else texts
+
+    def stream(
+        self, prompt: Prompt = None, *, overflow: str = "refuse", **given: Any
+    ) -> Iterator[Piece]:
+        """Continue one prompt piece by piece; `piece.text` holds whole characters only.
+
+        With n > 1 the pieces of all samples come in turn; `piece.index` tells them apart.
+        """
+        encoded, s = self.prepare([prompt], overflow, given)
+        return generate.pieces(self.engine, self.tokenizer, encoded, s)
+
+    def complete(
+        self,
+        prompts: Any,
+        *,
+        overflow: str = "refuse",
+        batch_size: int = 16,
+        **given: Any,
+    ) -> list[Completion]:
+        """Continue a text, a list of ids, or a list of either: a Completion for each sample.
+
+        They come in the order of the prompts, and n for each. overflow: what to do with a prompt
+        that is longer than the window (`generate.fit`). batch_size: how many are on their way at
+        once; it changes the speed alone.
+        """
+        prompts = _listed(prompts)
+        encoded, s = self.prepare(prompts, overflow, given)
+        parts = generate.pieces(self.engine, self.tokenizer, encoded, s, batch_size=batch_size)
+        done = generate.collect(parts, encoded)
+        for completion in done:
+            completion.record = self.record(completion, s, prompts[completion.prompt])
+        return done
+
+    def record(self, done: Completion, s: Sampling, prompt: Prompt = None) -> dict[str, Any]:
+        """Everything that a text is a function of, and the text: plain values, ready for JSON."""
+        return {
+            "gpt2lab": __version__,
+            "model": {"name": self.name, "format": self.checkpoint.format, "sha256": self.hash},
+            "engine": {"name": self.engine.name, "dtype": self.engine.dtype},
+            "settings": s.to_dict(),
+            "seed": s.seed,
+            "index": done.index,
+            "prompt": prompt if isinstance(prompt, str) else None,
+            "prompt_tokens": done.prompt_tokens,
+            "text": done.text,
+            "tokens": done.tokens,
+            "logprobs": done.logprobs,
+            "finish_reason": done.finish_reason,
+            "window": {
+                "n_ctx": self.config.n_ctx,
+                "keep": max(1, int(self.config.n_ctx * s.window_keep)),
+                "slides": done.slides,
+            },
+        }
+
+    def replay(self, record: Mapping[str, Any]) -> Completion:
+        """Write the text of a record again. Another model than the record's is an error."""
+        for key in ("settings", "prompt_tokens", "index", "model"):
+            if key not in record:
+                raise InputError(f"this is no record of a generation: it has no {key!r}")
+        wanted = record["model"].get("sha256")
+        if wanted != self.hash:
+            raise InputError(
+                f"the record was made with the model {record['model'].get('name')!r}, "
+                f"sha256 {str(wanted)[:12]}, and {self.name!r} is {self.hash[:12]}; load that model"
+            )
+        s = Sampling.from_dict(record["settings"])
+        prompts = [list(record["prompt_tokens"])]
+        parts = generate.pieces(
+            self.engine, self.tokenizer, prompts, s, indices=[int(record["index"])]
+        )
+        [done] = generate.collect(parts, prompts)
+        done.record = self.record(done, s, record.get("prompt"))
+        return done
+
+    def score(
+        self, text: Prompt, *, stride: int | None = None, after_end: bool | None = None
+    ) -> scoring.Score:
+        """How likely a text (or ids) is: total and per-token logprobs, perplexity, bits per byte.
+
+        after_end: score the first token as the beginning of a document, after the end token; None
+        does so where the model has one. stride: how far the window moves in a text longer than it.
+        """
+        tokens = self.encode(text)
+        return scoring.score(
+            self.engine, self.tokenizer, tokens, after_end=after_end, stride=stride
+        )
+
+
+def _listed(prompts: Any) -> list[Prompt]:
+    """One prompt or many, as a list of prompts. A flat list of ids is one prompt."""
+    if prompts is None or isinstance(prompts, str):
+        return [prompts]
+    prompts = [p.tolist() if isinstance(p, np.ndarray) else p for p in prompts]
+    if prompts and all(isinstance(p, int | np.integer) for p in prompts):
+        return [prompts]
+    if not prompts:
+        raise InputError("no prompts; give at least one")
+    return prompts
+
+
+def load(
+    source: str | Path | None = None,
+    *,
+    engine: str | None = None,
+    dtype: str | None = None,
+    download: bool = True,
+) -> LM:
+    """Load a model: None is the bundled "fable", else a path, an official size or a hub name.
+
+    A path may be a folder or file of any format that `weights` knows; it is recognised by its
+    content. "124M", "355M", "774M", "1558M" and hub names ("owner/name") are looked for on this
+    machine first and downloaded otherwise, unless `download` is False.
+    engine: "numpy" (None is the best there is). dtype: "float32" or "float64".
+    """
+    path = local.resolve(source, download=download)
+    checkpoint = weights.load(path)
+    return LM(checkpoint, engine=engine, dtype=dtype, name=str(source or "fable"))

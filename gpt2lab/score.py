@@ -1,0 +1,159 @@
+"""How likely a text is: log-probabilities a token, perplexity, bits a byte.
+
+Windows, strides and the first token change such numbers more than models do, so all of them are
+part of the result. What to do with the numbers is left to others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gpt2lab.engines import Engine
+from gpt2lab.errors import InputError
+from gpt2lab.sampling import log_softmax
+from gpt2lab.tokenizer import Tokenizer
+
+
+@dataclass
+class Score:
+    """The score of one text, in nats (natural logarithms).
+
+    tokens: its ids. logprobs: one a token; None for a first token that nothing stands before.
+    after_end: whether the first token was scored after the end token. stride: by how many tokens
+    the window moved, None when the text fits in one. n_bytes, n_words: of the scored part; 0 when
+    there is no tokenizer. words: each word with its log-probability.
+    """
+
+    tokens: list[int]
+    logprobs: list[float | None]
+    after_end: bool
+    stride: int | None
+    n_bytes: int = 0
+    n_words: int = 0
+    words: list[tuple[str, float]] = field(default_factory=list)
+
+    @property
+    def n_scored(self) -> int:
+        """How many tokens have a score."""
+        return sum(value is not None for value in self.logprobs)
+
+    @property
+    def total(self) -> float:
+        """The log-probability of the whole text, in nats."""
+        return math.fsum(value for value in self.logprobs if value is not None)
+
+    @property
+    def perplexity(self) -> float:
+        """exp(-total / scored tokens)."""
+        return math.exp(-self.total / self.n_scored)
+
+    @property
+    def word_perplexity(self) -> float:
+        """exp(-total / words): comparable between vocabularies."""
+        return math.exp(min(-self.total / self.n_words, 700)) if self.n_words else math.nan
+
+    @property
+    def bits_per_byte(self) -> float:
+        """-total in bits over the bytes of the text: comparable between vocabularies."""
+        return -self.total / math.log(2) / self.n_bytes if self.n_bytes else math.nan
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values, for JSON. A missing number is None."""
+        derived = ("total", "perplexity", "word_perplexity", "bits_per_byte")
+        numbers = {name: getattr(self, name) for name in derived}
+        return {
+            **{name: None if math.isnan(value) else value for name, value in numbers.items()},
+            "n_tokens": len(self.tokens),
+            "n_scored": self.n_scored,
+            "n_words": self.n_words,
+            "n_bytes": self.n_bytes,
+            "after_end": self.after_end,
+            "stride": self.stride,
+            "tokens": self.tokens,
+            "logprobs": self.logprobs,
+            "words": [list(word) for word in self.words],
+        }
+
+
+def token_logprobs(
+    engine: Engine, tokens: Sequence[int], stride: int | None = None
+) -> tuple[list[float], int | None]:
+    """The log-probability of every token but the first: ([len(tokens) - 1], stride used or None).
+
+    Past n_ctx the window moves by `stride` tokens (default half of n_ctx), and each token is
+    scored once, with at least n_ctx - stride tokens before it, except in the first window.
+    """
+    n_ctx = engine.config.n_ctx
+    inputs, targets = list(tokens[:-1]), np.asarray(tokens[1:])
+    if len(inputs) <= n_ctx:
+        return (_window(engine, inputs, targets) if inputs else []), None
+    stride = max(1, n_ctx // 2) if stride is None else stride
+    if not 1 <= stride <= n_ctx:
+        raise InputError(f"stride is {stride}; it must be from 1 to n_ctx, {n_ctx}")
+    result = _window(engine, inputs[:n_ctx], targets[:n_ctx])
+    while len(result) < len(inputs):
+        end = min(len(inputs), len(result) + stride)
+        new = end - len(result)
+        result += _window(engine, inputs[end - n_ctx : end], targets[end - new : end])
+    return result, stride
+
+
+def _window(engine: Engine, inputs: list[int], targets: Any) -> list[float]:
+    """Log-probabilities of the targets at the last len(targets) places of one window."""
+    logits = engine.logits([inputs])[0, -len(targets) :]  # [targets, V]
+    rows = log_softmax(logits)
+    return [float(x) for x in rows[np.arange(len(targets)), targets]]
+
+
+def _words(pieces: list[bytes], logprobs: list[float | None]) -> list[tuple[str, float]]:
+    """Words are runs between white space; a token's score goes to the word it begins or goes on."""
+    words: list[tuple[bytes, float]] = []
+    for piece, logprob in zip(pieces, logprobs, strict=True):
+        begins = not words or piece[:1].isspace() or words[-1][0][-1:].isspace()
+        # White space alone belongs to the word before it, unless there is none.
+        if begins and (piece.strip() or not words):
+            words.append((piece, logprob or 0.0))
+        else:
+            words[-1] = (words[-1][0] + piece, words[-1][1] + (logprob or 0.0))
+    return [(w.decode("utf-8", "replace").strip(), value) for w, value in words if w.strip()]
+
+
+def score(
+    engine: Engine,
+    tokenizer: Tokenizer | None,
+    tokens: Sequence[int],
+    *,
+    after_end: bool | None = None,
+    stride: int | None = None,
+) -> Score:
+    """Score a text of one token or more.
+
+    after_end: whether the first token is scored too, as the beginning of a document, after the
+    model's end token; None does so when the model has one.
+    """
+    tokens = [int(token) for token in tokens]
+    if not tokens:
+        raise InputError("the text is empty; give at least one token to score")
+    ends = engine.config.end_tokens
+    if after_end is None:
+        after_end = bool(ends)
+    if after_end and not ends:
+        raise InputError("this model has no end token to score the first token after")
+    if len(tokens) == 1 and not after_end:
+        raise InputError("one token alone has nothing before it; score it after the end token")
+    start = [ends[-1]] if after_end else []
+    found, used = token_logprobs(engine, [*start, *tokens], stride)
+    logprobs: list[float | None] = [*([] if after_end else [None]), *found]
+    result = Score(tokens, logprobs, after_end, used)
+    if tokenizer is not None:
+        pieces = [tokenizer.token_bytes(token) for token in tokens]
+        scored = pieces if after_end else pieces[1:]
+        result.n_bytes = sum(map(len, scored))
+        result.words = _words(pieces, logprobs)
+        result.n_words = len(result.words)
+    return result

@@ -1,0 +1,209 @@
+"""The model object: one path from a prompt to a text, records that replay, other systems' names."""
+
+from __future__ import annotations
+
+import gc
+import json
+import resource
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import gpt2lab
+from gpt2lab import InputError, generate, weights
+from gpt2lab.compat import translate
+from gpt2lab.lm import LM
+
+from .support import FABLE, TINY, tiny_params
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return gpt2lab.load()
+
+
+def model(**options):
+    """A tiny model without a tokenizer and without an end token."""
+    return LM(weights.Checkpoint(TINY, tiny_params(), None, "huggingface"), **options)
+
+
+def test_the_three_floors_and_the_object_agree(lm):
+    settings = {"max_new_tokens": 20, "seed": 3, "temperature": 0.9}
+    text = lm.generate("The dog", **settings)
+    [done] = lm.complete("The dog", **settings)
+    pieces = list(lm.stream("The dog", **settings))
+    s, prompt = lm.settings(**settings), lm.tokenizer.encode("The dog")
+    assert text == done.text == "".join(piece.text for piece in pieces)
+    assert text == generate.text(lm.engine, lm.tokenizer, prompt, s)
+    assert done.tokens == [piece.token for piece in pieces]
+    assert lm.tokenizer.decode(done.tokens) == text
+    assert pieces[-1].finish_reason == done.finish_reason == "length"
+    assert pieces[-1].new_tokens == 20 and pieces[-1].prompt_tokens == len(prompt)
+
+
+def test_prompts_come_as_texts_ids_arrays_and_lists_of_them(lm):
+    settings = {"max_new_tokens": 5, "seed": 1}
+    ids = lm.tokenizer.encode("A cat")
+    expected = lm.generate("A cat", **settings)
+    for given in ("A cat", ids, np.array(ids), ["A cat"], [ids], [np.array(ids)]):
+        [done] = lm.complete(given, **settings)
+        assert done.text == expected
+    two = lm.complete(["A cat", ids, None], n=2, **settings)
+    assert [(done.prompt, done.index) for done in two] == [(p, i) for p in range(3) for i in (0, 1)]
+    assert two[0].text == two[2].text == expected
+    texts = lm.generate("A cat", n=3, **settings)
+    assert isinstance(texts, list) and texts[0] == expected and len(set(texts)) > 1
+
+
+def test_neighbours_change_nothing(lm):
+    """The complaint of a decade: padded batches gave other, worse text."""
+    prompts = ["The dog", "Once upon a time, in a far away land, there was", "A"]
+    together = lm.complete(prompts, max_new_tokens=15, seed=2, n=2)
+    for place, prompt in enumerate(prompts):
+        alone = lm.complete(prompt, max_new_tokens=15, seed=2, n=2)
+        assert [d.tokens for d in alone] == [d.tokens for d in together if d.prompt == place]
+        assert [d.logprobs for d in alone] == [d.logprobs for d in together if d.prompt == place]
+
+
+def test_a_record_replays_through_json(lm):
+    for settings in ({"n": 3}, {"num_beams": 3, "n": 2}, {"stop": ("a",)}, {"preset": "openai"}):
+        for done in lm.complete("The dog", max_new_tokens=12, **settings):
+            record = json.loads(json.dumps(done.record))
+            again = lm.replay(record)
+            assert (again.text, again.tokens, again.logprobs) == (
+                done.text,
+                done.tokens,
+                done.logprobs,
+            )
+            assert again.record == done.record
+            assert record["model"]["sha256"] == lm.hash and record["seed"] is not None
+
+
+def test_a_record_states_the_window(lm):
+    [done] = lm.complete("The dog", max_new_tokens=530, seed=1, stop_tokens=(), window_keep=0.25)
+    assert len(done.tokens) == 530
+    assert done.record["window"] == {"n_ctx": 512, "keep": 128, "slides": 1}
+
+
+def test_another_model_s_record_is_refused(lm):
+    [done] = model().complete([[1, 2]], max_new_tokens=2)
+    with pytest.raises(InputError, match="load that model"):
+        lm.replay(done.record)
+    with pytest.raises(InputError, match="no 'settings'"):
+        lm.replay({})
+
+
+def test_the_hash_is_of_the_weights_not_of_the_file(lm, tmp_path):
+    checkpoint = weights.load(FABLE)
+    weights.save(checkpoint, tmp_path / "llmc.bin", "llmc")
+    assert gpt2lab.load(str(FABLE)).hash == lm.hash
+    changed = weights.load(FABLE)
+    changed.params = dict(changed.params)
+    changed.params["ln_f.bias"] = changed.params["ln_f.bias"] + 1
+    assert LM(changed).hash != lm.hash
+
+
+def test_a_model_without_a_tokenizer_takes_and_gives_ids():
+    lm = model()
+    [done] = lm.complete([[1, 2, 3]], max_new_tokens=4, seed=0)
+    assert len(done.tokens) == 4 and done.text == ""
+    for call in (lambda: lm.generate("text"), lambda: lm.score("text")):
+        with pytest.raises(InputError, match="without a tokenizer"):
+            call()
+    with pytest.raises(InputError, match="no end token to begin from"):
+        lm.generate()
+    with pytest.raises(InputError, match="work on text"):
+        lm.complete([[1]], stop=("x",))
+    assert lm.score([1, 2, 3]).n_scored == 2
+
+
+def test_defaults_are_for_writing_and_presets_are_neutral(lm):
+    s = lm.settings()
+    assert (s.temperature, s.top_p) == (0.8, 0.95)
+    s = lm.settings(preset="openai")
+    assert (s.temperature, s.top_p) == (1.0, 1.0)
+    assert lm.settings(num_beams=3).temperature == 0
+    assert lm.settings(num_beams=3, temperature=0.5).temperature == 0.5
+
+
+def test_what_a_checkpoint_recommends_is_taken(lm):
+    checkpoint = replace(lm.checkpoint, generation={"stop": ("<|endoftext|>",), "temperature": 0.3})
+    other = LM(checkpoint)
+    assert other.settings().temperature == 0.3 and other.settings().stop == ("<|endoftext|>",)
+    assert other.settings(preset="openai").stop == ("<|endoftext|>",)
+    assert other.settings(stop=()).stop == ()
+
+
+def test_empty_and_absent_prompts(lm):
+    with pytest.raises(InputError, match="the prompt is empty"):
+        lm.generate("")
+    with pytest.raises(InputError, match="no prompts"):
+        lm.complete([])
+    assert lm.generate(max_new_tokens=4, seed=0)
+    assert lm.encode(None) == [4095]
+
+
+def test_logits_have_the_model_s_dtype(lm):
+    assert lm.logits([[1, 2, 3]]).shape == (1, 3, 4096)
+    assert lm.logits([[1, 2, 3]]).dtype == np.float32
+    double = gpt2lab.load(dtype="float64")
+    assert double.logits([[1, 2, 3]]).dtype == np.float64
+    assert np.abs(double.logits([[1, 2, 3]]) - lm.logits([[1, 2, 3]])).max() < 1e-4
+
+
+def test_a_thousand_generations_keep_their_memory():
+    """Others rebuilt a graph on every call and grew until they were killed."""
+    lm = model()
+
+    def run(count):
+        for seed in range(count):
+            lm.complete([[1, 2, 3]], max_new_tokens=2, seed=seed)
+        gc.collect()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    first = run(100)
+    assert run(1000) - first < 8 * 1024  # KiB
+
+
+# ---- Other systems' names.
+
+
+def test_other_names_are_translated_with_one_note():
+    settings, notes = translate(
+        {"max_length": 30, "do_sample": False, "num_return_sequences": 2, "pad_token_id": 0}, 10
+    )
+    assert settings == {"max_new_tokens": 20, "temperature": 0, "n": 2}
+    assert len(notes) == 4
+    settings, notes = translate(
+        {"eos_token_id": 5, "stop_strings": "x", "top_k": None, "length": 3}
+    )
+    assert settings == {"stop_tokens": (5,), "stop": ("x",), "top_k": 0, "max_new_tokens": 3}
+    assert translate({"temperature": 0.5}) == ({"temperature": 0.5}, [])
+    assert translate({"do_sample": False, "temperature": 0.5})[0] == {"temperature": 0}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"max_length": 5}, "counts the prompt of 10 tokens"),
+        ({"length": 5, "max_new_tokens": 6}, "max_new_tokens is given twice"),
+        ({"temprature": 1}, "did you mean temperature"),
+    ],
+)
+def test_names_that_clash_or_mean_nothing(given, message):
+    with pytest.raises(InputError, match=message):
+        translate(given, 10)
+
+
+def test_the_object_warns_once_for_a_translated_name(lm):
+    with pytest.warns(UserWarning, match="max_length 12 is taken as max_new_tokens"):
+        [done] = lm.complete("A cat", max_length=12, seed=0)
+    assert len(done.prompt_tokens) + len(done.tokens) == 12
+    with pytest.raises(InputError, match="differ in length"):
+        lm.complete(["A", "A cat sat"], max_length=12)
+
+
+def test_generate_response_is_the_seed_s_function():
+    text = gpt2lab.generate_response("Once upon a time", length=8, temperature=0)
+    assert text == gpt2lab.load().generate("Once upon a time", max_new_tokens=8, temperature=0)
