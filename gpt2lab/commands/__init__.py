@@ -1,0 +1,134 @@
+"""The command line: one verb a file, imported when it is called.
+
+Results go to stdout; notes, progress and errors to stderr. Exit code 0 is success, 1 a failure,
+2 the user's mistake, 130 Ctrl-C. Whatever goes wrong is one line: no traceback reaches a user.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import click
+
+from gpt2lab import __version__
+from gpt2lab.errors import Failure, InputError
+
+#: Verb -> what it does. The verb `name` is the click command `command` of the module `name`.
+VERBS = {
+    "generate": "Continue a text, from a prompt, a file, standard input or nothing.",
+    "chat": "Talk with a model in the terminal.",
+    "tokenize": "Turn text into tokens and back, and watch the merges.",
+    "score": "Tell how likely a text is: a token, a word, a byte, in all.",
+    "convert": "Write a checkpoint in another format, and prove that it is the same.",
+    "models": "List the models on this machine.",
+    "download": "Fetch a model from the Hugging Face hub.",
+}
+
+PIPE_CLOSED = 141  # what a shell reports of a program that SIGPIPE ended
+
+
+class Verbs(click.Group):
+    """The group of all verbs; it knows their names without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = import_module(f"gpt2lab.commands.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        name = args[0]
+        if name not in VERBS and not name.startswith("-"):
+            near = difflib.get_close_matches(name, VERBS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(VERBS)}"
+            raise InputError(f"no command {name!r}; {hint}")
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb; turn what a user may meet into one line and an exit code."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except InputError as error:
+            _stop(2, str(error))
+        except Failure as error:
+            _stop(1, str(error))
+        except BrokenPipeError:
+            _leave_pipe()
+        except KeyboardInterrupt:
+            _stop(130)
+        except MemoryError:
+            _stop(1, "not enough memory; try a smaller model, batch or text")
+        except OSError as error:
+            _stop(1 if error.errno == errno.ENOSPC else 2, _told(error))
+        except UnicodeEncodeError as error:
+            _stop(2, f"this text cannot be written as UTF-8: {error.reason}")
+
+
+def _told(error: OSError) -> str:
+    reason = error.strerror or str(error)
+    return f"{error.filename}: {reason}" if error.filename else reason
+
+
+def _stop(code: int, message: str = "") -> None:
+    if message:
+        click.echo(f"gpt2lab: {' '.join(message.split())}", err=True)
+    sys.exit(code)
+
+
+def _leave_pipe() -> None:
+    """Nobody reads on: leave without a word, and without a second error as Python closes stdout."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(PIPE_CLOSED)
+
+
+def _note(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
+    click.echo(f"note: {message}", err=True)
+
+
+@click.command(
+    cls=Verbs,
+    invoke_without_command=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog='Example: gpt2lab generate "Once upon a time"',
+)
+@click.version_option(__version__, prog_name="gpt2lab")
+def group() -> None:
+    """The whole of GPT-2: write with it, train it, measure it, serve it, look inside it."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """The program `gpt2lab`. Always ends in SystemExit with the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a console that is not UTF-8 gets a sign, not an error
+            stream.reconfigure(errors="replace")
+    warnings.showwarning = _note
+    warnings.simplefilter("default", UserWarning)
+    try:
+        group.main(args=args, prog_name="gpt2lab", standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except InputError as error:
+        _stop(2, str(error))

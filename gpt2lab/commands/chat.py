@@ -1,0 +1,134 @@
+"""`gpt2lab chat`: talk with a model, line by line."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gpt2lab.commands.options import (
+    load_model,
+    model_options,
+    printable,
+    sampling_options,
+    sampling_settings,
+)
+from gpt2lab.errors import InputError
+from gpt2lab.sampling import Sampling
+
+if TYPE_CHECKING:
+    from gpt2lab.chat import Chat
+
+_HELP = """/reset            forget everything said
+/undo             take the last exchange back
+/set NAME VALUE   change a setting, as in /set temperature 0.7
+/settings         show the settings
+/help             this list
+/quit             leave (Ctrl-D too)"""
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  gpt2lab chat
+  gpt2lab chat --model 124M --them Socrates --you Pupil -t 0.7
+
+\b
+A base GPT-2 is no assistant: it continues a script of two speakers. The oldest
+turns are left out when the window is full. Ctrl-C ends an answer early.
+In the chat: /reset, /undo, /set temperature 0.7, /settings, /help, /quit."""
+)
+@model_options
+@click.option("--you", default="You", metavar="NAME", help="Your name in the script.  [You]")
+@click.option("--them", default="Friend", metavar="NAME", help="The model's name.  [Friend]")
+@click.option("--opening", default="", metavar="TEXT", help="Text before the first line.")
+@sampling_options(skip=("n", "num_beams", "length_penalty", "early_stopping"))
+def command(**flags: Any) -> None:
+    """Talk with a model."""
+    from gpt2lab.chat import Chat
+
+    lm = load_model(flags["model"], flags["engine"], flags["dtype"])
+    if lm.tokenizer is None:
+        raise InputError(f"{lm.name} comes without a tokenizer; there is no way to talk with it")
+    settings = sampling_settings(flags)
+    lm.settings(**settings)  # refuse wrong ones before the first word
+    chat = Chat(lm, flags["you"], flags["them"], flags["opening"], settings)
+    click.echo(
+        f"{lm.name}: a base model that continues a script; /help lists what there is.", err=True
+    )
+    _talk(chat)
+
+
+def _talk(chat: Chat) -> None:
+    """Read a line, do it, until the end of input."""
+    while True:
+        try:
+            line = input(f"{chat.you}: ").strip()
+        except EOFError:
+            click.echo(err=True)
+            return
+        if line == "/quit":
+            return
+        try:
+            if line.startswith("/"):
+                click.echo(_do(chat, line.split()), err=True)
+            elif line:
+                _answer(chat, line)
+        except InputError as error:
+            click.echo(f"gpt2lab: {error}", err=True)
+
+
+def _answer(chat: Chat, line: str) -> None:
+    """Print the answer as it comes; Ctrl-C ends it and keeps what was said."""
+    pieces = chat.reply(line)
+    if chat.dropped:
+        click.echo(
+            f"note: the {chat.dropped} oldest turns no longer fit the window and are left out",
+            err=True,
+        )
+    click.echo(f"{chat.them}:", nl=False)
+    try:
+        for piece in pieces:
+            click.echo(printable(piece.text), nl=False)
+    except KeyboardInterrupt:
+        pieces.close()  # type: ignore[attr-defined]
+    click.echo()
+
+
+def _do(chat: Chat, words: list[str]) -> str:
+    """A slash command; the line to show."""
+    name, *rest = words
+    if name == "/reset":
+        chat.reset()
+        return "Everything said is forgotten."
+    if name == "/undo":
+        return "The last exchange is taken back." if chat.undo() else "There is nothing to undo."
+    if name == "/settings":
+        s = chat.lm.settings(**chat.settings)
+        return "\n".join(f"{key} = {value}" for key, value in s.to_dict().items())
+    if name == "/set":
+        return _set(chat, rest)
+    if name == "/help":
+        return _HELP
+    raise InputError(f"no command {name!r}; /help lists what there is")
+
+
+def _set(chat: Chat, words: list[str]) -> str:
+    if len(words) != 2:
+        raise InputError("/set takes a name and a value, as in /set temperature 0.7")
+    name, text = words[0].replace("-", "_"), words[1]
+    defaults = {item.name: item.default for item in fields(Sampling)}
+    if name not in defaults:
+        raise InputError(f"no setting {name!r}; /settings lists them")
+    kind = type(defaults[name])
+    value: Any = text
+    if kind in (int, float) or name == "seed":
+        try:
+            value = float(text) if kind is float else int(text)
+        except ValueError:
+            raise InputError(f"{name} is {text!r}; it must be a number") from None
+    changed = {**chat.settings, name: value}
+    chat.lm.settings(**changed)
+    chat.settings = changed
+    return f"{name} is {value} now."

@@ -1,0 +1,55 @@
+"""`gpt2lab convert`: write a checkpoint in another format, and prove that it is the same."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  gpt2lab convert models/124M gpt2-hf --to huggingface --verify
+  gpt2lab convert checkpoint/run1 my-model --to huggingface --verify
+  gpt2lab convert my-model ckpt --to nanogpt --force"""
+)
+@click.argument("source")
+@click.argument("target")
+@click.option(
+    "--to",
+    "format_",
+    required=True,
+    metavar="FORMAT",
+    help="huggingface, openai, nanogpt or llmc.",
+)
+@click.option(
+    "--verify", is_flag=True, help="Load the result and compare its logits with the source's."
+)
+@click.option("--force", is_flag=True, help="Replace TARGET when the new one is complete.")
+@click.option("--json", "as_json", is_flag=True, help="Print the proof as JSON.")
+def command(
+    source: str, target: str, format_: str, verify: bool, force: bool, as_json: bool
+) -> None:
+    """Write the checkpoint SOURCE, of any format, as TARGET.
+
+    SOURCE is a path or the name of a model on this machine. TARGET must not exist, unless --force
+    is given; it appears when it is complete. With --verify, the largest difference of any logit and
+    the share of equal likeliest tokens are printed and stored in TARGET/verify.json.
+    """
+    from pathlib import Path
+
+    from gpt2lab.weights import local
+    from gpt2lab.weights.convert import convert
+
+    path = local.resolve(source, download=False)
+    report = convert(path, Path(target), format_, verify=verify, force=force)
+    if as_json:
+        click.echo(json.dumps(report.to_dict()))
+        return
+    click.echo(f"{report.target}: {report.target_format}, from {report.source_format}")
+    if report.tokens is not None:
+        click.echo(f"largest logit difference  {report.largest_difference:.3g}")
+        click.echo(
+            f"top-1 agreement           {report.top1_agreement:.2%} of {report.tokens} tokens"
+        )

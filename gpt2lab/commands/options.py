@@ -1,0 +1,193 @@
+"""What several verbs share: flags made from `Sampling`, choosing a model, reading text.
+
+A default stands in one place, the dataclass; here it is only shown.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from gpt2lab.errors import InputError
+from gpt2lab.sampling import WRITING, Sampling
+
+if TYPE_CHECKING:
+    from gpt2lab.lm import LM
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: Settings that repeat: --stop A --stop B. The rest take one value.
+_REPEATED = {"bad_words": str, "logit_bias": str, "stop": str, "stop_tokens": int}
+_SHORT = {"max_new_tokens": "-l", "temperature": "-t", "seed": "-s"}
+_METAVAR = {
+    "bad_words": "TEXT",
+    "logit_bias": "TOKEN=BIAS",
+    "processors": "NAME,NAME",
+    "early_stopping": "[true|false|never]",
+}
+
+
+def unescape(text: str) -> str:
+    r"""\n, \t and \\ as a shell passes them, as the characters that they mean."""
+    marks = {"\\n": "\n", "\\t": "\t", "\\\\": "\\"}
+    out, rest = "", text
+    while rest:
+        out += marks.get(rest[:2], rest[0])
+        rest = rest[2:] if rest[:2] in marks else rest[1:]
+    return out
+
+
+def _kind(annotation: Any) -> Any:
+    """The click type of a field: int, float or text."""
+    options = (
+        typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    )
+    return next((kind for kind in (float, int) if kind in options), str)
+
+
+def sampling_options(skip: tuple[str, ...] = ()) -> Callable[[F], F]:
+    """Flags for the fields of `Sampling`. A flag that is not given arrives as None or ()."""
+    hints = typing.get_type_hints(Sampling, include_extras=True)
+
+    def decorate(function: F) -> F:
+        for item in reversed(fields(Sampling)):
+            if item.name in skip:
+                continue
+            annotation, text = typing.get_args(hints[item.name])
+            value = WRITING.get(item.name, item.default)
+            default = "" if value in (MISSING, None, ()) else f"  [{value}]"
+            flags = [f"--{item.name.replace('_', '-')}"]
+            if item.name == "n":
+                flags = ["-n", "n"]
+            elif item.name in _SHORT:
+                flags.insert(0, _SHORT[item.name])
+            function = click.option(
+                *flags,
+                type=_REPEATED.get(item.name, _kind(annotation)),
+                multiple=item.name in _REPEATED,
+                metavar=_METAVAR.get(item.name),
+                help=text + default,
+            )(function)
+        return function
+
+    return decorate
+
+
+def sampling_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags that were given, as keyword arguments of `Sampling`."""
+    known = {item.name for item in fields(Sampling)}
+    given = {k: v for k, v in values.items() if k in known and v is not None and v != ()}
+    if "stop" in given:
+        given["stop"] = tuple(unescape(text) for text in given["stop"])
+    if "logit_bias" in given:
+        given["logit_bias"] = dict(_bias(text) for text in given["logit_bias"])
+    if "processors" in given:
+        given["processors"] = tuple(filter(None, given["processors"].split(",")))
+    if "early_stopping" in given:
+        words = {"true": True, "false": False}
+        given["early_stopping"] = words.get(given["early_stopping"], given["early_stopping"])
+    return given
+
+
+def _bias(text: str) -> tuple[int | str, float]:
+    token, sign, bias = text.rpartition("=")
+    try:
+        number = float(bias)
+    except ValueError:
+        sign = ""
+    if not sign or not token:
+        raise InputError(f"logit-bias {text!r} is not TOKEN=BIAS, as in 198=-5 or ' cat'=2")
+    return (int(token) if token.isascii() and token.isdigit() else token), number
+
+
+def model_options(function: F) -> F:
+    """--model, --engine and --dtype."""
+    for option in (
+        click.option("--dtype", metavar="KIND", help="float32 or float64."),
+        click.option("--engine", metavar="NAME", help="What computes: numpy."),
+        click.option(
+            "-m",
+            "--model",
+            metavar="MODEL",
+            help="A folder or file of any format, an official size (124M), or a hub name; "
+            "the bundled model when not given.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def load_model(model: str | None, engine: str | None = None, dtype: str | None = None) -> LM:
+    """Load what --model names, and show what its files have to say."""
+    from gpt2lab.lm import load
+
+    lm = load(model, engine=engine, dtype=dtype)
+    for note in lm.checkpoint.notes:
+        click.echo(f"note: {note}", err=True)
+    return lm
+
+
+def read_text(source: str) -> str:
+    """The text of a file, or of standard input for "-"; UTF-8, or an error that says where not."""
+    if source == "-":
+        data, name = sys.stdin.buffer.read(), "standard input"
+    else:
+        path = Path(source)
+        if path.is_dir():
+            raise InputError(f"{source} is a folder; give a text file")
+        data, name = path.read_bytes(), source
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{name} is not UTF-8 text: byte {data[error.start]:#04x} at offset {error.start}; "
+            "convert it to UTF-8 first"
+        ) from None
+    if "\0" in text:
+        raise InputError(
+            f"{name} is not text: a zero byte at offset {text.index(chr(0))}; give a text file"
+        )
+    return text.replace("\r\n", "\n")
+
+
+def given_text(text: str | None, file: str | None, what: str) -> str:
+    """One text from an argument, a file, or standard input when nobody sits at it."""
+    if text is not None and file is not None:
+        raise InputError(f"{what} is given twice, as an argument and by --file; give one")
+    if text is not None:
+        return text
+    if file is None and sys.stdin.isatty():
+        raise InputError(f"no {what}; give it as an argument, by --file, or on standard input")
+    read = read_text(file or "-")
+    return read.removesuffix("\n")
+
+
+def printable(text: str, stream: Any = None) -> str:
+    """Text that is safe to show: at a terminal, control characters become signs, not commands."""
+    if not (stream or sys.stdout).isatty():
+        return text
+    return "".join(
+        c if c in "\n\t" or not (ord(c) < 32 or 127 <= ord(c) < 160) else "\ufffd" for c in text
+    )
+
+
+def write_new(path: str, text: str, force: bool) -> None:
+    """Write a file whole or not at all; one that exists stays, unless `force`."""
+    target = Path(path)
+    if target.exists() and not force:
+        raise InputError(f"{path} exists and is left as it is; choose another name or add --force")
+    if not target.parent.is_dir():
+        raise InputError(f"{path}: the folder {target.parent} does not exist; create it first")
+    partial = target.with_name(target.name + ".part")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)

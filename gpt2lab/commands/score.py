@@ -1,0 +1,95 @@
+"""`gpt2lab score`: how likely a text is."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gpt2lab.commands.options import given_text, load_model, model_options, printable
+
+if TYPE_CHECKING:
+    from gpt2lab.score import Score
+    from gpt2lab.tokenizer import Tokenizer
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  gpt2lab score "The cat sat on the mat."
+  gpt2lab score --file story.txt --per-token
+  gpt2lab score --file book.txt --stride 256 --json
+
+\b
+Log-probabilities are natural logarithms. Perplexity is a token's; bits per byte
+compares models with different vocabularies."""
+)
+@click.argument("text", required=False)
+@model_options
+@click.option("--file", metavar="PATH", help="Read the text from a file; - is standard input.")
+@click.option("--per-token", is_flag=True, help="A line for every token.")
+@click.option("--per-word", is_flag=True, help="A line for every word.")
+@click.option(
+    "--stride",
+    type=int,
+    help="How far the window moves in a text longer than it.  [half of it]",
+)
+@click.option(
+    "--after-end/--not-after-end",
+    default=None,
+    help="Score the first token as the beginning of a document, or leave it out.  [after the end "
+    "token where the model has one]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Everything as one JSON object.")
+def command(text: str | None, file: str | None, **flags: Any) -> None:
+    """Tell how likely TEXT is: in all, a token, a word, a byte."""
+    text = given_text(text, file, "text")
+    lm = load_model(flags["model"], flags["engine"], flags["dtype"])
+    result = lm.score(text, stride=flags["stride"], after_end=flags["after_end"])
+    if flags["as_json"]:
+        click.echo(json.dumps(result.to_dict(), ensure_ascii=False))
+        return
+    assert lm.tokenizer is not None
+    if flags["per_token"]:
+        _per_token(result, lm.tokenizer)
+    if flags["per_word"]:
+        for word, logprob in result.words:
+            click.echo(f"{logprob:10.4f}  {printable(word)}")
+    _summary(result)
+
+
+def _per_token(result: Score, tokenizer: Tokenizer) -> None:
+    """Token, log-probability, probability; one a line."""
+    pieces = tokenizer.pieces(result.tokens)
+    for token, logprob, piece in zip(result.tokens, result.logprobs, pieces, strict=True):
+        number = "         -         -"
+        if logprob is not None:
+            number = f"{logprob:10.4f}{math.exp(logprob):10.2%}"
+        click.echo(f"{token:6d}{number}  {piece!r}")
+
+
+def _summary(result: Score) -> None:
+    """The numbers, and what they were counted over."""
+    first = "after the end token" if result.after_end else "first token not scored"
+    rows = [
+        ("log-probability", f"{result.total:.4f}", "nats in all"),
+        ("tokens", f"{result.n_scored}", first),
+        (
+            "per token",
+            f"{result.total / result.n_scored:.4f}",
+            f"perplexity {result.perplexity:.4f}",
+        ),
+    ]
+    if result.n_words:
+        value = result.total / result.n_words
+        rows.append(("per word", f"{value:.4f}", f"perplexity {result.word_perplexity:.4g}"))
+    if result.n_bytes:
+        rows.append(
+            ("per byte", f"{result.total / result.n_bytes:.4f}", f"{result.bits_per_byte:.4f} bits")
+        )
+    if result.stride is not None:
+        rows.append(("stride", f"{result.stride}", "the text is longer than the window"))
+    for name, value_text, note in rows:
+        click.echo(f"{name:16} {value_text:>12}  {note}")

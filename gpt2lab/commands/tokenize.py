@@ -1,0 +1,135 @@
+"""`gpt2lab tokenize`: text to tokens and back, in colour, merge by merge."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gpt2lab.commands.options import given_text, printable
+from gpt2lab.errors import InputError
+
+if TYPE_CHECKING:
+    from gpt2lab.tokenizer import Tokenizer
+
+#: Backgrounds that alternate, so that neighbours can be told apart, also without full colour.
+_COLOURS = ("blue", "magenta", "cyan", "green", "yellow")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  gpt2lab tokenize "Hello, world" --model 124M
+  gpt2lab tokenize "unbelievable" --steps
+  gpt2lab tokenize --decode "7454 2402 257 640" --model 124M
+  gpt2lab tokenize --learn my-vocabulary --vocab-size 8000 texts/*.txt
+
+\b
+The ids go to stdout, the pieces too at a terminal or with --pieces."""
+)
+@click.argument("text", nargs=-1)
+@click.option("-m", "--model", metavar="MODEL", help="Whose vocabulary.  [the bundled model's]")
+@click.option("--file", metavar="PATH", help="Read the text from a file; - is standard input.")
+@click.option("--decode", is_flag=True, help="TEXT is token ids; print the text.")
+@click.option("--steps", is_flag=True, help="Show every merge.")
+@click.option("--pieces", is_flag=True, help="Show the pieces, in colour at a terminal.")
+@click.option("--allow", multiple=True, metavar="NAME", help="A special token to read as such.")
+@click.option("--learn", metavar="DIR", help="Learn a vocabulary from the files TEXT; save it.")
+@click.option("--vocab-size", type=int, default=8192, help="Of --learn.  [8192]")
+@click.option("--characters", is_flag=True, help="Learn a character-level vocabulary instead.")
+@click.option("--json", "as_json", is_flag=True, help="Ids, pieces and offsets as JSON.")
+def command(text: tuple[str, ...], file: str | None, **flags: Any) -> None:
+    """Turn TEXT into token ids, or ids into text."""
+    if flags["learn"]:
+        _learn(flags["learn"], text, flags["vocab_size"], flags["characters"])
+        return
+    given = given_text(" ".join(text) if text else None, file, "text")
+    tokenizer = _tokenizer(flags["model"])
+    if flags["decode"]:
+        _decode(tokenizer, given)
+    elif flags["steps"]:
+        _steps(tokenizer, given)
+    else:
+        _show(tokenizer, given, flags)
+
+
+def _tokenizer(model: str | None) -> Tokenizer:
+    """The vocabulary of a model; an official size needs no weights for it."""
+    from gpt2lab import tokenizer, weights
+    from gpt2lab.weights import local
+
+    if local.hub_name(model or "") in local.OFFICIAL.values() and not local.find(model):
+        return tokenizer.official()
+    path = local.resolve(model, download=False)
+    try:
+        return tokenizer.Tokenizer.load(path)
+    except InputError:
+        found = weights.load(path).tokenizer
+    if found is None:
+        raise InputError(f"{model} comes without a tokenizer")
+    return found
+
+
+def _decode(tokenizer: Tokenizer, text: str) -> None:
+    words = text.replace(",", " ").replace("[", " ").replace("]", " ").split()
+    for word in words:
+        if not (word.isascii() and word.isdigit()):
+            raise InputError(f"{word!r} is no token id; --decode takes numbers")
+    click.echo(printable(tokenizer.decode([int(word) for word in words])))
+
+
+def _show(tokenizer: Tokenizer, text: str, flags: dict[str, Any]) -> None:
+    ids, offsets = tokenizer.encode_with_offsets(text, allowed_special=flags["allow"])
+    if flags["as_json"]:
+        rows = {"ids": ids, "pieces": tokenizer.pieces(ids), "offsets": offsets}
+        click.echo(json.dumps(rows, ensure_ascii=False))
+        return
+    if flags["pieces"] or sys.stdout.isatty():
+        click.echo(_coloured(tokenizer.pieces(ids)))
+    click.echo(" ".join(map(str, ids)))
+    characters = len(text)
+    click.echo(f"{len(ids)} tokens, {characters} characters", err=True)
+
+
+def _coloured(pieces: list[str]) -> str:
+    """Each piece on its own background; without colour, with bars between."""
+    if not sys.stdout.isatty():
+        return "|".join(piece.replace("\n", "\\n") for piece in pieces)
+    return "".join(
+        click.style(printable(piece), fg="black", bg=_COLOURS[i % len(_COLOURS)])
+        for i, piece in enumerate(pieces)
+    )
+
+
+def _steps(tokenizer: Tokenizer, text: str) -> None:
+    """Every word from its bytes to its tokens, a line a merge."""
+    for word in tokenizer.steps(text):
+        click.echo(printable(repr(word.text)))
+        for number, state in enumerate(word.states):
+            shown = " ".join(_symbol(piece) for piece in state)
+            click.echo(f"  {number:3d}  {shown}")
+        click.echo(f"   ids {' '.join(map(str, word.ids))}")
+
+
+def _symbol(piece: bytes) -> str:
+    """A piece without white space of its own: spaces as a raised dot, broken bytes as numbers."""
+    text = piece.decode("utf-8", "backslashreplace")
+    return printable(text.replace(" ", "\u00b7").replace("\n", "\\n").replace("\t", "\\t"))
+
+
+def _learn(folder: str, paths: tuple[str, ...], size: int, characters: bool) -> None:
+    from pathlib import Path
+
+    from gpt2lab import bpe
+
+    if not paths:
+        raise InputError("--learn needs the files to learn from, as the last arguments")
+    target = Path(folder)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InputError(f"{folder} exists and is not empty; choose another folder")
+    files = [Path(path) for path in paths]
+    learned = bpe.learn_characters(files) if characters else bpe.learn(files, size)
+    learned.save(target)
+    click.echo(f"{learned.n_vocab} tokens, written to {folder}", err=True)
