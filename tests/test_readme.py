@@ -1,0 +1,101 @@
+"""The README tells the truth: its commands are run, its transcript compared, its links followed."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from .support import FABLE, ROOT
+
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)
+
+
+def blocks(kind: str) -> list[str]:
+    return [body for name, body in BLOCKS if name == kind]
+
+
+def gpt2lab(command: str, **options) -> subprocess.CompletedProcess[str]:
+    """Run a line that begins with gpt2lab, with this Python."""
+    words = shlex.split(command)
+    assert words[0] == "gpt2lab"
+    return subprocess.run(
+        [sys.executable, "-m", "gpt2lab", *words[1:]],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONUTF8": "1", "PYTHONPATH": str(ROOT)},
+        check=False,
+        **options,
+    )
+
+
+def transcript() -> list[tuple[str, str]]:
+    """(command, what it printed) of every console block."""
+    found = []
+    for body in blocks("console"):
+        for part in re.split(r"^\$ ", body, flags=re.MULTILINE)[1:]:
+            command, _, printed = part.partition("\n")
+            found.append((command, printed.rstrip("\n")))
+    return found
+
+
+@pytest.mark.parametrize(("command", "printed"), transcript(), ids=lambda text: text[:40])
+def test_the_transcript_is_real(command, printed, tmp_path):
+    done = gpt2lab(command, cwd=tmp_path, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip("\n") == printed
+
+
+def test_the_first_command_prints_text():
+    [line] = [
+        line for body in blocks("sh") for line in body.splitlines() if "pip install . &&" in line
+    ]
+    done = gpt2lab(line.split("&&")[1].strip(), stdin=subprocess.DEVNULL)
+    assert done.returncode == 0 and len(done.stdout.split()) > 10 and done.stderr == ""
+
+
+def test_the_test_command_is_a_target():
+    assert "make test" in TEXT
+    assert re.search(r"^test:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_the_commands_for_one_s_own_checkpoint_work(tmp_path):
+    lines = [line for body in blocks("sh") for line in body.splitlines() if "path/to/it" in line]
+    assert len(lines) == 2
+    for line in lines:
+        done = gpt2lab(
+            line.replace("path/to/it", str(FABLE)), cwd=tmp_path, stdin=subprocess.DEVNULL
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_python_runs():
+    for body in blocks("python"):
+        with contextlib.redirect_stdout(io.StringIO()) as shown:
+            exec(compile(body, "README.md", "exec"), {})
+        assert shown.getvalue().count("\n") >= 3
+
+
+def test_every_link_leads_somewhere():
+    for name in (
+        "README.md",
+        "CONTRIBUTING.md",
+        *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")),
+    ):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        for link in re.findall(r"\]\(([^)#:]+)\)", text):
+            assert ((ROOT / name).parent / link).exists(), f"{name}: {link}"
+
+
+def test_the_table_of_commands_is_the_program_s():
+    from gpt2lab.commands import VERBS
+
+    assert re.findall(r"^\| `gpt2lab (\w+)` \|", TEXT, re.MULTILINE) == list(VERBS)
