@@ -1,7 +1,7 @@
 """The flags of openai/gpt-2's two sampling scripts and of gpt-2-simple, as ours.
 
-`--top_k` and `--top-k` are the same everywhere. Where a name or a value differs, one note says
-what it was taken for.
+`--top_k` and `--top-k` are the same everywhere, and `None` is "not given", as python-fire writes
+it. Where a name or a value differs, one note says what it was taken for.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ RENAMED = {
     "--prefix": "--prompt",
     "--sample-delim": "--delimiter",
     "--destination-path": "--out",
-    "--model-name": "--model",
     "--num-return-sequences": "-n",
     "--max-tokens": "--max-new-tokens",
 }
@@ -25,11 +24,15 @@ RENAMED = {
 NEEDLESS = {
     "--multi-gpu": "there is one engine",
     "--return-as-list": "--json gives a list",
-    "--nfiles": "use --out once for each file",
-    "--models-dir": "a path may be given as --model",
-    "--model-dir": "a path may be given as --model",
+    "--nfiles": "--out names a file",
+    "--folder": "--out names a file",
+    "--sample-dir": "--out names a file",
 }
-_SWITCHES = {"--include-prefix": "--include-prompt"}
+SWITCHES = {"--include-prefix": "--include-prompt"}
+#: The flags that together name a model: (folder, name) and what they are when one is left out.
+RUN = ("--checkpoint-dir", "--run-name")  # gpt-2-simple: checkpoint/run1
+BASE = ("--models-dir", "--model-name")  # both: models/124M
+_SAME = {"--model-dir": "--models-dir"}  # gpt-2-simple's spelling
 _FALSE = ("false", "0", "no", "none")
 
 
@@ -37,68 +40,47 @@ def translate(args: list[str]) -> tuple[list[str], list[str]]:
     """Arguments as typed -> (arguments of ours, notes)."""
     out: list[str] = []
     notes: list[str] = []
-    run = _Run()
+    places: dict[str, str] = {}
     rest = list(args)
     while rest:
         word = rest.pop(0)
         if word == "--":
-            out += [word, *rest]
-            break
+            return [*out, *_model(places, notes), word, *rest], notes
+        name, sign, value = word.partition("=")
+        name = name.replace("_", "-")
+        name = _SAME.get(name, name)
         if not word.startswith("--"):
             out.append(word)
-            continue
-        name, has_value, value = word.partition("=")
-        name = name.replace("_", "-")
-        if name not in _KNOWN:
-            if value != "None":  # how python-fire writes "not given"
-                out.append(name + has_value + value)
-            continue
-        if not has_value:
-            value = _next_value(name, rest)
-        out += _ours(name, value, notes, run)
-    return out + run.model(), notes
-
-
-class _Run:
-    """gpt-2-simple's --run_name and --checkpoint_dir together name one folder."""
-
-    def __init__(self) -> None:
-        self.name: str | None = None
-        self.folder: str | None = None
-
-    def model(self) -> list[str]:
-        if self.name is None and self.folder is None:
-            return []
-        path = Path(self.folder or "checkpoint") / (self.name or "run1")
-        return ["--model", str(path) if path.is_absolute() else f"./{path}"]
-
-
-_KNOWN = {*RENAMED, *NEEDLESS, *_SWITCHES, "--run-name", "--checkpoint-dir"}
+        elif name not in (*RENAMED, *NEEDLESS, *SWITCHES, *RUN, *BASE):
+            out += [name + sign + value] if value != "None" else []
+        else:
+            value = value if sign else _next_value(name, rest)
+            if name in (*RUN, *BASE):
+                places[name] = value
+            else:
+                out += _ours(name, value, notes)
+    return out + _model(places, notes), notes
 
 
 def _next_value(name: str, rest: list[str]) -> str:
     """The word after a flag. A switch may stand alone, as python-fire allows."""
-    if name in _SWITCHES or name in NEEDLESS:
+    if name in SWITCHES or name in ("--multi-gpu", "--return-as-list"):
         return rest.pop(0) if rest and rest[0].lower() in ("true", *_FALSE) else "true"
     if not rest:
         raise InputError(f"{name} needs a value")
     return rest.pop(0)
 
 
-def _ours(name: str, value: str, notes: list[str], run: _Run) -> list[str]:
+def _ours(name: str, value: str, notes: list[str]) -> list[str]:
     """One flag of theirs in our words."""
+    if name == "--nfiles" and value not in ("1", "None"):
+        raise InputError(f"--nfiles {value} is not taken; write one file at a time with --out")
     if name in NEEDLESS:
         notes.append(f"{name} is not needed: {NEEDLESS[name]}")
         return []
-    if name == "--run-name":
-        run.name = value
-        return []
-    if name == "--checkpoint-dir":
-        run.folder = value
-        return []
-    if name in _SWITCHES:
-        notes.append(f"{name} is taken as {_SWITCHES[name]}")
-        return [] if value.lower() in _FALSE else [_SWITCHES[name]]
+    if name in SWITCHES:
+        notes.append(f"{name} is taken as {SWITCHES[name]}")
+        return [] if value.lower() in _FALSE else [SWITCHES[name]]
     if value == "None":
         return []
     if name == "--nsamples" and value == "0":
@@ -106,3 +88,21 @@ def _ours(name: str, value: str, notes: list[str], run: _Run) -> list[str]:
         return ["--endless"]
     notes.append(f"{name} is taken as {RENAMED[name]}")
     return [RENAMED[name], value]
+
+
+def _model(places: dict[str, str], notes: list[str]) -> list[str]:
+    """--model for what their flags name: a run's folder, or a base model's."""
+    given = {name: value for name, value in places.items() if value != "None"}
+    if not given:
+        return []
+    if set(given) & set(RUN):
+        path = Path(given.get(RUN[0], "checkpoint"), given.get(RUN[1], "run1"))
+        model = str(path) if path.is_absolute() else f"./{path}"
+    elif BASE[0] in given and Path(given[BASE[0]], given.get(BASE[1], "124M")).exists():
+        model = str(Path(given[BASE[0]], given.get(BASE[1], "124M")))
+    else:
+        model = given.get(BASE[1], "124M")
+    notes.append(
+        f"{' and '.join(given)} {'is' if len(given) == 1 else 'are'} taken as --model {model}"
+    )
+    return ["--model", model]
