@@ -64,6 +64,7 @@ are written with temperature 0.8 and top-p 0.95; beams search without drawing.""
 @click.option("--prompt", "prompt_flag", hidden=True)
 @sampling_options()
 @click.option("--max-length", type=int, hidden=True)
+@click.option("--ignore-end", is_flag=True, help="Write on past the model's end token.")
 @click.option("--overflow", default="refuse", help="Prompt too long: refuse, tail, head+tail.")
 @click.option("--endless", is_flag=True, help="Sample after sample until Ctrl-C.")
 @click.option("--batch-size", type=click.IntRange(1), default=16, help="Texts at once.  [16]")
@@ -84,6 +85,8 @@ def command(prompt: str | None, **flags: Any) -> None:
     settings = sampling_settings(flags)
     if flags["max_length"] is not None:
         settings["max_length"] = flags["max_length"]
+    if flags["ignore_end"]:
+        settings["stop_tokens"] = ()
     if flags["truncate"]:
         settings["stop"] = (*settings.get("stop", ()), unescape(flags["truncate"]))
     if settings.get("preset") == "gpt-2-simple" and settings.get("top_p") == 0:

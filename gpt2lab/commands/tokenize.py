@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -81,24 +82,25 @@ def _decode(tokenizer: Tokenizer, text: str) -> None:
 
 
 def _show(tokenizer: Tokenizer, text: str, flags: dict[str, Any]) -> None:
-    ids, offsets = tokenizer.encode_with_offsets(text, allowed_special=flags["allow"])
     if flags["as_json"]:
+        ids, offsets = tokenizer.encode_with_offsets(text, allowed_special=flags["allow"])
         rows = {"ids": ids, "pieces": tokenizer.pieces(ids), "offsets": offsets}
         click.echo(json.dumps(rows, ensure_ascii=False))
         return
+    ids = tokenizer.encode(text, allowed_special=flags["allow"])
     if flags["pieces"] or sys.stdout.isatty():
         click.echo(_coloured(tokenizer.pieces(ids)))
     click.echo(" ".join(map(str, ids)))
-    characters = len(text)
-    click.echo(f"{len(ids)} tokens, {characters} characters", err=True)
+    click.echo(f"{len(ids)} tokens, {len(text)} characters", err=True)
 
 
 def _coloured(pieces: list[str]) -> str:
     """Each piece on its own background; without colour, with bars between."""
-    if not sys.stdout.isatty():
-        return "|".join(piece.replace("\n", "\\n") for piece in pieces)
+    pieces = [printable(piece.replace("\n", "\\n").replace("\t", "\\t")) for piece in pieces]
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+        return "|".join(pieces)
     return "".join(
-        click.style(printable(piece), fg="black", bg=_COLOURS[i % len(_COLOURS)])
+        click.style(piece, fg="black", bg=_COLOURS[i % len(_COLOURS)])
         for i, piece in enumerate(pieces)
     )
 
