@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from gpt2lab.errors import Failure, InputError
     from gpt2lab.generate import Completion, Piece
     from gpt2lab.lm import LM, load
-    from gpt2lab.sampling import Sampling
     from gpt2lab.score import Score
+    from gpt2lab.settings import Sampling
     from gpt2lab.tokenizer import StreamDecoder, Tokenizer
 
 _HOME = {
@@ -35,7 +35,7 @@ _HOME = {
     "Piece": "generate",
     "LM": "lm",
     "load": "lm",
-    "Sampling": "sampling",
+    "Sampling": "settings",
     "Score": "score",
     "StreamDecoder": "tokenizer",
     "Tokenizer": "tokenizer",

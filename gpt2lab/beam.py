@@ -30,7 +30,7 @@ class Beam:
     slides: int = 0
 
 
-def _candidates(beams: list[Beam], logits: Array, s: Sampling, prompt: int, step: int) -> Array:
+def _candidates(beams: list[Beam], logits: Array, s: Sampling, prompt: int) -> Array:
     """Scores of every continuation of every beam: [beams, V], -inf where ruled out."""
     keep = max(2, 1 + len(s.stop_tokens or ()))
     rows = [
@@ -47,7 +47,7 @@ def _top(scores: Array, count: int) -> list[int]:
     return [int(p) for p in places[np.argsort(-scores[places], kind="stable")]]
 
 
-def _pick(scores: Array, count: int, s: Sampling, index: int, step: int) -> list[int]:
+def _pick(scores: Array, count: int, s: Sampling, step: int) -> list[int]:
     """Places of the next candidates: the best, or drawn without replacement by their weight.
 
     The largest sums of score and Gumbel noise are such a draw (Vieira 2014), in the order drawn.
@@ -56,7 +56,7 @@ def _pick(scores: Array, count: int, s: Sampling, index: int, step: int) -> list
     if s.greedy:
         return _top(flat, count)
     assert s.seed is not None
-    noise = -np.log(-np.log1p(-stream(s.seed, index, step).random(flat.size)))
+    noise = -np.log(-np.log1p(-stream(s.seed, 0, step).random(flat.size)))
     return _top(np.where(flat > -np.inf, flat + noise, -np.inf), count)
 
 
@@ -95,13 +95,20 @@ def _may_improve(
     return was and bool(best > finished[-1].score)
 
 
+def _finish(finished: list[Beam], ended: list[Beam], s: Sampling, length: int) -> list[Beam]:
+    """The finished hypotheses with those that have just ended, the best `num_beams` of them."""
+    scale = np.float32(length**s.length_penalty)
+    new = [replace(beam, score=beam.score / scale) for beam in ended]
+    return sorted([*finished, *new], key=lambda beam: -beam.score)[: s.num_beams]
+
+
 def search(
-    engine: Engine, prompt: list[int], s: Sampling, *, index: int = 0, limit: int | None = None
+    engine: Engine, prompt: list[int], s: Sampling, *, limit: int | None = None
 ) -> list[Beam]:
     """The `s.n` best hypotheses for a prompt, best first; each holds prompt and new tokens.
 
-    s: with `stop_tokens` and, unless greedy, `seed` given. limit: no token from this id on.
-    A full window slides as everywhere (`engines.advance`).
+    Fewer where fewer can be found. s: with `stop_tokens` and, unless greedy, `seed` given. limit:
+    no token from this id on. A full window slides as everywhere (`engines.advance`).
     """
     cache = engine.cache()
     ends = set(s.stop_tokens or ())
@@ -113,27 +120,25 @@ def search(
 
     for length in range(1, s.max_new_tokens + 1):
         logits = logits.astype(np.float32)
+        raw = log_softmax(logits)
         if limit is not None:
             logits[:, limit:] = -np.inf
-        scores = _candidates(running, logits, s, len(prompt), length)
-        places = _pick(scores, width, s, index, length)
-        found = _extend(running, log_softmax(logits), scores, places)
-        ended = [b.tokens[-1] in ends or length == s.max_new_tokens for b in found]
-
+        scores = _candidates(running, logits, s, len(prompt))
+        found = _extend(running, raw, scores, _pick(scores, width, s, length))
+        last = length == s.max_new_tokens
+        ended = [beam for beam in found[: s.num_beams] if last or beam.tokens[-1] in ends]
         full = len(finished) == s.num_beams and s.early_stopping is True
-        for beam, end in list(zip(found, ended, strict=True))[: s.num_beams]:
-            if end and improving and not full:
-                score = beam.score / np.float32(length**s.length_penalty)
-                finished.append(replace(beam, score=score))
-        finished = sorted(finished, key=lambda b: -b.score)[: s.num_beams]
+        if improving and not full:
+            finished = _finish(finished, ended, s, length)
 
-        going = [beam for beam, end in zip(found, ended, strict=True) if not end]
-        going = sorted(going, key=lambda b: -b.score)[: s.num_beams]
+        going = [beam for beam in found if not (last or beam.tokens[-1] in ends)]
+        going = sorted(going, key=lambda beam: -beam.score)[: s.num_beams]
+        if not going and len(finished) < s.n and length > 1 and not last:
+            finished = _finish(finished, running, s, length - 1)  # a dead end: take what there is
         if not going:
             break
         improving = _may_improve(going, finished, s, length, improving)
-        done = len(finished) == s.num_beams and s.early_stopping is True
-        if done or not improving:
+        if not improving or (len(finished) == s.num_beams and s.early_stopping is True):
             break
         _move(cache, running, going)
         running = going

@@ -38,7 +38,8 @@ class Chat:
         assert self.lm.tokenizer is not None
         s = self.lm.settings(**self.settings)
         room = self.lm.config.n_ctx - min(s.max_new_tokens, self.lm.config.n_ctx // 2)
-        for dropped in range(len(self.turns)):
+        length = 0
+        for dropped in range(max(1, len(self.turns))):
             self.dropped = dropped
             lines = [f"{speaker}: {text}" for speaker, text in self.turns[dropped:]]
             script = "\n".join([*([self.opening] if self.opening else []), *lines, f"{self.them}:"])
@@ -61,24 +62,21 @@ class Chat:
             raise InputError("the message is empty; say something")
         self.turns.append((self.you, message))
         try:
-            pieces = self._pieces()
-        except InputError:
-            self.turns.pop()
-            raise
-        return self._keep(pieces)
+            script, s = self.prompt(), self.lm.settings(**self.settings)
+            stop = (f"\n{self.you}:", f"\n{self.them}:", *s.stop)
+            pieces = self.lm.stream(script, **{**self.settings, "stop": stop, "n": 1})
+        finally:
+            self.turns.pop()  # it counts when the answer begins
+        return self._keep(message, pieces)
 
-    def _pieces(self) -> Iterator[Piece]:
-        stop = (f"\n{self.you}:", f"\n{self.them}:", *self.settings.get("stop", ()))
-        return self.lm.stream(self.prompt(), **{**self.settings, "stop": stop})
-
-    def _keep(self, pieces: Iterator[Piece]) -> Iterator[Piece]:
+    def _keep(self, message: str, pieces: Iterator[Piece]) -> Iterator[Piece]:
         said: list[str] = []
         try:
             for piece in pieces:
                 said.append(piece.text)
                 yield piece
         finally:
-            self.turns.append((self.them, "".join(said).strip()))
+            self.turns += [(self.you, message), (self.them, "".join(said).strip())]
 
     def undo(self) -> bool:
         """Take the last exchange back; False when there is none."""

@@ -11,8 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
+import numpy as np
+
 from gpt2lab.errors import InputError
-from gpt2lab.sampling import Sampling
+from gpt2lab.settings import Sampling
 
 #: Names that differ and values that do not.
 SAME = {
@@ -26,24 +28,27 @@ SAME = {
     "stop_token_ids": "stop_tokens",
     "eos_token_id": "stop_tokens",
     "bad_words_ids": "bad_words",
-    "best_of": "num_beams",
     "typical": "typical_p",
 }
 #: Names of other systems that need nothing here, and why.
 NEEDLESS = {
     "pad_token_id": "padding is a length here, not a token",
     "use_cache": "keys and values are always kept",
-    "num_beam_groups": "diverse beams do not exist here, and 1 group is what is done",
-    "renormalize_logits": "probabilities are always normalised before a draw",
 }
 
 Settings = dict[str, Any]
+
+
+def _check_whole(name: str, value: Any) -> None:
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 0:
+        raise InputError(f"{name} is {value!r}; it must be a whole number")
 
 
 def _max_length(settings: Settings, value: Any, prompt_length: int) -> str:
     """Hugging Face's max_length counts the prompt too."""
     if value is None:
         return ""
+    _check_whole("max_length", value)
     if value <= prompt_length:
         raise InputError(
             f"max_length {value} counts the prompt of {prompt_length} tokens and leaves nothing to "
@@ -54,15 +59,21 @@ def _max_length(settings: Settings, value: Any, prompt_length: int) -> str:
 
 
 def _min_length(settings: Settings, value: Any, prompt_length: int) -> str:
+    if value is None:
+        return ""
+    _check_whole("min_length", value)
     settings["min_new_tokens"] = max(0, value - prompt_length)
     return f"min_length {value} is taken as min_new_tokens {settings['min_new_tokens']}"
 
 
 def _do_sample(settings: Settings, value: Any, prompt_length: int) -> str:
-    if value:
-        return ""
-    settings["temperature"] = 0
-    return "do_sample false is taken as temperature 0"
+    if not value:
+        settings["temperature"] = 0
+        return "do_sample false is taken as temperature 0"
+    if settings.get("num_beams", 1) == 1 or "temperature" in settings:
+        return ""  # sampling is what is done anyway
+    settings["temperature"] = 1.0
+    return "do_sample true with beams is taken as temperature 1"
 
 
 OTHERWISE: dict[str, Callable[[Settings, Any, int], str]] = {
@@ -95,17 +106,20 @@ def translate(given: Mapping[str, Any], prompt_length: int = 0) -> tuple[Setting
         elif name in SAME:
             settings[SAME[name]] = value
             notes.append(f"{name} is taken as {SAME[name]}")
+        elif name == "num_beam_groups" and value in (None, 1):
+            continue
         elif name in OTHERWISE:
             notes.append(OTHERWISE[name](settings, value, prompt_length))
         elif name in NEEDLESS:
             notes.append(f"{name} is not needed: {NEEDLESS[name]}")
         else:
             raise InputError(_unknown(name, own))
-        clash = [key for key in before if before[key] != settings[key]]
+        # Identity first: NaN differs from itself.
+        clash = [k for k, v in before.items() if v is not settings[k] and v != settings[k]]
         if clash and name != "do_sample":
             raise InputError(f"{clash[0]} is given twice, once as {name}; give one of them")
     for name in _TUPLES:
-        if isinstance(settings.get(name), str | int):
+        if isinstance(settings.get(name), str | int | np.integer):
             settings[name] = (settings[name],)
     for name, (elsewhere, here) in _OFF.items():
         if name in settings and settings[name] is elsewhere:

@@ -20,6 +20,7 @@ class Config:
 
     The five official numbers come first. The rest are variants found in checkpoints in the wild;
     each of them changes the logits. `end_tokens` are the ids that end a text; it may be empty.
+    `start_token` is the id that a document begins after, where it is not the first end token.
     """
 
     n_vocab: int = 50257
@@ -33,6 +34,7 @@ class Config:
     scale_attn_weights: bool = True  # divide the scores by sqrt(head width)
     scale_attn_by_inverse_layer_idx: bool = False  # and by (layer index + 1)
     end_tokens: tuple[int, ...] = ()
+    start_token: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer", "n_inner"):
@@ -57,11 +59,19 @@ class Config:
             raise InputError(
                 f"config: layer_norm_epsilon is {self.layer_norm_epsilon}, it must be above 0"
             )
-        for token in self.end_tokens:
+        for token in (*self.end_tokens, *([] if self.start_token is None else [self.start_token])):
             if not 0 <= token < self.n_vocab:
                 raise InputError(
-                    f"config: end token {token} is outside the vocabulary of {self.n_vocab}"
+                    f"config: the end or start token {token} is outside the vocabulary of "
+                    f"{self.n_vocab}"
                 )
+
+    @property
+    def begin(self) -> int | None:
+        """The id that a document begins after, None where there is none."""
+        if self.start_token is not None:
+            return self.start_token
+        return self.end_tokens[0] if self.end_tokens else None
 
     @property
     def head_width(self) -> int:

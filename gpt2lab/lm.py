@@ -9,19 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gpt2lab import __version__, compat, engines, generate, weights
+from gpt2lab import __version__, compat, engines, generate, prompts, weights
 from gpt2lab import score as scoring
 from gpt2lab.errors import InputError
 from gpt2lab.generate import Completion, Piece
-from gpt2lab.sampling import WRITING, Sampling
-from gpt2lab.weights import local
+from gpt2lab.settings import WRITING, Sampling
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Prompt = str | Sequence[int] | None
@@ -69,29 +69,37 @@ class LM:
     def settings(self, prompt_length: int = 0, **given: Any) -> Sampling:
         """The `Sampling` of these keyword arguments over the defaults.
 
-        The defaults are `sampling.WRITING`, over them what the checkpoint's files recommend. Other
+        The defaults are `settings.WRITING`, over them what the checkpoint's files recommend. Other
         systems' names are translated, each with one warning.
         """
         settings, notes = compat.translate(given, prompt_length)
         for note in notes:
             warnings.warn(note, stacklevel=3)
-        own: dict[str, Any] = {}
-        if settings.get("preset") is None and settings.get("processors") is None:
-            own = {**WRITING, **self.checkpoint.generation}
-        elif "stop" in self.checkpoint.generation:
-            own = {"stop": self.checkpoint.generation["stop"]}
-        if settings.get("num_beams", 1) > 1:
-            own["temperature"] = 0
-        return Sampling.from_dict({**own, **settings})
+        recommended = dict(self.checkpoint.generation)
+        ends = recommended.pop("stop", ())
+        if settings.get("preset") is not None or settings.get("processors") is not None:
+            recommended = {}
+        else:
+            recommended = {**WRITING, **recommended}
+        merged = {**recommended, **settings}
+        searches = "temperature" not in {**self.checkpoint.generation, **settings}
+        if searches and merged.get("num_beams", 1) != 1:
+            merged["temperature"] = 0
+        # The text that ends the model's documents is one more end beside the caller's; () drops it.
+        own = Sampling.from_dict({"stop": settings.get("stop")}).stop
+        if own or settings.get("stop") is None:
+            own = tuple(dict.fromkeys((*own, *ends)))
+        merged["stop"] = own
+        return Sampling.from_dict(merged)
 
     def encode(self, prompt: Prompt) -> list[int]:
         """A prompt as ids: a text, ids, or None for the beginning of a document."""
         if prompt is None:
-            if not self.config.end_tokens:
+            if self.config.begin is None:
                 raise InputError(f"{self.name} has no end token to begin from; give a prompt")
-            return [self.config.end_tokens[-1]]
+            return [self.config.begin]
         if not isinstance(prompt, str):
-            return [int(token) for token in prompt]
+            return prompts.check_ids(prompt, self.config)
         if not prompt:
             raise InputError("the prompt is empty; give some text, or ask for no prompt at all")
         if self.tokenizer is None:
@@ -101,18 +109,19 @@ class LM:
         return self.tokenizer.encode(prompt)
 
     def prepare(
-        self, prompts: Sequence[Prompt], overflow: str, given: Mapping[str, Any]
+        self, listed: Sequence[Prompt], overflow: str, given: Mapping[str, Any]
     ) -> tuple[list[list[int]], Sampling]:
         """Prompts as ids that fit the window, and the `resolve`d settings of `given`."""
-        encoded = [self.encode(prompt) for prompt in prompts]
+        encoded = [self.encode(prompt) for prompt in listed]
         if "max_length" in given and len({len(ids) for ids in encoded}) > 1:
             raise InputError(
                 "max_length counts the prompt, and these prompts differ in length; give "
                 "max_new_tokens instead"
             )
         s = self.settings(len(encoded[0]) if encoded else 0, **given)
-        encoded = [generate.fit(ids, self.config, s, overflow) for ids in encoded]
-        return encoded, generate.resolve(s, self.config, self.tokenizer)
+        fitted = [prompts.fit(ids, self.config, s, overflow) for ids in encoded]
+        checked = [prompts.check_prompt(ids, self.config) for ids in fitted]
+        return checked, prompts.resolve(s, self.config, self.tokenizer)
 
     # ---- What it does.
 
@@ -137,7 +146,7 @@ class LM:
 
     def complete(
         self,
-        prompts: Any,
+        given_prompts: Any,
         *,
         overflow: str = "refuse",
         batch_size: int = 16,
@@ -149,12 +158,12 @@ class LM:
         that is longer than the window (`generate.fit`). batch_size: how many are on their way at
         once; it changes the speed alone.
         """
-        prompts = _listed(prompts)
-        encoded, s = self.prepare(prompts, overflow, given)
+        listed = _listed(given_prompts)
+        encoded, s = self.prepare(listed, overflow, given)
         parts = generate.pieces(self.engine, self.tokenizer, encoded, s, batch_size=batch_size)
         done = generate.collect(parts, encoded)
         for completion in done:
-            completion.record = self.record(completion, s, prompts[completion.prompt])
+            completion.record = self.record(completion, s, listed[completion.prompt])
         return done
 
     def record(self, done: Completion, s: Sampling, prompt: Prompt = None) -> dict[str, Any]:
@@ -181,23 +190,27 @@ class LM:
 
     def replay(self, record: Mapping[str, Any]) -> Completion:
         """Write the text of a record again. Another model than the record's is an error."""
-        for key in ("settings", "prompt_tokens", "index", "model"):
-            if key not in record:
-                raise InputError(f"this is no record of a generation: it has no {key!r}")
-        wanted = record["model"].get("sha256")
-        if wanted != self.hash:
+        s, index = checked_record(record)
+        model, engine = record["model"], record["engine"]
+        if model.get("sha256") != self.hash:
             raise InputError(
-                f"the record was made with the model {record['model'].get('name')!r}, "
-                f"sha256 {str(wanted)[:12]}, and {self.name!r} is {self.hash[:12]}; load that model"
+                f"the record was made with the model {model.get('name')!r}, sha256 "
+                f"{str(model.get('sha256'))[:12]}, and {self.name!r} is {self.hash[:12]}; "
+                "load that model"
             )
-        s = Sampling.from_dict(record["settings"])
-        prompts = [list(record["prompt_tokens"])]
-        parts = generate.pieces(
-            self.engine, self.tokenizer, prompts, s, indices=[int(record["index"])]
-        )
-        [done] = generate.collect(parts, prompts)
-        done.record = self.record(done, s, record.get("prompt"))
-        return done
+        if engine != {"name": self.engine.name, "dtype": self.engine.dtype}:
+            raise InputError(
+                f"the record was made with engine {engine.get('name')} and dtype "
+                f"{engine.get('dtype')}, this is {self.engine.name} {self.engine.dtype}; "
+                "load the model with those"
+            )
+        encoded = [prompts.check_prompt(record["prompt_tokens"], self.config)]
+        parts = generate.pieces(self.engine, self.tokenizer, encoded, s, indices=[index])
+        done = generate.collect(parts, encoded)
+        if not done:
+            raise InputError(f"the record's index {index} is beyond the texts that its beams find")
+        done[0].record = self.record(done[0], s, record.get("prompt"))
+        return done[0]
 
     def score(
         self, text: Prompt, *, stride: int | None = None, after_end: bool | None = None
@@ -207,22 +220,42 @@ class LM:
         after_end: score the first token as the beginning of a document, after the end token; None
         does so where the model has one. stride: how far the window moves in a text longer than it.
         """
+        if text is None or (isinstance(text, str) and not text):
+            raise InputError("the text is empty; give some text to score")
         tokens = self.encode(text)
         return scoring.score(
             self.engine, self.tokenizer, tokens, after_end=after_end, stride=stride
         )
 
 
-def _listed(prompts: Any) -> list[Prompt]:
+def _listed(given: Any) -> list[Prompt]:
     """One prompt or many, as a list of prompts. A flat list of ids is one prompt."""
-    if prompts is None or isinstance(prompts, str):
-        return [prompts]
-    prompts = [p.tolist() if isinstance(p, np.ndarray) else p for p in prompts]
-    if prompts and all(isinstance(p, int | np.integer) for p in prompts):
-        return [prompts]
-    if not prompts:
+    if given is None or isinstance(given, str):
+        return [given]
+    if isinstance(given, bytes | bytearray | Mapping | set) or not isinstance(given, Iterable):
+        raise InputError(f"prompts are {given!r:.80}; they are texts, lists of token ids, or None")
+    listed = list(given)
+    if not listed:
         raise InputError("no prompts; give at least one")
-    return prompts
+    flat = not any(p is None or isinstance(p, str | Iterable) for p in listed)
+    return [listed] if flat else listed
+
+
+def checked_record(record: Any) -> tuple[Sampling, int]:
+    """The settings and the index of a record; an error names what is missing or damaged in it."""
+    if not isinstance(record, Mapping):
+        raise InputError(f"no record of a generation: it is {type(record).__name__}")
+    kinds = {"model": Mapping, "engine": Mapping, "settings": Mapping, "prompt_tokens": list}
+    for key, kind in kinds.items():
+        if not isinstance(record.get(key), kind):
+            raise InputError(f"no record of a generation: its {key!r} is missing or damaged")
+    missing = [f.name for f in fields(Sampling) if f.name not in record["settings"]]
+    if missing:
+        raise InputError(f"the record's settings lack {', '.join(missing)}; take the whole record")
+    s, index = Sampling.from_dict(record["settings"]), record.get("index")
+    if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < 2**64:
+        raise InputError(f"the record's index is {index!r}; it must be a whole number")
+    return s, index
 
 
 def load(
@@ -239,6 +272,6 @@ def load(
     machine first and downloaded otherwise, unless `download` is False.
     engine: "numpy" (None is the best there is). dtype: "float32" or "float64".
     """
-    path = local.resolve(source, download=download)
+    path = weights.place(source, download=download)
     checkpoint = weights.load(path)
     return LM(checkpoint, engine=engine, dtype=dtype, name=str(source or "fable"))

@@ -205,7 +205,10 @@ def positions_for(tokens: Array, past_length: int) -> Array:
 
 def _checked(config: Config, tokens: Any, past: Array | None) -> tuple[Array, int]:
     """The tokens as an array [B, T] and the length of the past; an error names what is wrong."""
-    tokens = np.asarray(tokens)
+    try:
+        tokens = np.asarray(tokens)
+    except ValueError:
+        raise InputError("tokens: the rows differ in length; a batch [B, T] is needed") from None
     if tokens.ndim != 2 or not tokens.size or tokens.dtype.kind not in "iu":
         raise InputError(
             f"tokens: got shape {list(tokens.shape)} of {tokens.dtype}; "

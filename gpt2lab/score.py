@@ -15,6 +15,7 @@ import numpy as np
 
 from gpt2lab.engines import Engine
 from gpt2lab.errors import InputError
+from gpt2lab.prompts import check_ids
 from gpt2lab.sampling import log_softmax
 from gpt2lab.tokenizer import Tokenizer
 
@@ -24,7 +25,8 @@ class Score:
     """The score of one text, in nats (natural logarithms).
 
     tokens: its ids. logprobs: one a token; None for a first token that nothing stands before.
-    after_end: whether the first token was scored after the end token. stride: by how many tokens
+    after_end: whether the first token was scored, as the first of a document, after the token that
+    documents begin after (GPT-2's end token). stride: by how many tokens
     the window moved, None when the text fits in one. n_bytes, n_words: of the scored part; 0 when
     there is no tokenizer. words: each word with its log-probability.
     """
@@ -55,7 +57,9 @@ class Score:
     @property
     def word_perplexity(self) -> float:
         """exp(-total / words): comparable between vocabularies."""
-        return math.exp(min(-self.total / self.n_words, 700)) if self.n_words else math.nan
+        if not self.n_words:
+            return math.nan
+        return math.exp(mean) if (mean := -self.total / self.n_words) < 709 else math.inf
 
     @property
     def bits_per_byte(self) -> float:
@@ -67,7 +71,7 @@ class Score:
         derived = ("total", "perplexity", "word_perplexity", "bits_per_byte")
         numbers = {name: getattr(self, name) for name in derived}
         return {
-            **{name: None if math.isnan(value) else value for name, value in numbers.items()},
+            **{name: value if math.isfinite(value) else None for name, value in numbers.items()},
             "n_tokens": len(self.tokens),
             "n_scored": self.n_scored,
             "n_words": self.n_words,
@@ -89,12 +93,14 @@ def token_logprobs(
     scored once, with at least n_ctx - stride tokens before it, except in the first window.
     """
     n_ctx = engine.config.n_ctx
+    if stride is not None and not (isinstance(stride, int) and 1 <= stride <= n_ctx):
+        raise InputError(
+            f"stride is {stride!r}; it must be a whole number from 1 to n_ctx, {n_ctx}"
+        )
     inputs, targets = list(tokens[:-1]), np.asarray(tokens[1:])
     if len(inputs) <= n_ctx:
         return (_window(engine, inputs, targets) if inputs else []), None
     stride = max(1, n_ctx // 2) if stride is None else stride
-    if not 1 <= stride <= n_ctx:
-        raise InputError(f"stride is {stride}; it must be from 1 to n_ctx, {n_ctx}")
     result = _window(engine, inputs[:n_ctx], targets[:n_ctx])
     while len(result) < len(inputs):
         end = min(len(inputs), len(result) + stride)
@@ -110,16 +116,16 @@ def _window(engine: Engine, inputs: list[int], targets: Any) -> list[float]:
     return [float(x) for x in rows[np.arange(len(targets)), targets]]
 
 
-def _words(pieces: list[bytes], logprobs: list[float | None]) -> list[tuple[str, float]]:
+def _words(pieces: list[bytes], logprobs: list[float]) -> list[tuple[str, float]]:
     """Words are runs between white space; a token's score goes to the word it begins or goes on."""
     words: list[tuple[bytes, float]] = []
     for piece, logprob in zip(pieces, logprobs, strict=True):
         begins = not words or piece[:1].isspace() or words[-1][0][-1:].isspace()
         # White space alone belongs to the word before it, unless there is none.
         if begins and (piece.strip() or not words):
-            words.append((piece, logprob or 0.0))
+            words.append((piece, logprob))
         else:
-            words[-1] = (words[-1][0] + piece, words[-1][1] + (logprob or 0.0))
+            words[-1] = (words[-1][0] + piece, words[-1][1] + logprob)
     return [(w.decode("utf-8", "replace").strip(), value) for w, value in words if w.strip()]
 
 
@@ -133,20 +139,17 @@ def score(
 ) -> Score:
     """Score a text of one token or more.
 
-    after_end: whether the first token is scored too, as the beginning of a document, after the
-    model's end token; None does so when the model has one.
+    after_end: whether the first token is scored too, as the beginning of a document, after
+    `config.begin`, GPT-2's end token; None does so when the model has one.
     """
-    tokens = [int(token) for token in tokens]
-    if not tokens:
-        raise InputError("the text is empty; give at least one token to score")
-    ends = engine.config.end_tokens
+    tokens, begin = check_ids(tokens, engine.config, "text"), engine.config.begin
     if after_end is None:
-        after_end = bool(ends)
-    if after_end and not ends:
+        after_end = begin is not None
+    if after_end and begin is None:
         raise InputError("this model has no end token to score the first token after")
     if len(tokens) == 1 and not after_end:
         raise InputError("one token alone has nothing before it; score it after the end token")
-    start = [ends[-1]] if after_end else []
+    start = [begin] if after_end and begin is not None else []
     found, used = token_logprobs(engine, [*start, *tokens], stride)
     logprobs: list[float | None] = [*([] if after_end else [None]), *found]
     result = Score(tokens, logprobs, after_end, used)
@@ -154,6 +157,6 @@ def score(
         pieces = [tokenizer.token_bytes(token) for token in tokens]
         scored = pieces if after_end else pieces[1:]
         result.n_bytes = sum(map(len, scored))
-        result.words = _words(pieces, logprobs)
+        result.words = _words(scored, found)
         result.n_words = len(result.words)
     return result

@@ -449,7 +449,7 @@ def without_holes(vocab: Mapping[str, int]) -> dict[str, int]:
 
 def write_whole(path: Path, text: str) -> None:
     """The whole file or nothing: written beside, then renamed into place."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
+    part = path.with_name(f".{path.name[:100]}.{os.getpid()}.{threading.get_ident()}.part")
     try:
         part.write_text(text, encoding="utf-8", newline="\n")
         part.replace(path)

@@ -116,6 +116,63 @@ def test_ids_as_prompt(run):
     assert run("generate", "--ids", ids, *SHORT)[1] == run("generate", "A cat", *SHORT)[1]
 
 
+def test_replay_takes_all_from_the_record(run, tmp_path):
+    record, out = tmp_path / "r.json", tmp_path / "o.txt"
+    _, text, _ = run("generate", "A", *SHORT, "--dtype", "float64", "--record", str(record))
+    fails(run("generate", "B", "--replay", str(record), "-t", "2"), "--temperature", "prompt")
+    code, shown, _ = run("generate", "--replay", str(record), "--out", str(out))
+    assert (code, shown, out.read_text()) == (0, "", text)
+    assert json.loads(record.read_text())["engine"]["dtype"] == "float64"
+
+
+def test_a_failed_run_leaves_an_old_file_alone(run, tmp_path):
+    out = tmp_path / "o.txt"
+    out.write_text("OLD")
+    code, _, _ = run("generate", "A", "--out", str(out), "--force", "--bad-words", "", "-l", "2")
+    assert code == 2 and out.read_text() == "OLD"
+    (tmp_path / "o.txt.part").write_text("mine")
+    assert run("generate", "A", *SHORT, "--out", str(out), "--force")[0] == 0
+    assert (tmp_path / "o.txt.part").read_text() == "mine"
+    link = tmp_path / "link"
+    link.symlink_to(out)
+    assert run("generate", "A", *SHORT, "--out", str(link), "--force")[0] == 0
+    assert link.is_symlink()
+    for target, words in (("/dev/null", "ordinary"), (str(tmp_path), "folder"), ("x/", "folder")):
+        fails(run("generate", "A", "--out", target, "--force"), words)
+    fails(run("generate", "A", "--out", "s", "--record", "s"), "same file")
+
+
+def test_json_is_whole_on_any_console():
+    done = subprocess.run(
+        [sys.executable, "-m", "gpt2lab", "tokenize", "caf\u00e9", "--json", "-m", "124M"],
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        check=True,
+    )
+    assert "".join(json.loads(done.stdout)["pieces"]) == "caf\u00e9"
+
+
+def test_closed_streams_are_no_traceback():
+    for redirect in (">&-", "<&-", "2>&-", ">/dev/full"):
+        done = subprocess.run(
+            f"{sys.executable} -m gpt2lab tokenize a {redirect}",
+            shell=True,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+        )
+        assert b"Traceback" not in done.stderr, redirect
+        assert done.returncode in (0, 1), redirect
+
+
+def test_help_into_a_closed_pipe():
+    done = subprocess.run(
+        f"bash -c '{sys.executable} -m gpt2lab generate --help | true; exit ${{PIPESTATUS[0]}}'",
+        shell=True,
+        capture_output=True,
+    )
+    assert done.returncode in (0, 141) and b"Traceback" not in done.stderr
+
+
 def test_records_replay(run, tmp_path):
     record = tmp_path / "record.json"
     _, out, _ = run("generate", "A cat", "-n", "2", "-l", "12", "--record", str(record))
@@ -221,6 +278,11 @@ def test_presets_beams_and_orders_reach_the_sampler(run):
         (["A", "--dtype", "int3"], ["dtype 'int3'"]),
         (["A", "--logit-bias", "5"], ["TOKEN=BIAS"]),
         (["--ids", "5 x"], ["'x'"]),
+        (["A", "-t", "nan"], ["temperature is nan"]),
+        (["A", "-t", "1e-40"], ["temperature is 1e-40"]),
+        (["A", "--length-penalty", "1e300", "--num-beams", "2"], ["length_penalty"]),
+        (["A", "--endless", "--num-beams", "2"], ["--endless"]),
+        (["A", "--ignore-end", "--stop-tokens", "5"], ["contradict"]),
         (["--ids", "99999"], ["id 99999", "4095"]),
         (["A", "--file", "f"], ["more than one", "--file"]),
         (["--file", "/nonexistent"], ["/nonexistent", "No such file"]),
@@ -272,7 +334,8 @@ def test_score(run):
     assert code == 0 and row["total"] == pytest.approx(lm.score("The cat sat.").total)
     _, out, _ = run("score", "The cat sat.", "--per-token", "--per-word")
     assert "perplexity" in out and "bits" in out and "sat." in out
-    fails(run("score", ""), "empty")
+    fails(run("score", ""), "the text is empty")
+    fails(run("score", "abc", "--stride", "0"), "stride is 0")
     fails(run("score", "A", "--stride", "0", "--file", "x"), "twice")
 
 
@@ -361,7 +424,7 @@ def test_a_closed_pipe_is_no_traceback():
     head.stdout.readline()
     head.stdout.close()
     assert head.wait(60) == 141
-    assert head.stderr.read() == b"note: " * 0
+    assert head.stderr.read() == b""
     head.stderr.close()
 
 

@@ -22,6 +22,7 @@ import pytest
 from click.testing import CliRunner
 from safetensors.numpy import save as safe_bytes
 
+from gpt2lab import weights
 from gpt2lab.commands.download import Meter
 from gpt2lab.commands.download import command as download_command
 from gpt2lab.config import Config, parameter_shapes
@@ -686,16 +687,16 @@ def test_resolve_downloads_what_is_not_here(server: Hub, monkeypatch: pytest.Mon
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     server.repos["me/tiny"] = gpt2()
     with pytest.raises(InputError, match="fetch it: gpt2lab download me/tiny"):
-        local.resolve("me/tiny", download=False)
+        local.resolve("me/tiny")
     assert server.asked == []
-    path = local.resolve("me/tiny")
+    path = weights.place("me/tiny")
     server.asked.clear()
-    assert local.resolve("me/tiny") == path and server.asked == []
+    assert weights.place("me/tiny") == path and server.asked == []
     with pytest.raises(InputError, match="me/other is not on this machine, and me/other does not"):
-        local.resolve("me/other")
+        weights.place("me/other")
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{free_port()}")
     with pytest.raises(Failure, match="me/other is not on this machine, and http"):
-        local.resolve("me/other")
+        weights.place("me/other")
 
 
 def run(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -346,7 +346,7 @@ def test_text_held_back_is_shown_when_it_was_no_stop():
 
 
 def test_stops_wait_for_the_least_length():
-    assert write(["a.a.a.a."], stop=(".",), min_new_tokens=4) == ("a.a", 4, "stop")
+    assert write(["a.a.a.a."], stop=(".",), min_new_tokens=4) == ("a.a.a", 6, "stop")
 
 
 @pytest.mark.parametrize(

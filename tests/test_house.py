@@ -16,10 +16,10 @@ PACKAGE = ROOT / "gpt2lab"
 #: Lowest floor first. A file imports only from lower floors, or from its own room.
 FLOORS = [
     {"errors", "__version__"},
-    {"config", "vocabulary"},
-    {"tokenizer"},
-    {"reference", "cache", "sampling", "bpe"},
-    {"engines", "compat"},
+    {"config", "vocabulary", "settings"},
+    {"tokenizer", "processors"},
+    {"reference", "cache", "sampling", "bpe", "prompts"},
+    {"engines", "compat", "writer"},
     {"beam"},
     {"generate", "score", "weights"},
     {"lm"},

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import gc
 import json
-import resource
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import gpt2lab
-from gpt2lab import InputError, generate, weights
+from gpt2lab import InputError, generate, reference, weights
 from gpt2lab.compat import translate
 from gpt2lab.lm import LM
+from gpt2lab.sampling import log_softmax
 
 from .support import FABLE, TINY, tiny_params
 
@@ -90,14 +91,85 @@ def test_another_model_s_record_is_refused(lm):
     [done] = model().complete([[1, 2]], max_new_tokens=2)
     with pytest.raises(InputError, match="load that model"):
         lm.replay(done.record)
-    with pytest.raises(InputError, match="no 'settings'"):
-        lm.replay({})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: None, "it is NoneType"),
+        (lambda r: {}, "'model' is missing"),
+        (lambda r: {**r, "model": "x"}, "'model' is missing or damaged"),
+        (lambda r: {**r, "settings": []}, "'settings' is missing or damaged"),
+        (lambda r: {**r, "prompt_tokens": 5}, "'prompt_tokens' is missing or damaged"),
+        (lambda r: {**r, "prompt_tokens": [1.5]}, "holds 1.5"),
+        (lambda r: {**r, "index": "a"}, "index is 'a'"),
+        (lambda r: {**r, "index": -1}, "index is -1"),
+        (lambda r: {**r, "engine": {**r["engine"], "dtype": "float64"}}, "dtype float64"),
+        (lambda r: {**r, "settings": {}}, "lack max_new_tokens"),
+        (lambda r: {**r, "settings": {**r["settings"], "logit_bias": [1]}}, "logit_bias"),
+        (lambda r: {**r, "settings": {**r["settings"], "stop": 5}}, "stop holds 5"),
+        (lambda r: {**r, "settings": {**r["settings"], "num_beams": 10**30}}, "num_beams is"),
+    ],
+)
+def test_a_damaged_record_is_named(lm, change, message):
+    [done] = lm.complete("A", max_new_tokens=2, seed=1)
+    with pytest.raises(InputError, match=message):
+        lm.replay(change(json.loads(json.dumps(done.record))))
+
+
+@pytest.mark.parametrize(
+    "prompt", [1.5, b"ab", {5, 6}, {"a": 1}, [1.5], ["5"], [True], [[1.5]], [None, 5.5], object()]
+)
+def test_prompts_of_a_wrong_kind_are_refused(lm, prompt):
+    for call in (lm.generate, lm.complete, lm.score):
+        if call == lm.complete and prompt == ["5"]:
+            continue  # a list of texts
+        with pytest.raises(InputError):
+            call(prompt)
+
+
+def test_a_batch_of_no_rows_is_refused(lm):
+    with pytest.raises(InputError, match="batch_size is 0"):
+        lm.complete("a", batch_size=0)
+
+
+def test_do_sample_with_beams_samples(lm):
+    with pytest.warns(UserWarning, match="temperature 1"):
+        [done] = lm.complete("a", num_beams=2, do_sample=True, max_new_tokens=2)
+    assert done.record["settings"]["temperature"] == 1.0
+
+
+def test_a_checkpoint_s_own_beams_search(lm):
+    other = LM(replace(lm.checkpoint, generation={"num_beams": 2}))
+    assert other.settings().temperature == 0 and other.settings(temperature=0.5).temperature == 0.5
+
+
+def test_a_checkpoint_s_stop_text_stays_beside_one_s_own(lm):
+    other = LM(replace(lm.checkpoint, generation={"stop": ("<|endoftext|>",)}))
+    assert other.settings(stop="X").stop == ("X", "<|endoftext|>")
+
+
+def test_where_a_document_begins_and_ends_may_differ(lm):
+    config = replace(lm.config, end_tokens=(7, 8), start_token=9)
+    other = LM(replace(lm.checkpoint, config=config))
+    assert other.encode(None) == [9]
+    expected = reference.model(config, lm.params, [[9]])["logits"][0, 0]
+    first = other.score("The", after_end=True).logprobs[0]
+    assert first == pytest.approx(log_softmax(expected)[other.encode("The")[0]], abs=1e-5)
+
+
+def test_the_threads_of_a_program_do_not_disturb_each_other(lm):
+    settings = {"max_new_tokens": 20, "temperature": 1.0}
+    expected = [lm.generate("The dog", seed=seed, **settings) for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda seed: lm.generate("The dog", seed=seed, **settings), range(4)))
+    assert found == expected
 
 
 def test_the_hash_is_of_the_weights_not_of_the_file(lm, tmp_path):
     checkpoint = weights.load(FABLE)
     weights.save(checkpoint, tmp_path / "llmc.bin", "llmc")
-    assert gpt2lab.load(str(FABLE)).hash == lm.hash
+    assert gpt2lab.load(tmp_path / "llmc.bin").hash == lm.hash == gpt2lab.load(str(FABLE)).hash
     changed = weights.load(FABLE)
     changed.params = dict(changed.params)
     changed.params["ln_f.bias"] = changed.params["ln_f.bias"] + 1
@@ -156,14 +228,20 @@ def test_a_thousand_generations_keep_their_memory():
     """Others rebuilt a graph on every call and grew until they were killed."""
     lm = model()
 
-    def run(count):
+    def held(count):
+        """Bytes that Python holds after so many generations more."""
         for seed in range(count):
             lm.complete([[1, 2, 3]], max_new_tokens=2, seed=seed)
-        gc.collect()
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return tracemalloc.get_traced_memory()[0]
 
-    first = run(100)
-    assert run(1000) - first < 8 * 1024  # KiB
+    tracemalloc.start()
+    try:
+        held(50)
+        before = held(50)
+        after = held(900)
+    finally:
+        tracemalloc.stop()
+    assert after - before < 100_000
 
 
 # ---- Other systems' names.

@@ -115,7 +115,7 @@ def test_the_cache_of_the_hub() -> None:
     assert local.find("124M") is None
     path = cached("openai-community/gpt2")
     for name in ("124M", "gpt2", "openai-community/gpt2"):
-        assert local.find(name) == local.resolve(name, download=False) == path
+        assert local.find(name) == local.resolve(name) == path
     assert local.find("355M") is None
     other = cached("me/tiny", "f" * 40, ref="v1")
     assert local.find("me/tiny") is None
@@ -187,7 +187,7 @@ def test_a_name_that_means_nothing(name: str) -> None:
 
 def test_nothing_is_downloaded_when_it_may_not_be() -> None:
     with pytest.raises(InputError, match="fetch it: gpt2lab download 355M"):
-        local.resolve("355M", download=False)
+        local.resolve("355M")
 
 
 def test_looking_does_not_import_the_hub() -> None:

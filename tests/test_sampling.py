@@ -226,6 +226,42 @@ def test_the_random_stream_is_frozen():
 GOLDEN = [0.011546754286331562, 0.3035680343067586, 0.8133540609793564, 0.21185954403345741]
 
 
+def test_every_seed_has_a_stream_of_its_own():
+    """Seeds from 2**63 up once went through float64 and met in one stream."""
+    seeds = [2**63, 2**63 + 1, 2**64 - 1, 2**64 - 2, 2**53, 2**53 + 1]
+    assert len({sampling.stream(seed, 0, 0).random() for seed in seeds}) == len(seeds)
+
+
+def test_the_official_float32_sums_decide_what_crosses_p():
+    """Their sums are float32; in float64 21 of 35 rows of 50,257 kept other tokens at p = 0.99."""
+    random = np.random.default_rng(3)
+    logits = random.normal(0, 2, 50257).astype(np.float32)
+    probs = np.exp(np.sort(logits)[::-1] - logits.max())
+    probs /= probs.sum(dtype=np.float64).astype(np.float32)
+    mass = np.cumsum(probs, dtype=np.float32)
+    narrow = process(logits, Sampling(top_p=0.99, preset="openai"), []) > -np.inf
+    assert narrow.sum() == (mass <= np.float32(0.99)).sum()
+    wide = process(logits, Sampling(top_p=0.99, preset="gpt-2-simple"), []) > -np.inf
+    assert wide.sum() == 1 + (mass < np.float32(0.99)).sum()
+
+
+def test_gpt_2_simple_never_drops_a_logit_above_1000():
+    """It writes 1000 over what is left out and takes the minimum for its border."""
+    logits = np.array([2000, 3000, 500], np.float32)
+    out = process(logits, Sampling(preset="gpt-2-simple", top_p=0.9), [])
+    assert out.tolist() == [2000, 3000, -np.inf]
+
+
+def test_none_is_off():
+    assert Sampling(stop=None, bad_words=None, logit_bias=None) == Sampling()
+
+
+def test_logits_that_are_no_numbers_are_named():
+    for bad in (np.nan, np.inf):
+        with pytest.raises(InputError, match="NaN or infinity at id 1"):
+            process(np.array([0, bad, 1], np.float32), Sampling(top_p=0.9), [])
+
+
 def test_settings_survive_json():
     s = Sampling(
         temperature=0.3,
@@ -263,12 +299,21 @@ def test_settings_survive_json():
         ({"processors": ("top_k",), "top_p": 0.5}, "top_p is set, but the given processors"),
         ({"min_new_tokens": 9, "max_new_tokens": 5}, "min_new_tokens 9 is more than"),
         ({"n": 3, "num_beams": 2}, "n 3 is more than num_beams 2"),
-        ({"stop": ("",)}, "at least one character"),
+        ({"stop": ("",)}, "one character of UTF-8 or more"),
         ({"stop_tokens": (-1,)}, "stop_tokens holds -1"),
         ({"bad_words": ((),)}, r"bad_words holds \(\)"),
         ({"logit_bias": {1: float("inf")}}, "logit_bias holds"),
         ({"window_keep": 0}, "window_keep is 0"),
         ({"repetition_penalty": 0}, "repetition_penalty is 0"),
+        ({"repetition_penalty": 1e39}, "repetition_penalty is 1e\\+39"),
+        ({"temperature": 1e-40}, "temperature is 1e-40"),
+        ({"length_penalty": 1e300}, "length_penalty is"),
+        ({"num_beams": 10**30}, "num_beams is"),
+        ({"logit_bias": 5}, "logit_bias is 5"),
+        ({"logit_bias": {1: "x"}}, "logit_bias holds 1: 'x'"),
+        ({"bad_words": 1.5}, "bad_words is 1.5"),
+        ({"preset": []}, "preset \\[\\] is unknown"),
+        ({"stop": ("\ud800",)}, "UTF-8"),
     ],
 )
 def test_impossible_settings_are_named(settings, message):

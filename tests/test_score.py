@@ -84,7 +84,7 @@ def test_the_default_stride_is_half_the_window_and_said(lm):
 
 
 def test_bad_input_is_named(lm):
-    with pytest.raises(InputError, match="stride is 0; it must be from 1 to n_ctx, 512"):
+    with pytest.raises(InputError, match="stride is 0; it must be a whole number"):
         lm.score("word " * 600, stride=0)
     with pytest.raises(InputError, match="the text is empty"):
         score(lm.engine, lm.tokenizer, [])
@@ -92,7 +92,7 @@ def test_bad_input_is_named(lm):
         score(tiny_engine(), None, [1, 2], after_end=True)
     with pytest.raises(InputError, match="one token alone"):
         score(tiny_engine(), None, [1])
-    with pytest.raises(InputError, match="id 99 is outside"):
+    with pytest.raises(InputError, match="the id 99"):
         score(tiny_engine(), None, [1, 99, 2])
 
 

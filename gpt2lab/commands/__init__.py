@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import difflib
 import errno
+import io
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -32,6 +34,18 @@ VERBS = {
 }
 
 PIPE_CLOSED = 141  # what a shell reports of a program that SIGPIPE ended
+
+
+class _ClosedPipe(Exception):
+    """Nobody reads on. click would make exit code 1 of the original error."""
+
+
+@contextmanager
+def _minding_the_pipe() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise _ClosedPipe from error
 
 
 class Verbs(click.Group):
@@ -58,26 +72,15 @@ class Verbs(click.Group):
             raise InputError(f"no command {name!r}; {hint}")
         return super().resolve_command(ctx, args)
 
+    def make_context(self, *args: Any, **named: Any) -> click.Context:
+        with _minding_the_pipe():
+            return super().make_context(*args, **named)
+
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the verb; turn what a user may meet into one line and an exit code."""
-        try:
+        with _minding_the_pipe():
             result = super().invoke(ctx)
             sys.stdout.flush()
             return result
-        except InputError as error:
-            _stop(2, str(error))
-        except Failure as error:
-            _stop(1, str(error))
-        except BrokenPipeError:
-            _leave_pipe()
-        except KeyboardInterrupt:
-            _stop(130)
-        except MemoryError:
-            _stop(1, "not enough memory; try a smaller model, batch or text")
-        except OSError as error:
-            _stop(1 if error.errno == errno.ENOSPC else 2, _told(error))
-        except UnicodeEncodeError as error:
-            _stop(2, f"this text cannot be written as UTF-8: {error.reason}")
 
 
 def _told(error: OSError) -> str:
@@ -85,50 +88,85 @@ def _told(error: OSError) -> str:
     return f"{error.filename}: {reason}" if error.filename else reason
 
 
-def _stop(code: int, message: str = "") -> None:
-    if message:
-        click.echo(f"gpt2lab: {' '.join(message.split())}", err=True)
+def _leave(code: int) -> NoReturn:
+    """Exit; what cannot be written any more must not become a second error on the way out."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
 
 
-def _leave_pipe() -> None:
-    """Nobody reads on: leave without a word, and without a second error as Python closes stdout."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(PIPE_CLOSED)
+def _stop(code: int, message: str = "") -> NoReturn:
+    try:
+        if message:
+            click.echo(f"gpt2lab: {' '.join(message.split())}", err=True)
+    finally:
+        _leave(code)
 
 
 def _note(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
-    click.echo(f"note: {message}", err=True)
+    if category is UserWarning:  # ours; what libraries warn of is no user's business
+        click.echo(f"note: {message}", err=True)
 
 
 @click.command(
     cls=Verbs,
-    invoke_without_command=False,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog='Example: gpt2lab generate "Once upon a time"',
 )
 @click.version_option(__version__, prog_name="gpt2lab")
 def group() -> None:
-    """The whole of GPT-2: write with it, train it, measure it, serve it, look inside it."""
+    """Write with GPT-2: continue, chat, score, tokenize, and carry checkpoints between formats."""
+
+
+class _Nowhere(io.RawIOBase):
+    """Takes everything and keeps nothing."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        return len(data)
+
+
+def _open_streams() -> None:
+    """Standard streams that are there and never fail on a character.
+
+    A stream that was closed before the start is None; what would go there goes nowhere.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, io.TextIOWrapper(_Nowhere(), encoding="utf-8"))
+        elif hasattr(stream := getattr(sys, name), "reconfigure"):
+            stream.reconfigure(errors="replace")  # a console that is not UTF-8 gets a sign
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """The program `gpt2lab`. Always ends in SystemExit with the exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a console that is not UTF-8 gets a sign, not an error
-            stream.reconfigure(errors="replace")
+    """The program `gpt2lab`: run a verb; whatever goes wrong is one line and an exit code."""
+    _open_streams()
     warnings.showwarning = _note
     warnings.simplefilter("default", UserWarning)
     try:
         group.main(args=args, prog_name="gpt2lab", standalone_mode=False)
-    except click.exceptions.Abort:
-        sys.exit(130)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        _stop(130)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
-        sys.exit(2)
+        _stop(2)
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        _stop(error.exit_code)
     except InputError as error:
         _stop(2, str(error))
+    except Failure as error:
+        _stop(1, str(error))
+    except (_ClosedPipe, BrokenPipeError):
+        _leave(PIPE_CLOSED)
+    except MemoryError:
+        _stop(1, "not enough memory; try a smaller model, batch or text")
+    except OSError as error:
+        _stop(1 if error.errno == errno.ENOSPC else 2, _told(error))
+    except UnicodeError as error:
+        _stop(2, f"a text here is not UTF-8: {error}")

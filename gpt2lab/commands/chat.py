@@ -8,18 +8,22 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpt2lab.commands.options import (
+    ask,
     load_model,
     model_options,
     printable,
     sampling_options,
     sampling_settings,
+    token_ids,
 )
 from gpt2lab.errors import InputError
-from gpt2lab.sampling import Sampling
+from gpt2lab.settings import Sampling
 
 if TYPE_CHECKING:
     from gpt2lab.chat import Chat
 
+#: Settings that make no sense for one answer at a time.
+SKIPPED = ("n", "num_beams", "length_penalty", "early_stopping")
 _HELP = """/reset            forget everything said
 /undo             take the last exchange back
 /set NAME VALUE   change a setting, as in /set temperature 0.7
@@ -43,7 +47,7 @@ In the chat: /reset, /undo, /set temperature 0.7, /settings, /help, /quit."""
 @click.option("--you", default="You", metavar="NAME", help="Your name in the script.  [You]")
 @click.option("--them", default="Friend", metavar="NAME", help="The model's name.  [Friend]")
 @click.option("--opening", default="", metavar="TEXT", help="Text before the first line.")
-@sampling_options(skip=("n", "num_beams", "length_penalty", "early_stopping"))
+@sampling_options(skip=SKIPPED)
 def command(**flags: Any) -> None:
     """Talk with a model."""
     from gpt2lab.chat import Chat
@@ -64,7 +68,7 @@ def _talk(chat: Chat) -> None:
     """Read a line, do it, until the end of input."""
     while True:
         try:
-            line = input(f"{chat.you}: ").strip()
+            line = ask(f"{chat.you}: ").strip()
         except EOFError:
             click.echo(err=True)
             return
@@ -119,8 +123,8 @@ def _set(chat: Chat, words: list[str]) -> str:
         raise InputError("/set takes a name and a value, as in /set temperature 0.7")
     name, text = words[0].replace("-", "_"), words[1]
     defaults = {item.name: item.default for item in fields(Sampling)}
-    if name not in defaults:
-        raise InputError(f"no setting {name!r}; /settings lists them")
+    if name not in defaults or name in SKIPPED:
+        raise InputError(f"no setting {name!r} here; /settings lists them")
     kind = type(defaults[name])
     value: Any = text
     if kind in (int, float) or name == "seed":
@@ -128,6 +132,11 @@ def _set(chat: Chat, words: list[str]) -> str:
             value = float(text) if kind is float else int(text)
         except ValueError:
             raise InputError(f"{name} is {text!r}; it must be a number") from None
+    elif isinstance(defaults[name], tuple) or name in ("logit_bias", "stop_tokens", "processors"):
+        given: Any = text if name == "processors" else (text,)
+        if name == "stop_tokens":
+            given = tuple(token_ids(text))
+        value = sampling_settings({name: given})[name]
     changed = {**chat.settings, name: value}
     chat.lm.settings(**changed)
     chat.settings = changed

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import click
+
+from gpt2lab.commands.options import echo_json
 
 
 @click.command(
@@ -42,10 +42,10 @@ def command(
     from gpt2lab.weights import local
     from gpt2lab.weights.convert import convert
 
-    path = local.resolve(source, download=False)
+    path = local.resolve(source)
     report = convert(path, Path(target), format_, verify=verify, force=force)
     if as_json:
-        click.echo(json.dumps(report.to_dict()))
+        echo_json(report.to_dict())
         return
     click.echo(f"{report.target}: {report.target_format}, from {report.source_format}")
     if report.tokens is not None:

@@ -12,6 +12,9 @@ import click
 
 from gpt2lab.commands import legacy
 from gpt2lab.commands.options import (
+    ask,
+    check_target,
+    echo_json,
     given_text,
     load_model,
     model_options,
@@ -19,14 +22,18 @@ from gpt2lab.commands.options import (
     read_text,
     sampling_options,
     sampling_settings,
+    token_ids,
     unescape,
     write_new,
 )
 from gpt2lab.errors import InputError
+from gpt2lab.lm import checked_record
 
 if TYPE_CHECKING:
-    from gpt2lab.generate import Completion, Piece
+    from gpt2lab.generate import Piece
     from gpt2lab.lm import LM
+
+Key = tuple[int, int]  # prompt, index
 
 RULE = "=" * 20 + "\n"
 
@@ -35,7 +42,9 @@ class _Generate(click.Command):
     """The command, with the flags of other systems translated before click sees them."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        args, notes = legacy.translate(args)
+        options = [param for param in self.params if isinstance(param, click.Option)]
+        own = {name: not option.is_flag for option in options for name in option.opts}
+        args, notes = legacy.translate(args, {**own, "--help": False, "-h": False})
         for note in notes:
             click.echo(f"note: {note}", err=True)
         return super().parse_args(ctx, args)
@@ -78,33 +87,39 @@ are written with temperature 0.8 and top-p 0.95; beams search without drawing.""
 @click.option("--replay", metavar="PATH", help="Write the texts of saved records again.")
 def command(prompt: str | None, **flags: Any) -> None:
     """Continue a text: from PROMPT, a file, standard input, or nothing."""
+    prompt = prompt if prompt is not None else flags["prompt_flag"]
+    settings = _settings(flags)
     if flags["replay"]:
-        _replay(flags)
+        _replay(prompt, settings, flags)
         return
+    prompts = _prompts(prompt, flags)
     lm_flags = {key: flags[key] for key in ("model", "engine", "dtype")}
+    if prompts is None:
+        if flags["out"] or flags["record"]:
+            raise InputError("--out and --record need a prompt; the loop only shows its texts")
+        _loop(load_model(**lm_flags), settings, flags)
+        return
+    _check_targets(flags)
+    _hint(prompts)
+    _write(load_model(**lm_flags), prompts, settings, flags)
+
+
+def _settings(flags: dict[str, Any]) -> dict[str, Any]:
+    """The flags as keyword arguments of `LM.settings`."""
     settings = sampling_settings(flags)
     if flags["max_length"] is not None:
         settings["max_length"] = flags["max_length"]
-    if flags["ignore_end"]:
-        settings["stop_tokens"] = ()
     if flags["truncate"]:
         settings["stop"] = (*settings.get("stop", ()), unescape(flags["truncate"]))
+    if flags["ignore_end"] and "stop_tokens" in settings:
+        raise InputError("--ignore-end and --stop-tokens contradict each other; give one")
+    if flags["ignore_end"]:
+        settings["stop_tokens"] = ()
     if settings.get("preset") == "gpt-2-simple" and settings.get("top_p") == 0:
         del settings["top_p"]  # 0 is its "off"
-    prompts = _prompts(prompt if prompt is not None else flags["prompt_flag"], flags)
-    if prompts is None:
-        _loop(load_model(**lm_flags), settings, flags)
-        return
-    for text in prompts:
-        if isinstance(text, str) and text.endswith((" ", "\t")):
-            click.echo(
-                "note: the prompt ends with a space; GPT-2's words begin with theirs, so the text "
-                "is usually better without it",
-                err=True,
-            )
-            break
-    _check_targets(flags)
-    _write(load_model(**lm_flags), prompts, settings, flags)
+    if flags["endless"] and (settings.get("num_beams", 1) > 1 or settings.get("temperature") == 0):
+        raise InputError("--endless would write the same text for ever; it needs a temperature")
+    return settings
 
 
 def _prompts(prompt: str | None, flags: dict[str, Any]) -> list[Any] | None:
@@ -115,46 +130,50 @@ def _prompts(prompt: str | None, flags: dict[str, Any]) -> list[Any] | None:
     if flags["unconditional"]:
         return [None]
     if flags["ids"] is not None:
-        return [_ids(flags["ids"])]
-    if prompt is None and flags["file"] is None and sys.stdin.isatty():
+        return [token_ids(flags["ids"])]
+    if prompt is None and flags["file"] is None and sys.stdin is not None and sys.stdin.isatty():
         return None
     if flags["lines"]:
         if prompt is not None:
             raise InputError("--lines goes with --file or standard input, not with a PROMPT")
-        lines = [line for line in read_text(flags["file"] or "-").split("\n") if line.strip()]
-        if not lines:
+        lines = [line.rstrip("\r") for line in read_text(flags["file"] or "-").split("\n")]
+        if not any(line.strip() for line in lines):
             raise InputError("there are no prompts: every line is empty")
-        return list(lines)
+        return [line for line in lines if line.strip()]
     text = given_text(prompt, flags["file"], "prompt")
+    if prompt is None:  # a file ends with a line end that the text does not mean
+        text = text.replace("\r\n", "\n").removesuffix("\n")
     if not text:
         raise InputError("the prompt is empty; give some text, or --unconditional for none")
     return [text]
 
 
-def _ids(text: str) -> list[int]:
-    words = text.replace(",", " ").split()
-    wrong = [word for word in words if not (word.isascii() and word.isdigit())]
-    if wrong or not words:
-        raise InputError(f"--ids {text!r}: {(wrong or [''])[0]!r} is no token id; ids are numbers")
-    return [int(word) for word in words]
+def _hint(prompts: list[Any]) -> None:
+    if any(isinstance(text, str) and text.endswith((" ", "\t")) for text in prompts):
+        click.echo(
+            "note: the prompt ends with a space; GPT-2's words begin with theirs, so the text is "
+            "usually better without it",
+            err=True,
+        )
 
 
 def _check_targets(flags: dict[str, Any]) -> None:
-    """Refuse a file that exists before the work is done, not after."""
-    from pathlib import Path
-
-    for key in ("out", "record"):
-        if flags[key] and not flags["force"] and Path(flags[key]).exists():
-            raise InputError(
-                f"{flags[key]} exists and is left as it is; choose another name or add --force"
-            )
+    """Refuse what cannot be written before the work is done, not after."""
+    targets = [check_target(flags[key], flags["force"]) for key in ("out", "record") if flags[key]]
+    if len(set(targets)) < len(targets):
+        raise InputError("--out and --record name the same file; give two")
+    for key in ("delimiter", "truncate"):
+        try:
+            (flags[key] or "").encode()
+        except UnicodeEncodeError:
+            raise InputError(f"--{key} {flags[key]!r} is not UTF-8") from None
 
 
 # ---- Texts as they come.
 
 
 class _Show:
-    """Prints texts in order, each as far as it is known; the rest waits for its turn.
+    """Prints texts in order, each as far as it is known; what comes before its turn waits.
 
     `shown` is what was printed, for --out.
     """
@@ -163,10 +182,37 @@ class _Show:
         self.shown: list[str] = []
         self._lm, self._prompts, self._flags = lm, prompts, flags
         self._live = not flags["out"]
-        self._begun = False
-        self._first = True
-        delimiter = flags["delimiter"]
-        self._rule = RULE if delimiter is None else unescape(delimiter)
+        self._rule = RULE if flags["delimiter"] is None else unescape(flags["delimiter"])
+        self._current: Key | None = None
+        self._waiting: dict[Key, list[Piece]] = {}
+        self._ended: set[Key] = set()
+        self._texts = 0
+
+    def piece(self, piece: Piece) -> None:
+        """Take a piece; print it if it is its text's turn, and what this lets go."""
+        key = (piece.prompt, piece.index)
+        if piece.finish_reason:
+            self._ended.add(key)
+        self._waiting.setdefault(key, []).append(piece)
+        while self._current or self._waiting:
+            if self._current is None:
+                self._begin(min(self._waiting))
+            assert self._current is not None
+            for known in self._waiting.pop(self._current, []):
+                self._print(known.text if self._lm.tokenizer else f"{known.token} ")
+            if self._current not in self._ended:
+                return
+            self._end()
+
+    def close(self) -> None:
+        """Print what still waits, and end the line of a text that was broken off."""
+        if self._current:
+            self._end()
+        for key in sorted(self._waiting):
+            self._begin(key)
+            for known in self._waiting.pop(key):
+                self._print(known.text if self._lm.tokenizer else f"{known.token} ")
+            self._end()
 
     def _print(self, text: str) -> None:
         self.shown.append(text)
@@ -174,21 +220,11 @@ class _Show:
             sys.stdout.write(printable(text))
             sys.stdout.flush()
 
-    def piece(self, piece: Piece) -> None:
-        """Show a piece of the text whose turn it is."""
-        self._begin(piece.prompt)
-        self._print(piece.text if self._lm.tokenizer else f"{piece.token} ")
-        if piece.finish_reason:
-            self._print("\n")
-            self._begun = False
-
-    def _begin(self, prompt: int) -> None:
-        if self._begun:
-            return
-        if not self._first:
+    def _begin(self, key: Key) -> None:
+        if self._texts:
             self._print(self._rule)
-        self._begun, self._first = True, False
-        text = self._prompts[prompt]
+        self._current, self._texts = key, self._texts + 1
+        text = self._prompts[key[0]]
         if not isinstance(text, str):
             return
         if self._flags["include_prompt"]:
@@ -196,118 +232,123 @@ class _Show:
         elif self._live and sys.stdout.isatty():
             click.secho(printable(text), bold=True, nl=False)
 
-    def close(self) -> None:
-        """End the line of a text that was broken off."""
-        if self._begun:
-            self._print("\n")
-
-
-def _in_order(pieces: Iterator[Piece]) -> Iterator[Piece]:
-    """Pieces of many texts, text after text: those of later texts wait."""
-    waiting: dict[tuple[int, int], list[Piece]] = {}
-    current: tuple[int, int] | None = None
-    ended: set[tuple[int, int]] = set()
-    for piece in pieces:
-        key = (piece.prompt, piece.index)
-        current = current or key
-        if key == current:
-            yield piece
-        else:
-            waiting.setdefault(key, []).append(piece)
-        if piece.finish_reason:
-            ended.add(key)
-        while current in ended:
-            ended.discard(current)
-            current = min(waiting, default=None)
-            yield from waiting.pop(current) if current else []
+    def _end(self) -> None:
+        self._print("\n")
+        if self._current:
+            self._ended.discard(self._current)
+        self._current = None
 
 
 def _write(lm: LM, prompts: list[Any], settings: dict[str, Any], flags: dict[str, Any]) -> None:
     """Write all texts; on Ctrl-C keep what there is."""
-    from gpt2lab import generate
-
     encoded, s = lm.prepare(prompts, flags["overflow"], settings)
     show = _Show(lm, prompts, flags)
-    kept: list[Piece] = []
+    parts: dict[Key, list[Piece]] = {}
     records: list[dict[str, Any]] = []
-
-    def stream() -> Iterator[Piece]:
-        for indices in _rounds(flags["endless"], s.n):
-            yield from generate.pieces(
-                lm.engine,
-                lm.tokenizer,
-                encoded,
-                s,
-                indices=indices,
-                batch_size=flags["batch_size"],
-            )
-
+    wants_records = flags["as_json"] or flags["record"]
     try:
-        for piece in _in_order(stream()):
-            kept.append(piece)
+        for piece in _pieces(lm, encoded, s, flags):
             if not flags["as_json"]:
                 show.piece(piece)
-            if piece.finish_reason and (flags["as_json"] or flags["record"]):
-                records += _records(lm, kept, encoded, s, prompts)
-                _print_json(records[-1:], flags)
+            if not wants_records:
+                continue
+            kept = parts.setdefault((piece.prompt, piece.index), [])
+            kept.append(piece)
             if piece.finish_reason:
-                kept.clear()
+                record = _record(lm, parts.pop((piece.prompt, piece.index)), encoded, s, prompts)
+                _keep_record(record, records, flags)
     except KeyboardInterrupt:
         show.close()
-        raise
-    finally:
         _save(show, records, flags)
+        raise
+    _save(show, records, flags)
 
 
-def _rounds(endless: bool, n: int) -> Iterator[Sequence[int]]:
-    """Which samples to write: 0 to n - 1 at once, or one after the other without end."""
-    if not endless:
-        yield range(n)
-        return
-    for index in itertools.count():
-        yield [index]
+def _pieces(lm: LM, encoded: list[list[int]], s: Any, flags: dict[str, Any]) -> Iterator[Piece]:
+    """All samples at once, or with --endless one after the other."""
+    from gpt2lab import generate
+
+    rounds = ([index] for index in itertools.count()) if flags["endless"] else [range(s.n)]
+    for indices in rounds:
+        yield from generate.pieces(
+            lm.engine, lm.tokenizer, encoded, s, indices=indices, batch_size=flags["batch_size"]
+        )
 
 
-def _records(
+def _record(
     lm: LM, kept: list[Piece], encoded: list[list[int]], s: Any, prompts: list[Any]
-) -> list[dict[str, Any]]:
+) -> dict[str, Any]:
     from gpt2lab.generate import collect
 
-    return [lm.record(done, s, prompts[done.prompt]) for done in collect(iter(kept), encoded)]
+    [done] = collect(iter(kept), encoded)
+    return lm.record(done, s, prompts[done.prompt])
 
 
-def _print_json(records: list[dict[str, Any]], flags: dict[str, Any]) -> None:
+def _keep_record(
+    record: dict[str, Any], records: list[dict[str, Any]], flags: dict[str, Any]
+) -> None:
     if flags["as_json"] and not flags["out"]:
-        for record in records:
-            click.echo(json.dumps(record, ensure_ascii=False))
+        echo_json(record)
+    if flags["out"] or flags["record"]:
+        records.append(record)
 
 
 def _save(show: _Show, records: list[dict[str, Any]], flags: dict[str, Any]) -> None:
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    if flags["out"]:
-        text = lines if flags["as_json"] else "".join(show.shown)
+    text = lines if flags["as_json"] else "".join(show.shown)
+    if flags["out"] and text:
         write_new(flags["out"], text, flags["force"])
         click.echo(f"written to {flags['out']}", err=True)
-    if flags["record"] and records:
+    if flags["record"] and lines:
         write_new(flags["record"], lines, flags["force"])
 
 
 # ---- The other two ways in.
 
 
-def _replay(flags: dict[str, Any]) -> None:
-    """Write the texts of saved records again; the model is the one that they name."""
+def _replay(prompt: str | None, settings: dict[str, Any], flags: dict[str, Any]) -> None:
+    """Write the texts of saved records again; model, engine and settings are the records'."""
+    others = [name for name in ("file", "ids", "unconditional", "lines", "record") if flags[name]]
+    others += [*settings, *([] if prompt is None else ["prompt"])]
+    if others:
+        raise InputError(
+            f"--replay takes everything from the record; leave out {', '.join(map(flag, others))}"
+        )
+    if flags["out"]:
+        check_target(flags["out"], flags["force"])
     records = [_parse(line, flags["replay"]) for line in _record_lines(flags["replay"])]
-    name = flags["model"] or records[0].get("model", {}).get("name")
-    lm = load_model(name, flags["engine"], flags["dtype"])
-    for place, record in enumerate(records):
-        done: Completion = lm.replay(record)
-        if flags["as_json"]:
-            click.echo(json.dumps(done.record, ensure_ascii=False))
-            continue
-        if place:
-            sys.stdout.write(RULE)
-        click.echo(printable(done.text))
+    for record in records:
+        checked_record(record)
+    first = records[0]
+    lm = load_model(
+        flags["model"] or first["model"].get("name"),
+        flags["engine"] or first["engine"].get("name"),
+        flags["dtype"] or first["engine"].get("dtype"),
+    )
+    texts, lines = [], []
+    for record in records:
+        done = lm.replay(record)
+        texts.append(printable(done.text) if not flags["out"] else done.text)
+        lines.append(done.record)
+    _show_again(texts, lines, flags)
+
+
+def _show_again(texts: list[str], records: list[dict[str, Any]], flags: dict[str, Any]) -> None:
+    rule = RULE if flags["delimiter"] is None else unescape(flags["delimiter"])
+    if flags["out"]:
+        dumped = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
+        text = "".join(dumped) if flags["as_json"] else rule.join(text + "\n" for text in texts)
+        write_new(flags["out"], text, flags["force"])
+    elif flags["as_json"]:
+        for record in records:
+            echo_json(record)
+    else:
+        sys.stdout.write(rule.join(text + "\n" for text in texts))
+
+
+def flag(name: str) -> str:
+    """How a setting is written on the command line."""
+    return name if name == "prompt" else f"--{name.replace('_', '-')}"
 
 
 def _record_lines(path: str) -> list[str]:
@@ -317,19 +358,16 @@ def _record_lines(path: str) -> list[str]:
         raise InputError(f"{path} holds no record; it is empty")
     try:
         json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return text.split("\n")
     return [text]
 
 
-def _parse(line: str, path: str) -> dict[str, Any]:
+def _parse(line: str, path: str) -> Any:
     try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} holds no record of a generation: {error}") from None
-    if not isinstance(record, dict):
-        raise InputError(f"{path} holds {type(record).__name__} where a record should be")
-    return record
 
 
 def _loop(lm: LM, settings: dict[str, Any], flags: dict[str, Any]) -> None:
@@ -337,7 +375,7 @@ def _loop(lm: LM, settings: dict[str, Any], flags: dict[str, Any]) -> None:
     click.echo(f"{lm.name}: type a prompt to continue it; Ctrl-D ends.", err=True)
     while True:
         try:
-            text = input("Model prompt >>> ")
+            text = ask("Model prompt >>> ")
         except EOFError:
             click.echo(err=True)
             return
@@ -345,6 +383,7 @@ def _loop(lm: LM, settings: dict[str, Any], flags: dict[str, Any]) -> None:
             click.echo("The prompt is empty; type some text.", err=True)
             continue
         try:
+            _hint([text])
             _write(lm, [text], settings, flags)
         except InputError as error:
             click.echo(f"gpt2lab: {error}", err=True)

@@ -6,6 +6,7 @@ it. Where a name or a value differs, one note says what it was taken for.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from gpt2lab.errors import InputError
@@ -36,8 +37,11 @@ _SAME = {"--model-dir": "--models-dir"}  # gpt-2-simple's spelling
 _FALSE = ("false", "0", "no", "none")
 
 
-def translate(args: list[str]) -> tuple[list[str], list[str]]:
-    """Arguments as typed -> (arguments of ours, notes)."""
+def translate(args: list[str], own: Mapping[str, bool]) -> tuple[list[str], list[str]]:
+    """Arguments as typed -> (arguments of ours, notes).
+
+    own: our flags, and whether each takes a value; values are never taken for flags.
+    """
     out: list[str] = []
     notes: list[str] = []
     places: dict[str, str] = {}
@@ -47,12 +51,12 @@ def translate(args: list[str]) -> tuple[list[str], list[str]]:
         if word == "--":
             return [*out, *_model(places, notes), word, *rest], notes
         name, sign, value = word.partition("=")
-        name = name.replace("_", "-")
+        name = name.replace("_", "-") if name.startswith("--") else name
         name = _SAME.get(name, name)
-        if not word.startswith("--"):
-            out.append(word)
-        elif name not in (*RENAMED, *NEEDLESS, *SWITCHES, *RUN, *BASE):
-            out += [name + sign + value] if value != "None" else []
+        if own.get(name):
+            out += _with_value(name, value if sign else rest.pop(0) if rest else None)
+        elif name in own or name not in (*RENAMED, *NEEDLESS, *SWITCHES, *RUN, *BASE):
+            out.append(name + sign + value if name in own else word)
         else:
             value = value if sign else _next_value(name, rest)
             if name in (*RUN, *BASE):
@@ -60,6 +64,15 @@ def translate(args: list[str]) -> tuple[list[str], list[str]]:
             else:
                 out += _ours(name, value, notes)
     return out + _model(places, notes), notes
+
+
+def _with_value(name: str, value: str | None) -> list[str]:
+    """One of our flags and its value; `None` is not given."""
+    if value is None:
+        return [name]
+    if value == "None":
+        return []
+    return [f"{name}={value}"] if name.startswith("--") else [name, value]
 
 
 def _next_value(name: str, rest: list[str]) -> str:

@@ -5,6 +5,8 @@ A default stands in one place, the dataclass; here it is only shown.
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 import types
 import typing
@@ -16,7 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from gpt2lab.errors import InputError
-from gpt2lab.sampling import WRITING, Sampling
+from gpt2lab.settings import WRITING, Sampling
+from gpt2lab.vocabulary import write_whole
 
 if TYPE_CHECKING:
     from gpt2lab.lm import LM
@@ -137,12 +140,15 @@ def load_model(model: str | None, engine: str | None = None, dtype: str | None =
 def read_text(source: str) -> str:
     """The text of a file, or of standard input for "-"; UTF-8, or an error that says where not."""
     if source == "-":
+        if sys.stdin is None:
+            raise InputError("standard input is closed; give the text as an argument or by --file")
         data, name = sys.stdin.buffer.read(), "standard input"
     else:
-        path = Path(source)
-        if path.is_dir():
+        if Path(source).is_dir():
             raise InputError(f"{source} is a folder; give a text file")
-        data, name = path.read_bytes(), source
+        if Path(source).is_char_device() or Path(source).is_block_device():
+            raise InputError(f"{source} is a device; give a text file, or - for standard input")
+        data, name = Path(source).read_bytes(), source
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -154,19 +160,42 @@ def read_text(source: str) -> str:
         raise InputError(
             f"{name} is not text: a zero byte at offset {text.index(chr(0))}; give a text file"
         )
-    return text.replace("\r\n", "\n")
+    return text
 
 
 def given_text(text: str | None, file: str | None, what: str) -> str:
-    """One text from an argument, a file, or standard input when nobody sits at it."""
+    """One text from an argument, a file, or standard input when nobody sits at it.
+
+    A file is taken as it is. From standard input one line end at the end is left out: `echo`'s.
+    """
     if text is not None and file is not None:
         raise InputError(f"{what} is given twice, as an argument and by --file; give one")
-    if text is not None:
-        return text
-    if file is None and sys.stdin.isatty():
+    if text is None and file is None and (sys.stdin is None or sys.stdin.isatty()):
         raise InputError(f"no {what}; give it as an argument, by --file, or on standard input")
-    read = read_text(file or "-")
-    return read.removesuffix("\n")
+    if text is None:
+        text = read_text(file) if file else read_text("-").removesuffix("\n")
+    if not text:
+        raise InputError(f"the {what} is empty; give some text")
+    return text
+
+
+def token_ids(text: str) -> list[int]:
+    """Ids as people write them: 1 2 3, or 1, 2, 3, or [1, 2, 3]."""
+    words = text.translate(str.maketrans(",[]", "   ")).split()
+    wrong = [word for word in words if not (word.isascii() and word.isdigit() and len(word) < 19)]
+    if wrong or not words:
+        raise InputError(f"{(wrong or [text])[0]!r} is no token id; ids are whole numbers")
+    return [int(word) for word in words]
+
+
+def ask(prompt: str) -> str:
+    """A line from a person. Where stdout is a file, the question, no result, goes to stderr."""
+    if sys.stdin is None:
+        raise EOFError
+    if sys.stdin.isatty() and not sys.stdout.isatty():
+        click.echo(prompt, err=True, nl=False)
+        prompt = ""
+    return input(prompt if sys.stdin.isatty() else "")
 
 
 def printable(text: str, stream: Any = None) -> str:
@@ -178,16 +207,26 @@ def printable(text: str, stream: Any = None) -> str:
     )
 
 
-def write_new(path: str, text: str, force: bool) -> None:
-    """Write a file whole or not at all; one that exists stays, unless `force`."""
-    target = Path(path)
+def echo_json(value: Any) -> None:
+    """A value as a line of JSON; where the console is not UTF-8, in ASCII, so nothing is lost."""
+    encoding = (sys.stdout.encoding or "").lower().replace("-", "")
+    click.echo(json.dumps(value, ensure_ascii=encoding != "utf8"))
+
+
+def check_target(path: str, force: bool) -> Path:
+    """A file that may be written, or an error that says why not. Links lead to their file."""
+    target = Path(os.path.realpath(path))
+    if path.endswith(("/", os.sep)) or target.is_dir():
+        raise InputError(f"{path} is a folder; name a file in it")
+    if os.path.lexists(target) and not target.is_file():
+        raise InputError(f"{path} is not an ordinary file and is left as it is; choose another")
     if target.exists() and not force:
         raise InputError(f"{path} exists and is left as it is; choose another name or add --force")
     if not target.parent.is_dir():
         raise InputError(f"{path}: the folder {target.parent} does not exist; create it first")
-    partial = target.with_name(target.name + ".part")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    return target
+
+
+def write_new(path: str, text: str, force: bool) -> None:
+    """Write a file whole or not at all; one that exists stays, unless `force`."""
+    write_whole(check_target(path, force), text)

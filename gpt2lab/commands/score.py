@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpt2lab.commands.options import given_text, load_model, model_options, printable
+from gpt2lab.commands.options import echo_json, given_text, load_model, model_options, printable
 
 if TYPE_CHECKING:
     from gpt2lab.score import Score
@@ -49,7 +48,7 @@ def command(text: str | None, file: str | None, **flags: Any) -> None:
     lm = load_model(flags["model"], flags["engine"], flags["dtype"])
     result = lm.score(text, stride=flags["stride"], after_end=flags["after_end"])
     if flags["as_json"]:
-        click.echo(json.dumps(result.to_dict(), ensure_ascii=False))
+        echo_json(result.to_dict())
         return
     assert lm.tokenizer is not None
     if flags["per_token"]:

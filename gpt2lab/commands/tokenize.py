@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpt2lab.commands.options import given_text, printable
+from gpt2lab.commands.options import echo_json, given_text, printable, token_ids
 from gpt2lab.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,7 +48,8 @@ def command(text: tuple[str, ...], file: str | None, **flags: Any) -> None:
     given = given_text(" ".join(text) if text else None, file, "text")
     tokenizer = _tokenizer(flags["model"])
     if flags["decode"]:
-        _decode(tokenizer, given)
+        text_of = tokenizer.decode(token_ids(given))
+        echo_json(text_of) if flags["as_json"] else click.echo(printable(text_of))
     elif flags["steps"]:
         _steps(tokenizer, given)
     else:
@@ -63,7 +63,9 @@ def _tokenizer(model: str | None) -> Tokenizer:
 
     if local.hub_name(model or "") in local.OFFICIAL.values() and not local.find(model):
         return tokenizer.official()
-    path = local.resolve(model, download=False)
+    path = local.resolve(model)
+    if not (path.is_dir() or path.is_file()):
+        raise InputError(f"{path} is no file and no folder; give a model or a vocabulary")
     try:
         return tokenizer.Tokenizer.load(path)
     except InputError:
@@ -73,19 +75,11 @@ def _tokenizer(model: str | None) -> Tokenizer:
     return found
 
 
-def _decode(tokenizer: Tokenizer, text: str) -> None:
-    words = text.replace(",", " ").replace("[", " ").replace("]", " ").split()
-    for word in words:
-        if not (word.isascii() and word.isdigit()):
-            raise InputError(f"{word!r} is no token id; --decode takes numbers")
-    click.echo(printable(tokenizer.decode([int(word) for word in words])))
-
-
 def _show(tokenizer: Tokenizer, text: str, flags: dict[str, Any]) -> None:
     if flags["as_json"]:
         ids, offsets = tokenizer.encode_with_offsets(text, allowed_special=flags["allow"])
         rows = {"ids": ids, "pieces": tokenizer.pieces(ids), "offsets": offsets}
-        click.echo(json.dumps(rows, ensure_ascii=False))
+        echo_json(rows)
         return
     ids = tokenizer.encode(text, allowed_special=flags["allow"])
     if flags["pieces"] or sys.stdout.isatty():

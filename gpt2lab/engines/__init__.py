@@ -77,7 +77,7 @@ def choose(
     config: Config, params: dict[str, Array], engine: str | None = None, dtype: str | None = None
 ) -> Engine:
     """Build the named engine over the parameters; None is the best that is there."""
-    if engine not in (None, *ENGINES):
+    if engine is not None and engine not in ENGINES:
         raise InputError(f"engine {engine!r} is unknown; known: {', '.join(ENGINES)}")
     from gpt2lab.engines.numpy_engine import NumpyEngine
 

@@ -29,7 +29,7 @@ class NumpyEngine:
     def __init__(self, config: Config, params: dict[str, Array], dtype: str | None = None) -> None:
         found = params["wte.weight"].dtype.name
         dtype = dtype or found
-        if dtype not in DTYPES:
+        if not isinstance(dtype, str) or dtype not in DTYPES:
             raise InputError(
                 f"dtype {dtype!r} is not one of the numpy engine's; choose {' or '.join(DTYPES)}"
             )

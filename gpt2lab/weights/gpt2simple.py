@@ -10,6 +10,7 @@ Sources: minimaxir/gpt-2-simple `gpt_2.py`; nshepperd/gpt-2 `train.py`.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from gpt2lab.errors import InputError
@@ -68,4 +69,7 @@ def load(path: Path) -> Checkpoint:
         prefix = _latest(runs[0])
     checkpoint = openai.read_folder(prefix, FORMAT)
     checkpoint.generation = {"stop": (STOP,)}
+    if checkpoint.tokenizer is not None:  # sampling without a prefix begins after the one token
+        start = checkpoint.tokenizer.end_token
+        checkpoint.config = replace(checkpoint.config, start_token=start)
     return checkpoint

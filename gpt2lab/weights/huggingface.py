@@ -18,7 +18,8 @@ import numpy as np
 
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError
-from gpt2lab.weights import names, torchfile, vocabulary
+from gpt2lab.settings import Sampling
+from gpt2lab.weights import names, tokenizers, torchfile
 from gpt2lab.weights.checkpoint import Checkpoint, Params
 from gpt2lab.weights.files import (
     WIDTHS,
@@ -212,7 +213,15 @@ def _end_tokens(values: dict[str, Any], generation: dict[str, Any], where: Path)
     return tuple(ids)
 
 
-def _config(values: dict[str, Any], ends: tuple[int, ...], where: Path) -> Config:
+def _start_token(values: dict[str, Any], generation: dict[str, Any], ends: list[int]) -> int | None:
+    """bos_token_id, where it is a token of the model and another than the first end token."""
+    token, vocab = generation.get("bos_token_id"), values.get("vocab_size", 50257)
+    token = values.get("bos_token_id") if token is None else token
+    fits = type(token) is int and type(vocab) is int and 0 <= token < vocab
+    return token if fits and [token] != ends[:1] else None
+
+
+def _config(values: dict[str, Any], ends: list[int], start: int | None, where: Path) -> Config:
     """config.json's values as ours; what it leaves out has the default of GPT2Config."""
     _refuse_foreign(values, where)
     values = {**{ours: values[key] for key, ours in _ALIASES.items() if key in values}, **values}
@@ -231,23 +240,28 @@ def _config(values: dict[str, Any], ends: tuple[int, ...], where: Path) -> Confi
         layer_norm_epsilon=_typed(values, "layer_norm_epsilon", (float, int), 1e-5, where),
         scale_attn_weights=_typed(values, "scale_attn_weights", (bool,), True, where),
         scale_attn_by_inverse_layer_idx=_typed(values, inverse, (bool,), False, where),
-        end_tokens=tuple(t for t in ends if type(vocab) is int and 0 <= t < vocab),
+        end_tokens=tuple(ends),
+        start_token=start,
     )
 
 
-def _generation(values: dict[str, Any], where: Path) -> dict[str, Any]:
-    """The recommended settings that we have too, under the same names."""
+def _generation(values: dict[str, Any], where: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The recommended settings that we have too, under our names, and what is wrong with others.
+
+    A recommendation that is out of range is left out with a note: it must not stop every use.
+    """
     found = {key: values[key] for key in GENERATION if values.get(key) is not None}
-    for key, value in found.items():
-        if not isinstance(value, (int, float)) and (key, value) != ("early_stopping", "never"):
-            raise InputError(f"{where}: {key} is {value!r}, expected a number")
     stop = values.get("stop", values.get("stop_strings"))
     if stop is not None:
-        stop = (stop,) if isinstance(stop, str) else stop
-        if not isinstance(stop, (list, tuple)) or not all(isinstance(s, str) and s for s in stop):
-            raise InputError(f"{where}: the stop texts are {stop!r}, expected a list of texts")
-        found["stop"] = tuple(stop)
-    return found
+        found["stop"] = stop
+    notes = []
+    for key, value in list(found.items()):
+        try:
+            found[key] = getattr(Sampling(**{key: value}), key)
+        except InputError as error:
+            del found[key]
+            notes.append(f"{where.name} recommends what cannot be done and is passed over: {error}")
+    return found, tuple(notes)
 
 
 def _head_notes(params: Params, values: dict[str, Any], where: Path) -> tuple[str, ...]:
@@ -286,16 +300,19 @@ def load(path: Path) -> Checkpoint:
     generation_path = folder / "generation_config.json"
     generation = read_json(generation_path) if generation_path.is_file() else {}
     ends = _end_tokens(values, generation, folder)
-    config = _config(values, ends, folder / "config.json")
+    vocab = values.get("vocab_size", 50257)
+    known = [token for token in ends if type(vocab) is int and 0 <= token < vocab]
+    start = _start_token(values, generation, known)
+    config = _config(values, known, start, folder / "config.json")
     leading, files = _weight_files(path)
     params = _join([(file, _read_one(file)) for file in files], leading)
     notes = _head_notes(params, values, leading)
     if len(config.end_tokens) < len(ends):
         notes += (f"an end token of {list(ends)} is outside the vocabulary and is left out",)
     params = names.check(params, config, str(leading))
-    tokenizer, more = vocabulary.beside(folder, config)
-    settings = _generation(generation, generation_path)
-    return Checkpoint(config, params, tokenizer, FORMAT, path, settings, notes + more)
+    tokenizer, more = tokenizers.beside(folder, config)
+    settings, wrong = _generation(generation, generation_path)
+    return Checkpoint(config, params, tokenizer, FORMAT, path, settings, notes + more + wrong)
 
 
 # --- writing ---
@@ -318,7 +335,6 @@ def write_safetensors(path: Path, params: Params) -> None:
 
 def config_values(config: Config, tied: bool) -> dict[str, Any]:
     """config.json as transformers 5 reads it; every switch is written, also those at rest."""
-    end = config.end_tokens[0] if config.end_tokens else None
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
@@ -339,8 +355,8 @@ def config_values(config: Config, tied: bool) -> dict[str, Any]:
         "embd_pdrop": 0.0,
         "attn_pdrop": 0.0,
         "initializer_range": 0.02,
-        "bos_token_id": end,
-        "eos_token_id": end,
+        "bos_token_id": config.begin,
+        "eos_token_id": config.end_tokens[0] if config.end_tokens else None,
         "tie_word_embeddings": tied,
         "use_cache": True,
         "dtype": "float32",
@@ -358,7 +374,7 @@ def _generation_values(checkpoint: Checkpoint) -> dict[str, Any]:
         # caller for a tokenizer.
         kept["stop"] = list(checkpoint.generation["stop"])
     sample = bool({"temperature", "top_k", "top_p", "min_p", "typical_p"} & set(kept))
-    start = ends[0] if ends else None
+    start = checkpoint.config.begin
     return {"bos_token_id": start, "eos_token_id": end, "do_sample": sample, **kept}
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError
-from gpt2lab.weights import names, vocabulary
+from gpt2lab.weights import names, tokenizers
 from gpt2lab.weights.checkpoint import Checkpoint, Params
 from gpt2lab.weights.files import WIDTHS, accessing, floats, map_bytes, read_head, shown
 
@@ -131,9 +131,8 @@ def load(path: Path) -> Checkpoint:
             "it is truncated or damaged, copy it again"
         )
     params = names.check(_params(data, dtype, rows, config), config, where)
-    tokenizer, more = vocabulary.beside(file.parent, config)
-    if tokenizer is not None and tokenizer.end_token is not None:
-        config = replace(config, end_tokens=(tokenizer.end_token,))
+    tokenizer, more = tokenizers.beside(file.parent, config)
+    config = tokenizers.ended(config, tokenizer)
     return Checkpoint(config, params, tokenizer, FORMAT, file, {}, notes + more)
 
 

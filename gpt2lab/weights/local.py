@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2lab.config import SIZES, Config, parameter_shapes
-from gpt2lab.errors import Failure, InputError
+from gpt2lab.errors import InputError
 from gpt2lab.weights import huggingface, load, openai, recognise, torchfile
 from gpt2lab.weights.files import read_json, reason, shown
 
@@ -220,17 +220,17 @@ def _absent(name: str) -> InputError:
     if _is_pathlike(name):
         return InputError(f"{shown(name)}: no such file or folder; check the path")
     return InputError(
-        f"no model {shown(name)!r} here: not a path, not an official size "
+        f"no model '{shown(name)}' here: not a path, not an official size "
         f"({', '.join(OFFICIAL)}), not a hub name (owner/name); "
         "`gpt2lab models` lists what there is"
     )
 
 
-def resolve(source: str | Path | None = None, download: bool = True) -> Path:
-    """The path of a model by any name: on this machine first, else downloaded.
+def resolve(source: str | Path | None = None) -> Path:
+    """The path of a model by any name, on this machine.
 
-    source: as `find`; a `Path` means a path only. Raises InputError when there is no such model or
-    it would have to be downloaded and `download` is False; Failure when the network fails.
+    source: as `find`; a `Path` means a path only. Raises InputError when it is not here; what can
+    be fetched is then named with the command that fetches it.
     """
     name = source if source is None else str(source)
     if isinstance(source, Path):
@@ -241,17 +241,19 @@ def resolve(source: str | Path | None = None, download: bool = True) -> Path:
     if found is not None:
         return found
     assert name is not None, "the bundled model is always there"
-    if _is_pathlike(name) or hub_name(name) is None:
+    if not can_be_fetched(name):
         raise _absent(name)
-    if not download:
-        raise InputError(f"{name} is not on this machine; fetch it: gpt2lab download {name}")
-    from gpt2lab.weights import download as hub
+    raise InputError(f"{name} is not on this machine; fetch it: gpt2lab download {name}")
 
-    try:
-        return hub.download(name)
-    except (InputError, Failure) as error:
-        kind = Failure if isinstance(error, Failure) else InputError
-        raise kind(f"{name} is not on this machine, and {error}") from error
+
+def can_be_fetched(name: str) -> bool:
+    """Whether a name that is not here could be the hub's: a size, or owner/name.
+
+    Where a folder of the owner's name stands here, a path was meant and is wrong.
+    """
+    if _is_pathlike(name) or hub_name(name) is None:
+        return False
+    return name in {**OFFICIAL, **BARE} or not _exists(Path(name.split("/")[0]))
 
 
 # --- all models ---

@@ -8,7 +8,6 @@ Source: karpathy/nanoGPT `model.py`, `train.py`, `sample.py`, `data/shakespeare_
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import numpy as np
 from gpt2lab.config import Config, parameter_shapes
 from gpt2lab.errors import InputError
 from gpt2lab.tokenizer import Tokenizer
-from gpt2lab.weights import names, torchfile, vocabulary
+from gpt2lab.weights import names, tokenizers, torchfile
 from gpt2lab.weights.checkpoint import Checkpoint, Params
 from gpt2lab.weights.files import accessing, is_file_name, read_head, shown
 from gpt2lab.weights.huggingface import tensors_of
@@ -120,9 +119,9 @@ def _tokenizer(
     file: Path, settings: Any, config: Config
 ) -> tuple[Tokenizer | None, tuple[str, ...]]:
     meta = _meta(file, settings)
-    if meta is None or (meta.parent != file.parent and vocabulary.has_files(file.parent)):
-        return vocabulary.beside(file.parent, config)
-    return vocabulary.fitting(_characters(meta), config, meta), ()
+    if meta is None or (meta.parent != file.parent and tokenizers.has_files(file.parent)):
+        return tokenizers.beside(file.parent, config)
+    return tokenizers.fitting(_characters(meta), config, meta), ()
 
 
 def load(path: Path) -> Checkpoint:
@@ -138,8 +137,7 @@ def load(path: Path) -> Checkpoint:
     config, bias = _config(value.get("model_args"), where)
     params = _params(value["model"], config, bias, where)
     tokenizer, notes = _tokenizer(file, value.get("config"), config)
-    if tokenizer is not None and tokenizer.end_token is not None:
-        config = replace(config, end_tokens=(tokenizer.end_token,))
+    config = tokenizers.ended(config, tokenizer)
     return Checkpoint(config, params, tokenizer, FORMAT, file, {}, (*notes, OLD_GELU))
 
 

@@ -9,14 +9,13 @@ Source: openai/gpt-2 `src/model.py` (the names of the variables) and `download_m
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError
 from gpt2lab.tokenizer import Tokenizer
-from gpt2lab.weights import names, tensorbundle, vocabulary
+from gpt2lab.weights import names, tensorbundle, tokenizers
 from gpt2lab.weights.checkpoint import Checkpoint, Params
 from gpt2lab.weights.files import accessing, read_json, read_text, shown, write_json
 
@@ -142,7 +141,7 @@ def read_folder(prefix: Path, format: str) -> Checkpoint:
         config = config_from_shapes(params, str(prefix))
         notes = (f"no hparams.json; the shapes show n_head {config.n_head}, if heads are 64 wide",)
     params = names.check(params, config, str(prefix))
-    tokenizer, more = vocabulary.beside(folder, config)
+    tokenizer, more = tokenizers.beside(folder, config)
     return Checkpoint(config, params, tokenizer, format, prefix, {}, notes + more)
 
 
@@ -153,14 +152,6 @@ def recognise(path: Path) -> bool:
     return prefix_of(path) is not None
 
 
-def with_end(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint, its texts ended by <|endoftext|> when the vocabulary has that token."""
-    tokenizer = checkpoint.tokenizer
-    if tokenizer is not None and tokenizer.end_token is not None:
-        checkpoint.config = replace(checkpoint.config, end_tokens=(tokenizer.end_token,))
-    return checkpoint
-
-
 def load(path: Path) -> Checkpoint:
     """The checkpoint in a folder, or the one that a file of it names."""
     found = prefixes(path) if path.is_dir() else []
@@ -168,7 +159,9 @@ def load(path: Path) -> Checkpoint:
     if prefix is None:
         listed = ", ".join(shown(str(prefix)) for prefix in found)
         raise InputError(f"{path}: holds several checkpoints; load one of them: {listed}")
-    return with_end(read_folder(prefix, FORMAT))
+    checkpoint = read_folder(prefix, FORMAT)
+    checkpoint.config = tokenizers.ended(checkpoint.config, checkpoint.tokenizer)
+    return checkpoint
 
 
 # --- writing ---

@@ -5,6 +5,7 @@ How vocabulary files are read is told in `gpt2lab.tokenizer`.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from gpt2lab.config import Config
@@ -32,6 +33,13 @@ def fitting(tokenizer: Tokenizer, config: Config, where: Path) -> Tokenizer:
             f"{config.n_vocab}; put the model's own vocabulary beside its weights"
         )
     return tokenizer
+
+
+def ended(config: Config, tokenizer: Tokenizer | None) -> Config:
+    """The configuration, its texts ended by <|endoftext|> where the vocabulary has that token."""
+    if tokenizer is None or tokenizer.end_token is None:
+        return config
+    return replace(config, end_tokens=(tokenizer.end_token,))
 
 
 def beside(folder: Path, config: Config) -> tuple[Tokenizer | None, tuple[str, ...]]:

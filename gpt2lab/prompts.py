@@ -1,0 +1,142 @@
+"""Before the first token: prompts as ids that fit the window, settings with nothing left open.
+
+Also who is being written (`Row`, `Token`): the small things that the floors of `generate` share.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gpt2lab.config import Config
+from gpt2lab.errors import InputError
+from gpt2lab.settings import Sampling
+from gpt2lab.tokenizer import Tokenizer
+
+
+@dataclass(eq=False)
+class Row:
+    """One sequence on its way. Whoever reads may end it at once by setting `finish`.
+
+    prompt, index: which prompt it continues, and which of its n samples it is.
+    tokens: prompt and new ids. slides: how often the window was full and moved on.
+    """
+
+    prompt: int
+    index: int
+    tokens: list[int]
+    prompt_length: int
+    slot: int = -1
+    slides: int = 0
+    finish: str | None = None
+
+    @property
+    def written(self) -> int:
+        """How many new tokens there are."""
+        return len(self.tokens) - self.prompt_length
+
+
+class Token(NamedTuple):
+    """One new token: its row, its id, and the model's own log-probability of it, before any
+    setting changed it. `row.finish` tells whether it was the last: "stop" or "length"."""
+
+    row: Row
+    id: int
+    logprob: float
+
+
+def check_ids(ids: Any, config: Config, what: str = "prompt") -> list[int]:
+    """Token ids as a list of int, or an error that names what is wrong with them."""
+    if isinstance(ids, str | bytes | bytearray | Mapping | set) or not isinstance(ids, Iterable):
+        raise InputError(f"the {what} is {ids!r:.80}; it takes a text or a list of token ids")
+    ids = list(ids)
+    if not ids:
+        raise InputError(f"the {what} is empty; give at least one token")
+    for token in ids:
+        if not isinstance(token, int | np.integer) or isinstance(token, bool):
+            raise InputError(f"the {what} holds {token!r:.80}; token ids are whole numbers")
+        if not 0 <= token < config.n_vocab:
+            raise InputError(
+                f"the {what} holds the id {token}; this model's ids go from 0 to "
+                f"{config.n_vocab - 1}"
+            )
+    return [int(token) for token in ids]
+
+
+def check_prompt(prompt: Any, config: Config) -> list[int]:
+    """A prompt's ids, or an error: empty, an id out of range, longer than the window."""
+    ids = check_ids(prompt, config)
+    if len(ids) > config.n_ctx:
+        raise InputError(
+            f"the prompt has {len(ids)} tokens, the model sees {config.n_ctx}; shorten it, or "
+            "keep its tail (overflow 'tail') or its head and tail ('head+tail')"
+        )
+    return ids
+
+
+def fit(prompt: list[int], config: Config, s: Sampling, overflow: str = "refuse") -> list[int]:
+    """Cut a prompt that is longer than the window, leaving room for the answer.
+
+    overflow: "refuse" leaves it as it is (and `check_prompt` refuses it), "tail" keeps its end,
+    "head+tail" keeps half the room at each end. The room is n_ctx less max_new_tokens, and at
+    least half of n_ctx.
+    """
+    if overflow not in ("refuse", "tail", "head+tail"):
+        raise InputError(f"overflow {overflow!r} is unknown; known: 'refuse', 'tail', 'head+tail'")
+    if len(prompt) <= config.n_ctx or overflow == "refuse":
+        return prompt
+    room = max(config.n_ctx - s.max_new_tokens, (config.n_ctx + 1) // 2)
+    head = room // 2 if overflow == "head+tail" else 0
+    return [*prompt[:head], *prompt[len(prompt) - room + head :]]
+
+
+def resolve(s: Sampling, config: Config, tokenizer: Tokenizer | None) -> Sampling:
+    """The settings with nothing left open: seed, end tokens, words as ids. Records hold these."""
+    stop_tokens = config.end_tokens if s.stop_tokens is None else s.stop_tokens
+    seed = secrets.randbits(32) if s.seed is None else s.seed
+    words = [v for word in s.bad_words for v in _spellings(word, tokenizer)]
+    bias = {_one_token(key, tokenizer): value for key, value in s.logit_bias.items()}
+    for name, ids in (
+        ("stop_tokens", stop_tokens),
+        ("bad_words", [i for word in words for i in word]),
+        ("logit_bias", bias),
+    ):
+        outside = [i for i in ids if not 0 <= i < config.n_vocab]
+        if outside:
+            raise InputError(
+                f"{name} holds the id {outside[0]}; this model's ids go from 0 to "
+                f"{config.n_vocab - 1}"
+            )
+    if tokenizer is None and (s.stop or s.end_on):
+        raise InputError("stop and end_on work on text, and this model has no tokenizer")
+    return replace(
+        s, seed=seed, stop_tokens=tuple(stop_tokens), bad_words=tuple(words), logit_bias=bias
+    )
+
+
+def _spellings(word: Any, tokenizer: Tokenizer | None) -> list[tuple[int, ...]]:
+    """A bad word's ids. A text counts with and without a space before it: two spellings in BPE."""
+    if not isinstance(word, str):
+        return [word]
+    if tokenizer is None:
+        raise InputError(f"bad_words: {word!r} is a text, and this model has no tokenizer")
+    if word[0].isspace():
+        return [tuple(tokenizer.encode(word))]
+    return [tuple(tokenizer.encode(spelling)) for spelling in (word, " " + word)]
+
+
+def _one_token(key: Any, tokenizer: Tokenizer | None) -> int:
+    if not isinstance(key, str):
+        return int(key)
+    if tokenizer is None:
+        raise InputError(f"logit_bias: {key!r} is a text, and this model has no tokenizer")
+    ids = tokenizer.encode(key)
+    if len(ids) != 1:
+        raise InputError(
+            f"logit_bias: {key!r} is {len(ids)} tokens, {ids}; give a bias to each id instead"
+        )
+    return ids[0]

@@ -1,0 +1,299 @@
+"""Every setting of a generation, its range, and the orders in which the processors may run.
+
+`Sampling` is neutral by default: nothing is changed that was not asked for. What the settings do to
+logits is told in `processors`, and run in `sampling`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from typing import Annotated, Any
+
+import numpy as np
+
+from gpt2lab.errors import InputError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Every setting of a generation. Values out of range raise an error naming value and limit.
+
+    Names are those of Hugging Face and OpenAI where these have one; `temperature` 0 is greedy.
+    The command line's flags are made from these lines.
+    """
+
+    max_new_tokens: Annotated[int, "tokens to write at most"] = 128
+    min_new_tokens: Annotated[int, "no end token, sentence end or stop string before so many"] = 0
+    temperature: Annotated[float, "divides the logits; 0 takes the likeliest token"] = 1.0
+    top_k: Annotated[int, "keep the k likeliest tokens; 0 is off"] = 0
+    top_p: Annotated[float, "keep the likeliest tokens whose mass reaches p; 1 is off"] = 1.0
+    min_p: Annotated[
+        float, "keep tokens with at least this share of the likeliest one's probability"
+    ] = 0.0
+    typical_p: Annotated[float, "keep the tokens of most typical surprise whose mass reaches p"] = (
+        1.0
+    )
+    epsilon_cutoff: Annotated[float, "keep tokens at least this probable"] = 0.0
+    eta_cutoff: Annotated[float, "the same with a limit that falls with the entropy"] = 0.0
+    repetition_penalty: Annotated[float, "above 1, makes every token seen so far less likely"] = 1.0
+    presence_penalty: Annotated[float, "taken off the logit of a token written before"] = 0.0
+    frequency_penalty: Annotated[float, "taken off once for each time that it was written"] = 0.0
+    no_repeat_ngram_size: Annotated[int, "no run of so many tokens comes twice; 0 is off"] = 0
+    bad_words: Annotated[
+        tuple[Any, ...], "a text (or, in Python, a list of ids) that is never written"
+    ] = ()
+    logit_bias: Annotated[Mapping[Any, float], "id or one-token text -> bias"] = field(
+        default_factory=dict, hash=False
+    )
+    stop: Annotated[tuple[str, ...], "texts that end the text and are not shown"] = ()
+    stop_tokens: Annotated[
+        tuple[int, ...] | None, "ids that end the text, instead of the model's own"
+    ] = None
+    end_on: Annotated[str | None, "'sentence' or 'paragraph': end where one ends"] = None
+    n: Annotated[int, "samples of each prompt"] = 1
+    num_beams: Annotated[
+        int, "beams; above 1 with temperature 0 is beam search, else beam sampling"
+    ] = 1
+    length_penalty: Annotated[float, "power of the length that a beam's score is divided by"] = 1.0
+    early_stopping: Annotated[bool | str, "when beams end: False, True or 'never'"] = False
+    seed: Annotated[int | None, "of the random streams; else one is drawn and recorded"] = None
+    preset: Annotated[
+        str | None, "the exact sampler of 'hf', 'openai', 'gpt-2-simple', 'nanogpt'"
+    ] = None
+    processors: Annotated[tuple[str, ...] | None, "names of processors in your own order"] = None
+    window_keep: Annotated[float, "share of the window that is encoded again when it is full"] = 0.5
+
+    def __post_init__(self) -> None:
+        for name, none in (("bad_words", ()), ("stop", ()), ("logit_bias", {})):
+            if getattr(self, name) is None:  # other systems' way to say "none"
+                object.__setattr__(self, name, none)
+        for name, check in _RANGES.items():
+            check(name, getattr(self, name))
+        for name in ("bad_words", "stop", "stop_tokens", "processors"):
+            object.__setattr__(self, name, _tuple(name, getattr(self, name)))
+        _check_words(self)
+        if self.min_new_tokens > self.max_new_tokens:
+            raise InputError(
+                f"min_new_tokens {self.min_new_tokens} is more than max_new_tokens "
+                f"{self.max_new_tokens}; lower the one or raise the other"
+            )
+        if self.num_beams > 1 and self.n > self.num_beams:
+            raise InputError(
+                f"n {self.n} is more than num_beams {self.num_beams}; beams give one text each"
+            )
+        _check_order(self)
+
+    @property
+    def greedy(self) -> bool:
+        """Whether nothing is drawn at random."""
+        return self.temperature == 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values, for JSON."""
+        return {name: _plain(value) for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Sampling:
+        """The inverse of `to_dict`, also after a journey through JSON."""
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise InputError(
+                f"unknown setting {', '.join(unknown)}; known: {', '.join(sorted(known))}"
+            )
+        values = dict(values)
+        bias = values.get("logit_bias")
+        if isinstance(bias, Mapping):
+            values["logit_bias"] = {_id_or_text(key): value for key, value in bias.items()}
+        return cls(**values)
+
+
+#: What `LM` and the commands write with when nothing else is said: a neutral sampler rambles. Not
+#: used when a preset or an order of processors is given; beams search unless a temperature is.
+WRITING: dict[str, Any] = {"temperature": 0.8, "top_p": 0.95}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    if isinstance(value, Mapping):
+        return {str(k): v for k, v in value.items()}
+    return value
+
+
+def _tuple(name: str, value: Any) -> Any:
+    """One text or id, or an iterable of them, as a tuple; None stays."""
+    if value is None:
+        return None
+    if isinstance(value, str | int | np.integer):
+        return (value,)
+    try:
+        return tuple(tuple(v) if isinstance(v, list) else v for v in value)
+    except TypeError:
+        raise InputError(f"{name} is {value!r}; it takes a list") from None
+
+
+def _id_or_text(key: Any) -> Any:
+    """JSON has text keys only: digits are an id again, as in OpenAI's API."""
+    return int(key) if isinstance(key, str) and key.isascii() and key.isdigit() else key
+
+
+# Ranges: each checker raises one line that names the setting, the value and the limit.
+
+
+def _whole(low: int, high: float = math.inf, *, optional: bool = False) -> Callable[..., None]:
+    def check(name: str, value: Any) -> None:
+        if optional and value is None:
+            return
+        ok = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if not ok or not low <= value < high:
+            limit = f"from {low} up" if high == math.inf else f"from {low} to {int(high) - 1}"
+            raise InputError(f"{name} is {value!r}; it must be a whole number {limit}")
+
+    return check
+
+
+def _is_utf8(text: str) -> bool:
+    return not any(0xD800 <= ord(c) <= 0xDFFF for c in text)
+
+
+def _is_number(value: Any) -> bool:
+    """A real number that leaves room in float32, in which logits are."""
+    real = isinstance(value, int | float | np.floating | np.integer)
+    return real and not isinstance(value, bool) and abs(value) <= 1e30
+
+
+def _real(rule: str, test: Callable[[float], bool]) -> Callable[..., None]:
+    def check(name: str, value: Any) -> None:
+        if not _is_number(value) or not test(value):
+            raise InputError(f"{name} is {value!r}; it must be {rule}")
+
+    return check
+
+
+def _one_of(*known: Any) -> Callable[..., None]:
+    def check(name: str, value: Any) -> None:
+        if not any(value is k or (isinstance(value, str) and value == k) for k in known):
+            raise InputError(
+                f"{name} is {value!r}; it must be one of {', '.join(map(repr, known))}"
+            )
+
+    return check
+
+
+_RANGES: dict[str, Callable[..., None]] = {
+    "max_new_tokens": _whole(1),
+    "min_new_tokens": _whole(0),
+    "temperature": _real("0 (greedy), or from 1e-6 to 1e6", lambda x: x == 0 or 1e-6 <= x <= 1e6),
+    "top_k": _whole(0),
+    "top_p": _real("above 0 and at most 1 (off)", lambda x: 0 < x <= 1),
+    "min_p": _real("from 0 (off) to 1", lambda x: 0 <= x <= 1),
+    "typical_p": _real("above 0 and at most 1 (off)", lambda x: 0 < x <= 1),
+    "epsilon_cutoff": _real("0 (off) or above, below 1", lambda x: 0 <= x < 1),
+    "eta_cutoff": _real("0 (off) or above, below 1", lambda x: 0 <= x < 1),
+    "repetition_penalty": _real("from 1e-6 to 1e6; 1 is off", lambda x: 1e-6 <= x <= 1e6),
+    "presence_penalty": _real("from -1e6 to 1e6; 0 is off", lambda x: abs(x) <= 1e6),
+    "frequency_penalty": _real("from -1e6 to 1e6; 0 is off", lambda x: abs(x) <= 1e6),
+    "no_repeat_ngram_size": _whole(0),
+    "end_on": _one_of(None, "sentence", "paragraph"),
+    "n": _whole(1),
+    "num_beams": _whole(1, 1025),
+    "length_penalty": _real("from -100 to 100", lambda x: abs(x) <= 100),
+    "early_stopping": _one_of(False, True, "never"),
+    "seed": _whole(0, 2**64, optional=True),
+    "window_keep": _real("above 0 and at most 1", lambda x: 0 < x <= 1),
+}
+
+
+def _check_words(s: Sampling) -> None:
+    """Stop strings, stop tokens, bad words and biases: the kinds of their entries."""
+    for text in s.stop:
+        if not isinstance(text, str) or not text or not _is_utf8(text):
+            raise InputError(
+                f"stop holds {text!r}; a stop string is one character of UTF-8 or more"
+            )
+    for token in s.stop_tokens or ():
+        if not isinstance(token, int | np.integer) or token < 0:
+            raise InputError(f"stop_tokens holds {token!r}; it takes token ids, from 0 up")
+    for word in s.bad_words:
+        ids = isinstance(word, tuple) and all(isinstance(i, int | np.integer) for i in word)
+        if not word or not (isinstance(word, str) or ids):
+            raise InputError(f"bad_words holds {word!r}; it takes texts or lists of token ids")
+    if not isinstance(s.logit_bias, Mapping):
+        raise InputError(f"logit_bias is {s.logit_bias!r}; it takes a mapping of tokens to numbers")
+    for token, bias in s.logit_bias.items():
+        number = _is_number(bias) or bias == -math.inf
+        if not isinstance(token, int | str | np.integer) or not number:
+            raise InputError(
+                f"logit_bias holds {token!r}: {bias!r}; it takes a token id or text and a number, "
+                "finite or -inf"
+            )
+
+
+# Orders: which processors run, one after the other, and which settings each of them obeys.
+
+_FIRST = ("logit_bias", "repetition_penalty", "no_repeat_ngram", "bad_words", "min_new_tokens")
+#: Those that only shape a draw, so that greedy needs none of them.
+SHAPE = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+_SHAPE_ELSEWHERE = ("top_p_narrow", "top_p_or_k")
+
+#: The order of each system's own sampler, read in its source.
+PRESETS: dict[str, tuple[str, ...]] = {
+    "hf": (*_FIRST, *SHAPE),
+    "openai": ("temperature", "top_k", "top_p_narrow"),
+    "gpt-2-simple": ("temperature", "top_p_or_k"),
+    "nanogpt": ("temperature", "top_k"),
+}
+#: Our own order: Hugging Face's, with the two penalties of OpenAI's API among the first.
+DEFAULT_ORDER = (*_FIRST[:2], "presence_penalty", "frequency_penalty", *_FIRST[2:], *SHAPE)
+
+#: Processor -> the settings that it obeys, where that is not the one of its own name.
+_OBEYS = {
+    "no_repeat_ngram": ("no_repeat_ngram_size",),
+    "top_p_narrow": ("top_p",),
+    "top_p_or_k": ("top_p", "top_k"),
+}
+_NEUTRAL = {f.name: {} if f.default is MISSING else f.default for f in fields(Sampling)}
+
+
+def obeys(processor: str) -> tuple[str, ...]:
+    """The settings that a processor obeys."""
+    return _OBEYS.get(processor, (processor,))
+
+
+def _is_set(s: Sampling, setting: str) -> bool:
+    return bool(getattr(s, setting) != _NEUTRAL[setting])
+
+
+def _names(s: Sampling) -> tuple[str, ...]:
+    if s.processors is not None:
+        return s.processors
+    return DEFAULT_ORDER if s.preset is None else PRESETS[s.preset]
+
+
+def order(s: Sampling) -> tuple[str, ...]:
+    """The names of the processors that these settings run, in the order in which they run."""
+    off = (*SHAPE, *_SHAPE_ELSEWHERE) if s.greedy else ()
+    on = [name for name in _names(s) if any(_is_set(s, setting) for setting in obeys(name))]
+    return tuple(name for name in on if name not in off)
+
+
+def _check_order(s: Sampling) -> None:
+    """Unknown names, and settings that the chosen list would silently ignore, are errors."""
+    if s.preset is not None and (not isinstance(s.preset, str) or s.preset not in PRESETS):
+        raise InputError(f"preset {s.preset!r} is unknown; known: {', '.join(PRESETS)}")
+    if s.preset is not None and s.processors is not None:
+        raise InputError("preset and processors both name an order; give one of them")
+    known = (*DEFAULT_ORDER, *_SHAPE_ELSEWHERE)
+    for name in _names(s):
+        if name not in known:
+            raise InputError(f"processor {name!r} is unknown; known: {', '.join(known)}")
+    obeyed = {setting for name in _names(s) for setting in obeys(name)}
+    where = "the given processors" if s.preset is None else f"the preset {s.preset!r}"
+    for setting in {setting: None for name in DEFAULT_ORDER for setting in obeys(name)}:
+        if _is_set(s, setting) and setting not in obeyed:
+            raise InputError(
+                f"{setting} is set, but {where} would ignore it; leave one of them out"
+            )

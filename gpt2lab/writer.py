@@ -1,0 +1,98 @@
+"""One text as it grows: whole characters only, and nothing past its end.
+
+Where a text ends is decided here when it is the text that says so: a stop string, the end of a
+sentence or of a paragraph. Ends by token or by length are `generate`'s.
+"""
+
+from __future__ import annotations
+
+import re
+
+from gpt2lab.prompts import Token
+from gpt2lab.settings import Sampling
+from gpt2lab.tokenizer import StreamDecoder, Tokenizer
+
+_CLOSING = "\"'\u201d\u2019)\\]»"
+_SENTENCE = re.compile(rf"[.!?\u2026]+[{_CLOSING}]*(?=\s)|[。！？]+[」』”’）]*(?=[\s\S])")
+_ABBREVIATION = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|vs|etc|e\.g|i\.e|[A-Z])\.$")
+_PARAGRAPH = re.compile(r"\n[^\S\n]*\n")
+_BLANK_LINE_MAYBE = re.compile(r"\n[^\S\n]*$")
+
+
+def _sentence_end(text: str, start: int) -> int | None:
+    """Where the first sentence that ends at or after `start` ends, or None.
+
+    A mark counts when white space follows it, so 3.14 and an ellipsis in the making do not; some
+    abbreviations and initials are left out.
+    """
+    for match in _SENTENCE.finditer(text, max(0, start - 8)):
+        if match.end() >= max(start, 1) and not _ABBREVIATION.search(text, 0, match.start() + 1):
+            return match.end()
+    return None
+
+
+def _paragraph_end(text: str, start: int) -> int | None:
+    """Where the first paragraph, a run of text before a blank line, ends; or None."""
+    begun = re.search(r"\S", text)
+    if begun is None:
+        return None
+    match = _PARAGRAPH.search(text, max(begun.start(), start))
+    return match.start() if match else None
+
+
+class Writer:
+    """One row's text as it grows: whole characters only, and nothing past its end.
+
+    Text that might be the beginning of a stop string is held back until it is known.
+    """
+
+    def __init__(self, tokenizer: Tokenizer | None, s: Sampling) -> None:
+        self.text = ""
+        self._decoder = StreamDecoder(tokenizer) if tokenizer is not None else None
+        self._settings = s
+        self._shown = 0
+        self._floor = 0  # no end counts before it: the text of the first min_new_tokens
+
+    def push(self, token: Token) -> str:
+        """Take a token, give the text that is now certain; set `row.finish` where it ends."""
+        row = token.row
+        ends = row.finish == "stop"
+        if self._decoder is not None and not ends:
+            self.text += self._decoder.push(token.id)
+        if row.finish and self._decoder is not None:
+            self.text += self._decoder.flush()
+        if row.written <= self._settings.min_new_tokens:
+            self._floor = len(self.text)
+        cut = self._end()
+        if cut is not None:
+            row.finish = "stop"
+            self.text = self.text[:cut]
+        return self._show(len(self.text) if row.finish else len(self.text) - self._held())
+
+    def _show(self, until: int) -> str:
+        new = self.text[self._shown : until]
+        self._shown += len(new)
+        return new
+
+    def _end(self) -> int | None:
+        """Where the text ends by a stop string, a sentence or a paragraph."""
+        s, start = self._settings, max(self._shown, self._floor)
+        ends = [self.text.find(stop, start) for stop in s.stop]
+        if s.end_on == "sentence":
+            ends.append(_sentence_end(self.text, start) or -1)
+        if s.end_on == "paragraph":
+            ends.append(_paragraph_end(self.text, start) or -1)
+        found = [end for end in ends if end >= 0]
+        return min(found) if found else None
+
+    def _held(self) -> int:
+        """How many characters at the end may turn out to begin a stop string or a blank line."""
+        held = 0
+        if self._settings.end_on == "paragraph":
+            line = _BLANK_LINE_MAYBE.search(self.text, self._shown)
+            held = len(self.text) - line.start() if line else 0
+        most = max((len(stop) - 1 for stop in self._settings.stop), default=0)
+        for size in range(min(most, len(self.text) - self._shown), held, -1):
+            if any(stop.startswith(self.text[-size:]) for stop in self._settings.stop):
+                return size
+        return held
