@@ -19,9 +19,10 @@ import numpy as np
 
 from gpt2lab import __version__, compat, engines, generate, prompts, weights
 from gpt2lab import score as scoring
-from gpt2lab.errors import InputError
+from gpt2lab.errors import Failure, InputError
 from gpt2lab.generate import Completion, Piece
 from gpt2lab.settings import WRITING, Sampling
+from gpt2lab.weights import local
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Prompt = str | Sequence[int] | None
@@ -258,6 +259,25 @@ def checked_record(record: Any) -> tuple[Sampling, int]:
     return s, index
 
 
+def place(source: str | Path | None = None, download: bool = True) -> Path:
+    """The path of a model by any name: on this machine first, else fetched from the hub.
+
+    Raises InputError when there is no such model, or it would have to be fetched and `download` is
+    False; Failure when the network fails.
+    """
+    name = source if isinstance(source, str) else None
+    here = name is None or local.find(name) is not None or not local.can_be_fetched(name)
+    if name is None or here or not download:
+        return local.resolve(source)
+    from gpt2lab.weights import download as hub
+
+    try:
+        return hub.download(name)
+    except (InputError, Failure) as error:
+        kind = Failure if isinstance(error, Failure) else InputError
+        raise kind(f"{name} is not on this machine, and {error}") from error
+
+
 def load(
     source: str | Path | None = None,
     *,
@@ -272,6 +292,6 @@ def load(
     machine first and downloaded otherwise, unless `download` is False.
     engine: "numpy" (None is the best there is). dtype: "float32" or "float64".
     """
-    path = weights.place(source, download=download)
+    path = place(source, download=download)
     checkpoint = weights.load(path)
     return LM(checkpoint, engine=engine, dtype=dtype, name=str(source or "fable"))

@@ -1,9 +1,8 @@
 """Text <-> tokens: GPT-2's byte-level BPE, other vocabularies in its files, and characters.
 
-This room knows what a token is, in both directions. The algorithm stands here twice: written out
-(`pretokenize`, `merge_steps`, behind `Tokenizer.steps`) to be read and watched, and as the library
-fastokens behind `Tokenizer.encode`, because a corpus has billions of words; tests hold the two
-equal. Reading vocabulary files is `vocabulary.py`, learning a vocabulary is `bpe.py`.
+This room knows what a token is, in both directions. The algorithm stands written out in
+`merges.py`, to be read and watched; `Tokenizer.encode` runs it by the library fastokens, because a
+corpus has billions of words. Vocabulary files are `vocabulary.py`, learning one is `bpe.py`.
 
 Source: openai/gpt-2 `src/encoder.py` (the pattern, the merges).
 """
@@ -17,14 +16,14 @@ import threading
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from itertools import pairwise
 from operator import index
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, SupportsIndex
+from typing import Any, Literal, SupportsIndex
 
 import numpy as np
 
 from gpt2lab.errors import InputError
+from gpt2lab.merges import Word, merge_steps, pretokenize
 from gpt2lab.vocabulary import (
     END_OF_TEXT,
     Spec,
@@ -41,97 +40,6 @@ from gpt2lab.vocabulary import (
 
 Ids = Iterable[SupportsIndex] | np.ndarray  # anything with tolist() will do, a tensor too
 Span = tuple[int, int]
-
-
-# --- the written-out algorithm ---------------------------------------------------------------
-
-
-# Unicode White_Space, which is what the official pattern's \s means. str.isspace would add the
-# separators U+001C to U+001F.
-WHITE_SPACE = frozenset(
-    "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000"
-    + "".join(map(chr, range(0x2000, 0x200B)))
-)
-CONTRACTIONS = ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d")
-
-
-def char_class(char: str) -> str:
-    """The classes of GPT-2's pattern: " " white space, "L" letter, "N" number, "P" the rest."""
-    if char in WHITE_SPACE:
-        return " "
-    major = unicodedata.category(char)[0]
-    return major if major in "LN" else "P"
-
-
-def _run_end(text: str, start: int) -> int:
-    """The end of the run of one class that begins at `start`."""
-    kind, end = char_class(text[start]), start + 1
-    while end < len(text) and char_class(text[end]) == kind:
-        end += 1
-    return end
-
-
-def _word_end(text: str, start: int) -> int:
-    """The end of the pre-token that begins at `start`, asked in the order of the pattern."""
-    for contraction in CONTRACTIONS:
-        if text.startswith(contraction, start):
-            return start + len(contraction)
-    body = start + 1 if text[start] == " " else start
-    if body < len(text) and char_class(text[body]) != " ":
-        return _run_end(text, body)
-    end = _run_end(text, start)
-    # A run of spaces leaves its last one to the word that follows, if there is one to leave.
-    return end - 1 if end < len(text) and end - start > 1 else end
-
-
-def pretokenize(text: str) -> list[str]:
-    r"""Cut `text` where no merge may cross: words with the space before them, numbers, the rest.
-
-    Written out from GPT-2's pattern
-    `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`. Letters and
-    numbers are those of this Python's Unicode version: characters that are newer than Python
-    count as neither here, while the fast library may know them.
-    """
-    words, start = [], 0
-    while start < len(text):
-        end = _word_end(text, start)
-        words.append(text[start:end])
-        start = end
-    return words
-
-
-def _merge_all(pieces: list[bytes], pair: tuple[bytes, bytes]) -> list[bytes]:
-    """Join every occurrence of `pair`, from left to right."""
-    merged: list[bytes] = []
-    at = 0
-    while at < len(pieces):
-        hit = at + 1 < len(pieces) and (pieces[at], pieces[at + 1]) == pair
-        merged.append(pieces[at] + pieces[at + 1] if hit else pieces[at])
-        at += 2 if hit else 1
-    return merged
-
-
-def merge_steps(word: bytes, ranks: Mapping[tuple[bytes, bytes], int]) -> list[list[bytes]]:
-    """The states of byte-pair encoding on one pre-token, from single bytes to the final tokens.
-
-    Each step joins the pair that was learned first (the lowest rank), everywhere in the word. The
-    cost grows with the square of the word's length: meant for words, not for corpora.
-    """
-    states = [[word[i : i + 1] for i in range(len(word))]]
-    while True:
-        pieces = states[-1]
-        known = [pair for pair in pairwise(pieces) if pair in ranks]
-        if not known:
-            return states
-        states.append(_merge_all(pieces, min(known, key=lambda pair: ranks[pair])))
-
-
-class Word(NamedTuple):
-    """One pre-token on its way to tokens: `states[0]` its bytes, `states[-1]` its tokens `ids`."""
-
-    text: str
-    states: list[list[bytes]]
-    ids: list[int]
 
 
 # --- bytes and characters --------------------------------------------------------------------
@@ -492,10 +400,16 @@ class Tokenizer:
                 f"{self._where}: its normalizer or pattern is not GPT-2's, so the written-out "
                 "encoder cannot show it; encode still works"
             )
-        self.encode_array(text)  # the same refusals as encode
+        ids = self.encode(text)  # the same refusals as encode
         words: list[Word] = []
         for piece, is_name in _split_names(text, self._always, self.special_tokens):
             words += [self._added_word(piece)] if is_name else self._words(piece)
+        if [token for word in words for token in word.ids] != ids:
+            raise InputError(
+                "text: it holds a character newer than Python's tables, Unicode "
+                f"{unicodedata.unidata_version}, and the written-out encoder would cut it "
+                "elsewhere; encode still works"
+            )
         return words
 
     def _added_word(self, name: str) -> Word:

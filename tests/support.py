@@ -11,7 +11,8 @@ from gpt2lab import engines, reference
 from gpt2lab.config import Config
 
 ROOT = Path(__file__).parent.parent
-DATA = ROOT.parent / "shared" / "data"
+GOLDEN = ROOT / "tests" / "data"  # checkpoints with other implementations' results
+DATA = ROOT.parent / "shared" / "data"  # larger data that may lie beside the repository
 FABLE = ROOT / "gpt2lab" / "data" / "fable"
 
 TINY = Config(n_vocab=97, n_ctx=64, n_embd=32, n_head=4, n_layer=2)

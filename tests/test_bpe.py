@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from gpt2lab import bpe
 from gpt2lab.errors import InputError, MissingExtraError
-from gpt2lab.tokenizer import Tokenizer, pretokenize
+from gpt2lab.merges import pretokenize
+from gpt2lab.tokenizer import Tokenizer
 from gpt2lab.vocabulary import byte_symbols
 
 END = "<|endoftext|>"

@@ -22,11 +22,11 @@ import pytest
 from click.testing import CliRunner
 from safetensors.numpy import save as safe_bytes
 
-from gpt2lab import weights
 from gpt2lab.commands.download import Meter
 from gpt2lab.commands.download import command as download_command
 from gpt2lab.config import Config, parameter_shapes
 from gpt2lab.errors import Failure, InputError
+from gpt2lab.lm import place
 from gpt2lab.weights import download as hub
 from gpt2lab.weights import load, local
 from gpt2lab.weights.download import download
@@ -323,7 +323,7 @@ def test_a_shard_index_that_leads_out_of_the_folder_is_refused(server: Hub) -> N
     index = {"weight_map": {"wte.weight": "../../../evil"}}
     files["model.safetensors.index.json"] = json.dumps(index).encode()
     server.repos["me/tiny"] = files
-    with pytest.raises(InputError, match="not a plain file name"):
+    with pytest.raises(InputError, match="not a file name in this folder"):
         fetch(server)
 
 
@@ -689,14 +689,14 @@ def test_resolve_downloads_what_is_not_here(server: Hub, monkeypatch: pytest.Mon
     with pytest.raises(InputError, match="fetch it: gpt2lab download me/tiny"):
         local.resolve("me/tiny")
     assert server.asked == []
-    path = weights.place("me/tiny")
+    path = place("me/tiny")
     server.asked.clear()
-    assert weights.place("me/tiny") == path and server.asked == []
+    assert place("me/tiny") == path and server.asked == []
     with pytest.raises(InputError, match="me/other is not on this machine, and me/other does not"):
-        weights.place("me/other")
+        place("me/other")
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{free_port()}")
     with pytest.raises(Failure, match="me/other is not on this machine, and http"):
-        weights.place("me/other")
+        place("me/other")
 
 
 def run(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -13,7 +13,7 @@ from gpt2lab import InputError, Sampling, engines, generate, load, reference
 from gpt2lab.cache import Cache
 from gpt2lab.generate import Row, Token, Writer
 
-from .support import DATA, TINY, tiny_engine, tiny_params
+from .support import GOLDEN, TINY, tiny_engine, tiny_params
 
 PROMPTS = [[10, 20, 30], [5, 6, 7, 8, 9, 10, 11], [90, 1, 2, 3, 4]]
 
@@ -134,9 +134,7 @@ def test_greedy_and_processed_beams_give_transformers_ids(engine, theirs, settin
 
 def test_greedy_past_the_window_equals_nanogpt():
     """nanoGPT runs the last block_size tokens again for each new one: window_keep 1."""
-    folder = DATA / "nanogpt_checkpoint"
-    if not folder.exists():
-        pytest.skip("the shared data is not here")
+    folder = GOLDEN / "nanogpt_checkpoint"
     from gpt2lab import weights
 
     config, params, _ = weights.load(folder / "ckpt.pt")

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "gpt2lab"
 #: Lowest floor first. A file imports only from lower floors, or from its own room.
 FLOORS = [
     {"errors", "__version__"},
-    {"config", "vocabulary", "settings"},
+    {"config", "vocabulary", "settings", "merges"},
     {"tokenizer", "processors"},
     {"reference", "cache", "sampling", "bpe", "prompts"},
     {"engines", "compat", "writer"},
@@ -78,7 +78,31 @@ def test_the_library_neither_prints_nor_parses_arguments(path):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             assert node.func.id not in ("print", "input", "exit"), f"{path.name}:{node.lineno}"
         if isinstance(node, ast.Import):
-            assert not {alias.name for alias in node.names} & {"argparse", "click", "rich"}
+            assert not {alias.name for alias in node.names} & PARSERS
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}:{node.lineno} imports relatively"
+            assert (node.module or "").split(".")[0] not in PARSERS
+
+
+PARSERS = {"argparse", "click", "rich"}
+
+
+def test_weights_have_no_circles():
+    """Within the largest room too, imports at the top of files go one way."""
+    arrows = {}
+    for path in sorted((PACKAGE / "weights").glob("*.py")):
+        names = set()
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ImportFrom) and node.module == "gpt2lab.weights":
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names |= set(node.module.removeprefix("gpt2lab.weights.").split(".")[:1])
+        arrows[path.stem] = names
+    done: set[str] = set()
+    while len(done) < len(arrows):
+        ready = {name for name, to in arrows.items() if to & set(arrows) <= done} - done
+        assert ready, f"a circle among {sorted(set(arrows) - done)}"
+        done |= ready
 
 
 HEAVY = ["torch", "transformers", "tensorflow", "numba", "starlette", "uvicorn", "gradio", "jax"]

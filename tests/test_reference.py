@@ -13,7 +13,7 @@ import pytest
 from gpt2lab import InputError, reference, weights
 from gpt2lab.config import Config, parameter_shapes
 
-from .support import DATA, TINY, tiny_params
+from .support import GOLDEN, TINY, tiny_params
 
 OFFICIAL_ORDER = [
     "softmax",
@@ -41,10 +41,8 @@ def test_every_official_function_is_there_in_the_official_order():
 
 @pytest.fixture(scope="module")
 def official():
-    if not (DATA / "openai_checkpoint").exists():
-        pytest.skip("the shared data is not here")
-    config, params, _ = weights.load(DATA / "openai_checkpoint")
-    return config, params, np.load(DATA / "openai_checkpoint" / "expected.npz")
+    config, params, _ = weights.load(GOLDEN / "openai_checkpoint")
+    return config, params, np.load(GOLDEN / "openai_checkpoint" / "expected.npz")
 
 
 def float64(params):

@@ -12,7 +12,7 @@ import pytest
 from gpt2lab import reference, weights
 from gpt2lab.errors import InputError
 from gpt2lab.weights import Checkpoint, names
-from tests.support import DATA
+from tests.support import DATA, GOLDEN
 from tests.weights_helpers import (
     EXACT,
     LAYOUTS,
@@ -170,10 +170,9 @@ def test_no_heavy_import():
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@needs_data
 def test_golden_openai_checkpoint_of_real_tensorflow():
-    loaded = weights.load(DATA / "openai_checkpoint")
-    golden = np.load(DATA / "openai_checkpoint" / "expected.npz")
+    loaded = weights.load(GOLDEN / "openai_checkpoint")
+    golden = np.load(GOLDEN / "openai_checkpoint" / "expected.npz")
     config = loaded.config
     assert (config.n_vocab, config.n_ctx, config.n_embd, config.n_head) == (1000, 64, 48, 4)
     assert config.end_tokens == (999,)
@@ -183,10 +182,9 @@ def test_golden_openai_checkpoint_of_real_tensorflow():
     assert np.max(np.abs(ours - golden["logits_b2t7"])) < 2e-6
 
 
-@needs_data
 def test_golden_nanogpt_checkpoint():
-    loaded = weights.load(DATA / "nanogpt_checkpoint")
-    golden = np.load(DATA / "nanogpt_checkpoint" / "expected.npz")
+    loaded = weights.load(GOLDEN / "nanogpt_checkpoint")
+    golden = np.load(GOLDEN / "nanogpt_checkpoint" / "expected.npz")
     assert loaded.config.activation_function == "gelu"
     tokens = golden["b2t9_idx"]
     ours = reference.model(loaded.config, loaded.params, tokens)["logits"]

@@ -10,10 +10,8 @@ import pytest
 from gpt2lab.errors import InputError
 from gpt2lab.weights import openai, tensorbundle
 from gpt2lab.weights.tensorbundle import _closed, _crc, _entry_message, _masked, _message
-from tests.support import DATA
+from tests.support import GOLDEN
 from tests.weights_helpers import bits16
-
-needs_data = pytest.mark.skipif(not DATA.exists(), reason="the shared data is not there")
 
 
 def test_crc_and_mask_have_their_published_values():
@@ -42,10 +40,9 @@ def test_a_written_bundle_reads_the_same(tmp_path, shards):
         assert np.array_equal(read[name], array)
 
 
-@needs_data
 def test_written_as_tensorflow_writes_it(tmp_path):
     """Rewritten, the golden checkpoint's data file is the same to the byte."""
-    golden = DATA / "openai_checkpoint" / "model.ckpt"
+    golden = GOLDEN / "openai_checkpoint" / "model.ckpt"
     params = tensorbundle.read(golden)
     tensorbundle.write(tmp_path / "model.ckpt", params)
     name = "model.ckpt.data-00000-of-00001"

@@ -10,12 +10,12 @@ from __future__ import annotations
 from pathlib import Path
 from types import ModuleType
 
-from gpt2lab.errors import Failure, InputError
+from gpt2lab.errors import InputError
 from gpt2lab.weights import gpt2simple, huggingface, llmc, nanogpt, openai
 from gpt2lab.weights.checkpoint import Checkpoint, Params
 from gpt2lab.weights.files import accessing, new_folder
 
-__all__ = ["FORMATS", "Checkpoint", "Params", "load", "place", "recognise", "save", "writable"]
+__all__ = ["FORMATS", "Checkpoint", "Params", "load", "recognise", "save", "writable"]
 
 FORMATS: dict[str, ModuleType] = {  # asked in this order; a run folder also looks like OpenAI's
     "huggingface": huggingface,
@@ -69,27 +69,6 @@ def load(path: Path | str) -> Checkpoint:
     with accessing(path):
         checkpoint: Checkpoint = FORMATS[recognise(path)].load(path)
     return checkpoint
-
-
-def place(source: str | Path | None = None, download: bool = True) -> Path:
-    """The path of a model by any name: on this machine first, else fetched from the hub.
-
-    Raises InputError when there is no such model, or it would have to be fetched and `download` is
-    False; Failure when the network fails.
-    """
-    from gpt2lab.weights import local  # it reads headers with what stands above
-
-    name = source if isinstance(source, str) else None
-    here = name is None or local.find(name) is not None or not local.can_be_fetched(name)
-    if name is None or here or not download:
-        return local.resolve(source)
-    from gpt2lab.weights import download as hub
-
-    try:
-        return hub.download(name)
-    except (InputError, Failure) as error:
-        kind = Failure if isinstance(error, Failure) else InputError
-        raise kind(f"{name} is not on this machine, and {error}") from error
 
 
 def writable() -> list[str]:

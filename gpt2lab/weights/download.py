@@ -634,7 +634,7 @@ def _snapshot(hub: _Hub, force: bool, progress: Progress | None) -> Path:
     _get(pinned, weights, force, progress)
     folder = hub.folder / "snapshots" / config.commit
     if weights.file in huggingface.SHARDED:
-        for path in local.shards(folder / weights.file):
+        for path in huggingface.shards(folder / weights.file):
             shard = _look(pinned, path.name)
             if shard is None:
                 raise InputError(f"{hub.repo}: {weights.file} names {path.name}, which is missing")

@@ -75,11 +75,8 @@ _ACTIVATIONS = {  # names of the same curve
 # --- weights ---
 
 
-def read_safetensors(path: Path) -> Params:
-    """Name -> array of one safetensors file: float32 (float64 stays), mapped; masks left out.
-
-    The library checks the header; doubled keys, which it lets pass, are refused here.
-    """
+def _check_safetensors(path: Path) -> None:
+    """Raise InputError when the library finds the file truncated, damaged or foreign."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -90,6 +87,14 @@ def read_safetensors(path: Path) -> Params:
             f"{path}: not a whole safetensors file ({reason(error)}); "
             "it is truncated or damaged, copy it again"
         ) from error
+
+
+def read_safetensors(path: Path) -> Params:
+    """Name -> array of one safetensors file: float32 (float64 stays), mapped; masks left out.
+
+    The library checks the header; doubled keys, which it lets pass, are refused here.
+    """
+    _check_safetensors(path)
     data = map_bytes(path)
     start = 8 + int.from_bytes(data[:8].tobytes(), "little")
     header = parse_json(data[8:start].tobytes(), f"{path}: its header")
@@ -144,7 +149,7 @@ def _join(parts: list[tuple[Path, Params]], where: Path) -> Params:
     return whole
 
 
-def _shards(index: Path) -> list[Path]:
+def shards(index: Path) -> list[Path]:
     """The files that a shard index names; a name that leads out of the folder is refused."""
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
@@ -156,7 +161,7 @@ def _shards(index: Path) -> list[Path]:
     return [index.parent / file for file in files]
 
 
-def _weight_files(path: Path) -> tuple[Path, list[Path]]:
+def weight_files(path: Path) -> tuple[Path, list[Path]]:
     """The file that leads, for messages, and the files that hold the tensors."""
     if path.is_file() and path.name not in ("config.json", *SHARDED):
         return path, [path]
@@ -165,7 +170,7 @@ def _weight_files(path: Path) -> tuple[Path, list[Path]]:
         if (folder / whole).is_file():
             return folder / whole, [folder / whole]
         if (folder / index).is_file():
-            return folder / index, _shards(folder / index)
+            return folder / index, shards(folder / index)
     raise InputError(
         f"{folder}: has a config.json but no weights; expected {' or '.join(WEIGHTS)}, "
         "whole or in shards with their index"
@@ -293,25 +298,44 @@ def recognise(path: Path) -> bool:
     return is_safe or torchfile.is_torch_file(path)
 
 
-def load(path: Path) -> Checkpoint:
-    """A folder, or its weights file, as a Checkpoint. Raises InputError for all that is wrong."""
-    folder = path if path.is_dir() else path.parent
+def _described(folder: Path) -> tuple[dict[str, Any], dict[str, Any], Config, tuple[str, ...]]:
+    """config.json, generation_config.json, the configuration that they make, and notes."""
     values = read_json(folder / "config.json")
-    generation_path = folder / "generation_config.json"
-    generation = read_json(generation_path) if generation_path.is_file() else {}
-    ends = _end_tokens(values, generation, folder)
-    vocab = values.get("vocab_size", 50257)
+    path = folder / "generation_config.json"
+    generation = read_json(path) if path.is_file() else {}
+    ends, vocab = _end_tokens(values, generation, folder), values.get("vocab_size", 50257)
     known = [token for token in ends if type(vocab) is int and 0 <= token < vocab]
     start = _start_token(values, generation, known)
     config = _config(values, known, start, folder / "config.json")
-    leading, files = _weight_files(path)
+    if len(known) == len(ends):
+        return values, generation, config, ()
+    note = f"an end token of {list(ends)} is outside the vocabulary and is left out"
+    return values, generation, config, (note,)
+
+
+def shape(folder: Path) -> tuple[Config, bool]:
+    """The configuration of a model and whether its head is tied, by its headers alone."""
+    values, _, config, _ = _described(folder)
+    for file in weight_files(folder)[1]:
+        if not file.is_file():
+            raise InputError(f"{file}: is missing; a download may have been stopped, repeat it")
+        if torchfile.is_torch_file(file):
+            torchfile.read(file)
+        else:
+            _check_safetensors(file)
+    return config, values.get("tie_word_embeddings") is not False
+
+
+def load(path: Path) -> Checkpoint:
+    """A folder, or its weights file, as a Checkpoint. Raises InputError for all that is wrong."""
+    folder = path if path.is_dir() else path.parent
+    values, generation, config, notes = _described(folder)
+    leading, files = weight_files(path)
     params = _join([(file, _read_one(file)) for file in files], leading)
-    notes = _head_notes(params, values, leading)
-    if len(config.end_tokens) < len(ends):
-        notes += (f"an end token of {list(ends)} is outside the vocabulary and is left out",)
+    notes += _head_notes(params, values, leading)
     params = names.check(params, config, str(leading))
     tokenizer, more = tokenizers.beside(folder, config)
-    settings, wrong = _generation(generation, generation_path)
+    settings, wrong = _generation(generation, folder / "generation_config.json")
     return Checkpoint(config, params, tokenizer, FORMAT, path, settings, notes + more + wrong)
 
 

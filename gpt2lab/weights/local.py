@@ -19,11 +19,10 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from gpt2lab.config import SIZES, Config, parameter_shapes
+from gpt2lab.config import Config, parameter_shapes
 from gpt2lab.errors import InputError
-from gpt2lab.weights import huggingface, load, openai, recognise, torchfile
+from gpt2lab.weights import huggingface, load, openai, recognise
 from gpt2lab.weights.files import read_json, reason, shown
 
 BUNDLED = "fable"
@@ -130,37 +129,13 @@ def _folders(path: Path) -> list[Path]:
 # --- the hub's cache ---
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The files that hold a Hugging Face model's tensors; InputError when the folder names none.
-
-    Whether they all exist is another question (`is_complete`).
-    """
-    for whole, index in zip(huggingface.WEIGHTS, huggingface.SHARDED, strict=True):
-        if (folder / whole).is_file():
-            return [folder / whole]
-        if (folder / index).is_file():
-            return shards(folder / index)
-    raise InputError(
-        f"{folder}: has a config.json but no weights; a download may have been stopped, repeat it"
-    )
-
-
-def shards(index: Path) -> list[Path]:
-    """The files that a shard index names, all beside it; a name that leads elsewhere is refused."""
-    names = read_json(index).get("weight_map")
-    if not isinstance(names, dict) or not names:
-        raise InputError(f"{index}: holds no weight_map; it is damaged")
-    files = sorted({str(name) for name in names.values()})
-    for file in files:
-        if not re.fullmatch(r"\w[\w.-]{0,200}", file, re.ASCII):
-            raise InputError(f"{index}: the shard {shown(file)} is not a plain file name")
-    return [index.parent / file for file in files]
-
-
 def is_complete(snapshot: Path) -> bool:
     """Whether a snapshot holds a whole model: its config.json and every file of its weights."""
     try:
-        return all(file.is_file() for file in (snapshot / "config.json", *weight_files(snapshot)))
+        return all(
+            file.is_file()
+            for file in (snapshot / "config.json", *huggingface.weight_files(snapshot)[1])
+        )
     except (InputError, OSError):
         return False
 
@@ -259,54 +234,11 @@ def can_be_fetched(name: str) -> bool:
 # --- all models ---
 
 
-def _hf_number(values: dict[str, Any], names: tuple[str, ...], default: int) -> Any:
-    return next((values[name] for name in names if values.get(name) is not None), default)
-
-
-def _hf_shape(folder: Path) -> tuple[Config, bool]:
-    """The numbers of a config.json, and whether the head is tied; what is left out is GPT-2's."""
-    path, usual = folder / "config.json", SIZES["124M"]
-    values = read_json(path)
-    kind = values.get("model_type", "gpt2")
-    if kind != "gpt2":
-        raise InputError(f"{path}: model_type is {kind!r}; only gpt2 can be loaded")
-    config = Config(
-        n_vocab=_hf_number(values, ("vocab_size",), usual.n_vocab),
-        n_ctx=_hf_number(values, ("n_positions", "max_position_embeddings", "n_ctx"), usual.n_ctx),
-        n_embd=_hf_number(values, ("n_embd", "hidden_size"), usual.n_embd),
-        n_head=_hf_number(values, ("n_head", "num_attention_heads"), usual.n_head),
-        n_layer=_hf_number(values, ("n_layer", "num_hidden_layers"), usual.n_layer),
-        n_inner=values.get("n_inner"),
-    )
-    return config, values.get("tie_word_embeddings") is not False
-
-
-def _check_header(file: Path) -> None:
-    """Raise InputError when a weights file is missing, truncated or foreign; reads its header."""
-    from safetensors import SafetensorError, safe_open
-
-    if not file.is_file():
-        raise InputError(f"{file}: is missing; a download may have been stopped, repeat it")
-    if torchfile.is_torch_file(file):
-        torchfile.read(file)
-        return
-    try:
-        with safe_open(file, framework="np"):
-            pass
-    except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"{file}: not a whole safetensors file ({reason(error)}); it is truncated or damaged"
-        ) from error
-
-
 def _shape(path: Path, format: str) -> tuple[Config, bool]:
     """The configuration of a model and whether its head is tied, reading no more than is needed."""
     folder = path if path.is_dir() else path.parent
     if format == "huggingface":
-        shape = _hf_shape(folder)
-        for file in weight_files(folder):
-            _check_header(file)
-        return shape
+        return huggingface.shape(folder)
     if format in ("openai", "gpt2simple") and (folder / "hparams.json").is_file():
         return openai.read_hparams(folder / "hparams.json"), True
     checkpoint = load(path)  # files of one model, written by a trainer: small enough to read
