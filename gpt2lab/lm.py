@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from gpt2lab import __version__, compat, engines, generate, prompts, weights
+from gpt2lab import __version__, compat, engines, generate, weights
 from gpt2lab import score as scoring
 from gpt2lab.errors import Failure, InputError
 from gpt2lab.generate import Completion, Piece
+from gpt2lab.prompts import check_ids, check_prompt, fit, resolve
 from gpt2lab.settings import WRITING, Sampling
 from gpt2lab.weights import local
 
@@ -100,7 +101,7 @@ class LM:
                 raise InputError(f"{self.name} has no end token to begin from; give a prompt")
             return [self.config.begin]
         if not isinstance(prompt, str):
-            return prompts.check_ids(prompt, self.config)
+            return check_ids(prompt, self.config)
         if not prompt:
             raise InputError("the prompt is empty; give some text, or ask for no prompt at all")
         if self.tokenizer is None:
@@ -120,9 +121,9 @@ class LM:
                 "max_new_tokens instead"
             )
         s = self.settings(len(encoded[0]) if encoded else 0, **given)
-        fitted = [prompts.fit(ids, self.config, s, overflow) for ids in encoded]
-        checked = [prompts.check_prompt(ids, self.config) for ids in fitted]
-        return checked, prompts.resolve(s, self.config, self.tokenizer)
+        fitted = [fit(ids, self.config, s, overflow) for ids in encoded]
+        checked = [check_prompt(ids, self.config) for ids in fitted]
+        return checked, resolve(s, self.config, self.tokenizer)
 
     # ---- What it does.
 
@@ -147,7 +148,7 @@ class LM:
 
     def complete(
         self,
-        given_prompts: Any,
+        prompts: Any,
         *,
         overflow: str = "refuse",
         batch_size: int = 16,
@@ -159,7 +160,7 @@ class LM:
         that is longer than the window (`generate.fit`). batch_size: how many are on their way at
         once; it changes the speed alone.
         """
-        listed = _listed(given_prompts)
+        listed = _listed(prompts)
         encoded, s = self.prepare(listed, overflow, given)
         parts = generate.pieces(self.engine, self.tokenizer, encoded, s, batch_size=batch_size)
         done = generate.collect(parts, encoded)
@@ -205,7 +206,7 @@ class LM:
                 f"{engine.get('dtype')}, this is {self.engine.name} {self.engine.dtype}; "
                 "load the model with those"
             )
-        encoded = [prompts.check_prompt(record["prompt_tokens"], self.config)]
+        encoded = [check_prompt(record["prompt_tokens"], self.config)]
         parts = generate.pieces(self.engine, self.tokenizer, encoded, s, indices=[index])
         done = generate.collect(parts, encoded)
         if not done:

@@ -23,6 +23,7 @@ from typing import Any, Literal, SupportsIndex
 import numpy as np
 
 from gpt2lab.errors import InputError
+from gpt2lab.files import write_whole
 from gpt2lab.merges import Word, merge_steps, pretokenize
 from gpt2lab.vocabulary import (
     END_OF_TEXT,
@@ -35,7 +36,6 @@ from gpt2lab.vocabulary import (
     load_spec,
     symbols_to_bytes,
     without_holes,
-    write_whole,
 )
 
 Ids = Iterable[SupportsIndex] | np.ndarray  # anything with tolist() will do, a tensor too

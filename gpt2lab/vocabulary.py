@@ -11,15 +11,13 @@ documentation (the fields of tokenizer.json).
 
 from __future__ import annotations
 
-import json
-import os
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from gpt2lab.errors import InputError
+from gpt2lab.files import parse_json, read_json, read_text
 
 END_OF_TEXT = "<|endoftext|>"
 MAX_ID = 2**24 - 1  # no vocabulary comes near; a damaged id must not allocate gigabytes
@@ -62,34 +60,6 @@ def symbols_to_bytes(name: str) -> bytes:
 
 
 # --- reading and checking files ----------------------------------------------------------------
-
-
-def _read_text(path: Path) -> str:
-    """The file as text, or one line on why not."""
-    try:
-        return path.read_bytes().decode("utf-8")
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise InputError(f"{path}: cannot be read: {reason}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path}: byte {error.start} is not UTF-8; the file is damaged or not a vocabulary"
-        ) from None
-
-
-def _parse_json(path: Path, text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text.removeprefix("\ufeff"))
-    except (ValueError, RecursionError) as error:
-        where = "nested too deep or a number too long"
-        if isinstance(error, json.JSONDecodeError):
-            where = f"line {error.lineno} column {error.colno}"
-        raise InputError(
-            f"{path}: is not whole JSON ({where}); the file is cut off or damaged, copy it again"
-        ) from None
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: holds a JSON {type(value).__name__}, expected an object")
-    return value
 
 
 def _parse_merges(path: Path, text: str) -> tuple[list[tuple[str, str]], int]:
@@ -230,7 +200,7 @@ def _declared_tokens(folder: Path) -> set[str]:
     path = folder / "special_tokens_map.json"
     if not path.is_file():
         return set()
-    values = _parse_json(path, _read_text(path)).values()
+    values = read_json(path).values()
     flat = [v for value in values for v in (value if isinstance(value, list) else [value])]
     names = [value.get("content") if isinstance(value, dict) else value for value in flat]
     return {name for name in names if isinstance(name, str)}
@@ -257,10 +227,10 @@ def _leftover_specials(
 
 def _two_files_spec(vocab_path: Path, merges_path: Path) -> Spec:
     """vocab.json or encoder.json with merges.txt or vocab.bpe, and added_tokens.json if there."""
-    vocab = _parse_json(vocab_path, _read_text(vocab_path))
-    merges, first = _parse_merges(merges_path, _read_text(merges_path))
+    vocab = read_json(vocab_path)
+    merges, first = _parse_merges(merges_path, read_text(merges_path))
     added_path = vocab_path.with_name("added_tokens.json")
-    added = _parse_json(added_path, _read_text(added_path)) if added_path.is_file() else {}
+    added = read_json(added_path) if added_path.is_file() else {}
     whole = {**vocab, **added}
     _check_ids(whole, str(vocab_path))
     _check_no_holes(whole, str(vocab_path))
@@ -293,9 +263,9 @@ MERGES_NAMES = ("merges.txt", "vocab.bpe")
 
 def _file_spec(path: Path) -> Spec:
     """One file, by its content: a tokenizer.json, a vocabulary, or a list of merges."""
-    text = _read_text(path)
+    text = read_text(path)
     if text.lstrip("\ufeff \t\r\n").startswith("{"):
-        value = _parse_json(path, text)
+        value = parse_json(text, str(path))
         if "model" in value and not isinstance(value["model"], int):
             return value
         return _two_files_spec(path, _sibling(path, MERGES_NAMES))
@@ -307,7 +277,7 @@ def _file_spec(path: Path) -> Spec:
 
 def _folder_spec(folder: Path) -> Spec:
     if (folder / "tokenizer.json").is_file():
-        return _parse_json(folder / "tokenizer.json", _read_text(folder / "tokenizer.json"))
+        return read_json(folder / "tokenizer.json")
     for name in VOCAB_NAMES:
         if (folder / name).is_file():
             return _two_files_spec(folder / name, _sibling(folder / name, MERGES_NAMES))
@@ -445,15 +415,3 @@ def without_holes(vocab: Mapping[str, int]) -> dict[str, int]:
     """The fast library refuses holes among the ids; fill them with names that no text can reach."""
     holes = set(range(max(vocab.values(), default=-1) + 1)) - set(vocab.values())
     return {**vocab, **{f"\0{token}": token for token in holes}}
-
-
-def write_whole(path: Path, text: str) -> None:
-    """The whole file or nothing: written beside, then renamed into place."""
-    part = path.with_name(f".{path.name[:100]}.{os.getpid()}.{threading.get_ident()}.part")
-    try:
-        part.write_text(text, encoding="utf-8", newline="\n")
-        part.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
-    finally:
-        part.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ PACKAGE = ROOT / "gpt2lab"
 #: Lowest floor first. A file imports only from lower floors, or from its own room.
 FLOORS = [
     {"errors", "__version__"},
+    {"files"},
     {"config", "vocabulary", "settings", "merges"},
     {"tokenizer", "processors"},
     {"reference", "cache", "sampling", "bpe", "prompts"},

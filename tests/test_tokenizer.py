@@ -825,10 +825,10 @@ def test_missing_and_unreadable_files(tmp_path: Path) -> None:
         Tokenizer.load(tmp_path)
     (tmp_path / "vocab.json").mkdir()
     (tmp_path / "tokenizer.json").write_text("{" * 100_000)
-    with pytest.raises(InputError, match="not whole JSON"):
+    with pytest.raises(InputError, match="not valid JSON"):
         Tokenizer.load(tmp_path)
     (tmp_path / "tokenizer.json").write_text('{"a":' * 200_000)
-    with pytest.raises(InputError, match="not whole JSON"):
+    with pytest.raises(InputError, match="not valid JSON"):
         Tokenizer.load(tmp_path)
 
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from gpt2lab.errors import InputError
+from gpt2lab.files import write_whole
 from gpt2lab.settings import WRITING, Sampling
-from gpt2lab.vocabulary import write_whole
 
 if TYPE_CHECKING:
     from gpt2lab.lm import LM

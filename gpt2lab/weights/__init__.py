@@ -11,9 +11,9 @@ from pathlib import Path
 from types import ModuleType
 
 from gpt2lab.errors import InputError
+from gpt2lab.files import accessing, new_folder
 from gpt2lab.weights import gpt2simple, huggingface, llmc, nanogpt, openai
 from gpt2lab.weights.checkpoint import Checkpoint, Params
-from gpt2lab.weights.files import accessing, new_folder
 
 __all__ = ["FORMATS", "Checkpoint", "Params", "load", "recognise", "save", "writable"]
 

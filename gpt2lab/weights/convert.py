@@ -15,8 +15,8 @@ import numpy as np
 
 from gpt2lab import reference, weights
 from gpt2lab.errors import InputError
+from gpt2lab.files import new_folder, write_json
 from gpt2lab.weights.checkpoint import Checkpoint
-from gpt2lab.weights.files import new_folder, write_json
 
 PROOF = "verify.json"
 TOLERANCE = 1e-3  # of the largest logit; float32 sources come out with 0, float64 ones far below

@@ -33,8 +33,8 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from gpt2lab import __version__
 from gpt2lab.errors import Failure, InputError
+from gpt2lab.files import parse_json, reason, shown
 from gpt2lab.weights import huggingface, local
-from gpt2lab.weights.files import parse_json, reason, shown
 from gpt2lab.weights.local import OFFICIAL
 
 __all__ = ["OFFICIAL", "Progress", "download"]

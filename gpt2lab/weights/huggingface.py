@@ -18,10 +18,7 @@ import numpy as np
 
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError
-from gpt2lab.settings import Sampling
-from gpt2lab.weights import names, tokenizers, torchfile
-from gpt2lab.weights.checkpoint import Checkpoint, Params
-from gpt2lab.weights.files import (
+from gpt2lab.files import (
     WIDTHS,
     accessing,
     floats,
@@ -34,6 +31,9 @@ from gpt2lab.weights.files import (
     shown,
     write_json,
 )
+from gpt2lab.settings import Sampling
+from gpt2lab.weights import names, tokenizers, torchfile
+from gpt2lab.weights.checkpoint import Checkpoint, Params
 
 FORMAT = "huggingface"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")

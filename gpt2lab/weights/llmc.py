@@ -17,9 +17,9 @@ import numpy as np
 
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError
+from gpt2lab.files import WIDTHS, accessing, floats, map_bytes, read_head, shown
 from gpt2lab.weights import names, tokenizers
 from gpt2lab.weights.checkpoint import Checkpoint, Params
-from gpt2lab.weights.files import WIDTHS, accessing, floats, map_bytes, read_head, shown
 
 FORMAT = "llmc"
 FILE = "model.bin"

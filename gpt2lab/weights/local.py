@@ -22,8 +22,8 @@ from pathlib import Path
 
 from gpt2lab.config import Config, parameter_shapes
 from gpt2lab.errors import InputError
+from gpt2lab.files import read_json, reason, shown
 from gpt2lab.weights import huggingface, load, openai, recognise
-from gpt2lab.weights.files import read_json, reason, shown
 
 BUNDLED = "fable"
 #: Official size -> its name on the hub.

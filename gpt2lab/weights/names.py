@@ -13,8 +13,8 @@ import numpy as np
 
 from gpt2lab.config import Config, parameter_shapes
 from gpt2lab.errors import InputError
+from gpt2lab.files import shown
 from gpt2lab.weights.checkpoint import Checkpoint, Params
-from gpt2lab.weights.files import shown
 
 HEAD = "lm_head.weight"
 LINEARS = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")

@@ -15,10 +15,10 @@ import numpy as np
 
 from gpt2lab.config import Config, parameter_shapes
 from gpt2lab.errors import InputError
+from gpt2lab.files import accessing, is_file_name, read_head, shown
 from gpt2lab.tokenizer import Tokenizer
 from gpt2lab.weights import names, tokenizers, torchfile
 from gpt2lab.weights.checkpoint import Checkpoint, Params
-from gpt2lab.weights.files import accessing, is_file_name, read_head, shown
 from gpt2lab.weights.huggingface import tensors_of
 
 FORMAT = "nanogpt"

@@ -14,10 +14,10 @@ from tempfile import TemporaryDirectory
 
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError
+from gpt2lab.files import accessing, read_json, read_text, shown, write_json
 from gpt2lab.tokenizer import Tokenizer
 from gpt2lab.weights import names, tensorbundle, tokenizers
 from gpt2lab.weights.checkpoint import Checkpoint, Params
-from gpt2lab.weights.files import accessing, read_json, read_text, shown, write_json
 
 FORMAT = "openai"
 HPARAMS = ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer")

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from gpt2lab.errors import InputError
+from gpt2lab.files import WIDTHS, accessing, floats, map_bytes, shown
 from gpt2lab.weights.checkpoint import Params
-from gpt2lab.weights.files import WIDTHS, accessing, floats, map_bytes, shown
 
 MAGIC = struct.pack("<Q", 0xDB4775248B80FB57)
 FOOTER = 48  # two block handles, padded to 40 bytes, and the magic number

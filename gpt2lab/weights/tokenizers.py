@@ -10,8 +10,8 @@ from pathlib import Path
 
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError
+from gpt2lab.files import accessing
 from gpt2lab.tokenizer import Tokenizer, official
-from gpt2lab.weights.files import accessing
 
 OFFICIAL = 50257
 PADDED = 50304  # the next multiple of 64 and of 128, to which trainers round it up

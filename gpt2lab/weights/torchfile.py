@@ -27,7 +27,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from gpt2lab.errors import InputError
-from gpt2lab.weights.files import accessing, floats, map_bytes, read_head, reason, shown
+from gpt2lab.files import accessing, floats, map_bytes, read_head, reason, shown
 
 ZIP_MAGIC = b"PK\x03\x04"
 STREAM_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # 0x1950a86a20f9469cfc6c, pickled

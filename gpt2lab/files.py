@@ -1,4 +1,4 @@
-"""What the readers and writers of all formats share: mapped bytes, JSON, a folder written whole.
+"""Files: text, JSON and mapped bytes read with one line on what is wrong, and written whole or not.
 
 Nothing here knows a format. Errors of the file system become one line that names the file.
 """
@@ -136,6 +136,17 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """A JSON object to a file, as people read it."""
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """The whole file or nothing: written beside, under a name of our own, then renamed."""
+    part = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        with accessing(path, "written"):
+            part.write_text(text, encoding="utf-8", newline="\n")
+            part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:
