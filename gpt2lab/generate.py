@@ -96,7 +96,8 @@ def tokens(
             logits.append(row_logits)
             rows.append(row)
         for row, row_logits in zip(rows, logits, strict=True):
-            yield _next(row, row_logits, s, limit)
+            if not row.finish:  # ended by the reader while it was another row's turn
+                yield _next(row, row_logits, s, limit)
         for row in rows:
             if row.finish:
                 cache.free(row.slot)

@@ -47,7 +47,8 @@ def process(
             for row, seen in zip(logits, tokens, strict=True)
         ]
         return np.stack(rows)  # [B, V]
-    tokens = np.asarray(tokens, dtype=np.intp).tolist()
+    if not isinstance(tokens, list):
+        tokens = np.asarray(tokens, dtype=np.intp).tolist()
     if tokens and not 0 <= min(tokens) <= max(tokens) < len(logits):
         raise InputError(f"tokens hold an id outside the vocabulary; ids end at {len(logits) - 1}")
     seen = Seen(tokens, prompt_length, keep)

@@ -426,3 +426,15 @@ def test_bad_words_are_banned_in_both_spellings(lm):
     assert s.bad_words == (tuple(encode("cat")), tuple(encode(" cat")))
     with pytest.raises(InputError, match="is 2 tokens"):
         generate.resolve(Sampling(logit_bias={" cat cat": 1.0}), lm.config, lm.tokenizer)
+
+
+def test_a_row_ended_by_its_reader_draws_no_more(engine):
+    s = Sampling(max_new_tokens=9, n=3, seed=1, stop_tokens=())
+    rows, after = {}, []
+    for token in generate.tokens(engine, [[1, 2]], s):
+        rows[token.row.index] = token.row
+        after += [token] if token.row.index == 2 and rows.get("done") else []
+        if token.row.index == 0 and token.row.written == 2:
+            rows[2].finish = "cancelled"
+            rows["done"] = True
+    assert after == [] and rows[2].written == 1
