@@ -2,7 +2,7 @@
 
 This room decides which text is read and turns what was learned into a `Tokenizer` with ids in the
 official order. Counting words and choosing merges is done by the tokenizers library (the extra
-"train"); encoding is `tokenizer.py`.
+"learn"); encoding is `tokenizer.py`.
 
 Files are read in chunks whose ends fall between two pre-tokens, so that the words counted are
 those of the whole text, and the memory needed does not grow with the files.
@@ -151,7 +151,7 @@ def _learn_merges(texts: Iterator[str], n_vocab: int, min_frequency: int) -> lis
         from tokenizers import Tokenizer as Trainee
         from tokenizers import models, pre_tokenizers, trainers
     except ImportError:
-        raise MissingExtraError("learning a vocabulary", "tokenizers", "train") from None
+        raise MissingExtraError("learning a vocabulary", "tokenizers", "learn") from None
     trainee = Trainee(models.BPE())
     trainee.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     trainer = trainers.BpeTrainer(

@@ -267,5 +267,5 @@ def test_without_the_library_the_extra_is_named(
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(MissingExtraError, match=r"gpt2lab\[train\]"):
+    with pytest.raises(MissingExtraError, match=r"gpt2lab\[learn\]"):
         bpe.learn([file], 300)

@@ -327,8 +327,10 @@ def test_the_latest_of_a_training_run(tmp_path):
 @pytest.mark.parametrize(
     ("config", "faults"),
     [
-        (EXACT, {"openai": "activation_function gelu", "llmc": "activation_function gelu"}),
-        (PLAIN, {"nanogpt": r"activation_function gelu_new \(only gelu\)"}),
+        (
+            replace(PLAIN, activation_function="relu"),
+            dict.fromkeys(("openai", "llmc", "nanogpt"), r"activation_function relu \(only GELU\)"),
+        ),
         (replace(PLAIN, layer_norm_epsilon=1e-6), dict.fromkeys(("openai", "llmc"), "1e-06")),
         (replace(PLAIN, n_inner=32), dict.fromkeys(("openai", "llmc", "nanogpt"), "n_inner 32")),
         (replace(EXACT, scale_attn_weights=False), {"nanogpt": "scale_attn_weights false"}),

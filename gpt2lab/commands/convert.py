@@ -44,6 +44,8 @@ def command(
 
     path = local.resolve(source)
     report = convert(path, Path(target), format_, verify=verify, force=force)
+    if report.note:
+        click.echo(f"note: {report.note}", err=True)
     if as_json:
         echo_json(report.to_dict())
         return

@@ -7,7 +7,7 @@ name only then. What a format looks like on disk is told in its own module.
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,9 @@ TOLERANCE = 1e-3  # of the largest logit; float32 sources come out with 0, float
 
 @dataclass(frozen=True)
 class Report:
-    """What a conversion did. The last three are None when it was not verified.
+    """What a conversion did. The three numbers are None when it was not verified.
 
+    note: what the target's own code computes otherwise than the source, empty where nothing.
     largest_difference: of all logits, in absolute value. top1_agreement: share of positions with
     the same likeliest token, 0 to 1. tokens: number of positions compared.
     """
@@ -37,6 +38,7 @@ class Report:
     largest_difference: float | None = None
     top1_agreement: float | None = None
     tokens: int | None = None
+    note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values, for JSON."""
@@ -47,6 +49,17 @@ def fixed_tokens(n_vocab: int, n_ctx: int) -> np.ndarray:
     """The same ids on every machine: Philox of seed 0, [2, min(n_ctx, 64)]."""
     random = np.random.Generator(np.random.Philox(0))
     return random.integers(0, n_vocab, (2, min(n_ctx, 64)))  # [2, T]
+
+
+_FORMS = {"gelu_new": "the tanh form of GELU", "gelu": "the exact GELU"}
+
+
+def other_gelu(one: Checkpoint, other: Checkpoint) -> str:
+    """What to say when only the form of GELU differs; empty when it does not."""
+    a, b = one.config.activation_function, other.config.activation_function
+    if a == b:
+        return ""
+    return f"the source computes {_FORMS[a]}, the target's code {_FORMS[b]}; the weights are equal"
 
 
 def _logits(checkpoint: Checkpoint, tokens: np.ndarray) -> np.ndarray:
@@ -60,7 +73,8 @@ def compare(one: Checkpoint, other: Checkpoint) -> tuple[float, float, int]:
     if a.shape != b.shape:
         raise InputError(f"logits of shapes {list(a.shape)} and {list(b.shape)}: not one model")
     difference = float(np.max(np.abs(a.astype(np.float64) - b)))
-    if not difference <= TOLERANCE * max(1.0, float(np.max(np.abs(a)))):
+    near = difference <= TOLERANCE * max(1.0, float(np.max(np.abs(a))))
+    if not near and not other_gelu(one, other):
         raise InputError(
             f"the result computes other logits than the source, by up to {difference:.3g}; nothing "
             "was kept; please report this with the source's format"
@@ -92,8 +106,7 @@ def _refuse_strangers(target: Path) -> None:
 def _prove(checkpoint: Checkpoint, folder: Path, report: Report) -> Report:
     """Read the written folder back and compare; the proof is stored beside the weights."""
     difference, agreement, tokens = compare(checkpoint, weights.load(folder))
-    values = {**report.to_dict(), "largest_difference": difference}
-    report = Report(**{**values, "top1_agreement": agreement, "tokens": tokens})
+    report = replace(report, largest_difference=difference, top1_agreement=agreement, tokens=tokens)
     write_json(folder / PROOF, report.to_dict())
     return report
 
@@ -123,6 +136,7 @@ def convert(
         checkpoint = weights.load(source)
         weights.FORMATS[format].save(checkpoint, temporary)
         report = Report(str(source), str(target), checkpoint.format, format)
+        report = replace(report, note=other_gelu(checkpoint, weights.load(temporary)))
         if verify:
             report = _prove(checkpoint, temporary, report)
     return report

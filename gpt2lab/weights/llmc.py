@@ -138,7 +138,7 @@ def load(path: Path) -> Checkpoint:
 
 def save(checkpoint: Checkpoint, folder: Path) -> None:
     """Write model.bin, version 3; the vocabulary, for which llm.c has no place, goes beside it."""
-    names.must_be_plain(checkpoint, FORMAT, "gelu_new")
+    names.must_be_plain(checkpoint, FORMAT)
     config = checkpoint.config
     rows = -(-config.n_vocab // PADDING) * PADDING
     numbers = (MAGIC, 3, config.n_ctx, config.n_vocab, config.n_layer, config.n_head)

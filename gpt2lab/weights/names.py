@@ -111,16 +111,20 @@ def check(params: Params, config: Config, where: str) -> Params:
     return _tie({name: params[name] for name in order})
 
 
-def must_be_plain(checkpoint: Checkpoint, format: str, activation: str) -> None:
-    """Refuse to write what `format` has no place for: the reader of the file would compute else."""
+def must_be_plain(checkpoint: Checkpoint, format: str) -> None:
+    """Refuse to write what `format` has no place for: the reader of the file would compute else.
+
+    The two forms of GELU are let through, whichever the format computes: they are so near that
+    everybody carries GPT-2's weights between them, and `convert` says what it costs.
+    """
     config = checkpoint.config
     faults = [
         said
         for said, is_fault in (
             ("a head of its own (lm_head.weight)", HEAD in checkpoint.params),
             (
-                f"activation_function {config.activation_function} (only {activation})",
-                config.activation_function != activation,
+                f"activation_function {config.activation_function} (only GELU)",
+                config.activation_function not in ("gelu", "gelu_new"),
             ),
             (
                 f"layer_norm_epsilon {config.layer_norm_epsilon} (only 1e-05)",

@@ -172,7 +172,7 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
     nanoGPT looks for a character vocabulary in data/<dataset>/meta.pkl and otherwise takes
     GPT-2's; what the model really has is put beside the checkpoint.
     """
-    names.must_be_plain(checkpoint, FORMAT, "gelu")
+    names.must_be_plain(checkpoint, FORMAT)
     config = checkpoint.config
     params = {
         name: np.ascontiguousarray(array, np.float32)

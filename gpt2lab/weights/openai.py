@@ -181,7 +181,7 @@ def _save_vocabulary(tokenizer: Tokenizer, folder: Path) -> None:
 
 def save(checkpoint: Checkpoint, folder: Path) -> None:
     """Write a folder that OpenAI's code and gpt-2-simple open as one of their models."""
-    names.must_be_plain(checkpoint, FORMAT, "gelu_new")
+    names.must_be_plain(checkpoint, FORMAT)
     params = {
         theirs(name): array[None] if name.endswith(names.LINEARS) else array  # [1, in, out]
         for name, array in checkpoint.params.items()
