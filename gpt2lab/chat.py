@@ -7,10 +7,11 @@ ends where the next speaker would begin, and the oldest turns go when the window
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
+from gpt2lab import generate
 from gpt2lab.errors import InputError
 from gpt2lab.generate import Piece
 from gpt2lab.lm import LM, load
@@ -62,12 +63,12 @@ class Chat:
             raise InputError("the message is empty; say something")
         self.turns.append((self.you, message))
         try:
-            script, s = self.prompt(), self.lm.settings(**self.settings)
-            stop = (f"\n{self.you}:", f"\n{self.them}:", *s.stop)
-            pieces = self.lm.stream(script, **{**self.settings, "stop": stop, "n": 1})
+            encoded, s = self.lm.prepare([self.prompt()], "refuse", self.settings)
         finally:
             self.turns.pop()  # it counts when the answer begins
-        return self._keep(message, pieces)
+        stop = (f"\n{self.you}:", f"\n{self.them}:", *s.stop)
+        s = replace(s, stop=stop, n=1)
+        return self._keep(message, generate.pieces(self.lm.engine, self.lm.tokenizer, encoded, s))
 
     def _keep(self, message: str, pieces: Iterator[Piece]) -> Iterator[Piece]:
         said: list[str] = []

@@ -115,7 +115,7 @@ def translate(given: Mapping[str, Any], prompt_length: int = 0) -> tuple[Setting
         else:
             raise InputError(_unknown(name, own))
         # Identity first: NaN differs from itself.
-        clash = [k for k, v in before.items() if v is not settings[k] and v != settings[k]]
+        clash = [k for k, v in before.items() if v is not settings[k] and not _same(v, settings[k])]
         if clash and name != "do_sample":
             raise InputError(f"{clash[0]} is given twice, once as {name}; give one of them")
     for name in _TUPLES:
@@ -125,6 +125,10 @@ def translate(given: Mapping[str, Any], prompt_length: int = 0) -> tuple[Setting
         if name in settings and settings[name] is elsewhere:
             settings[name] = here
     return settings, [note for note in notes if note]
+
+
+def _same(one: Any, other: Any) -> bool:
+    return bool(np.all(one == other))
 
 
 def _unknown(name: str, own: set[str]) -> str:

@@ -140,10 +140,12 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 
 def write_whole(path: Path, text: str) -> None:
     """The whole file or nothing: written beside, under a name of our own, then renamed."""
-    part = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex[:8]}.part")
+    part = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
         with accessing(path, "written"):
             part.write_text(text, encoding="utf-8", newline="\n")
+            if path.exists():
+                shutil.copymode(path, part)
             part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -201,7 +203,7 @@ def new_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
             f"{target}: exists already; choose another folder, or replace it with --force"
         )
     made = [parent for parent in target.parents if not parent.exists()]
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         with accessing(target, "written"):
             temporary.mkdir(parents=True)

@@ -70,7 +70,7 @@ def tokens(
     limit: no token from this id on (a vocabulary that is padded to a round number).
     With beams, the tokens of a prompt come when its search is done.
     """
-    if not isinstance(batch_size, int) or batch_size < 1:
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
         raise InputError(f"batch_size is {batch_size!r}; it must be a whole number from 1 up")
     if s.stop_tokens is None or (s.seed is None and not s.greedy):
         s = resolve(s, engine.config, None)
@@ -216,7 +216,8 @@ class Completion:
     """One finished text.
 
     text: the new text without the prompt. tokens: the new ids, an end token included. logprobs:
-    the model's own, one a token. finish_reason: "stop" or "length". record: everything that is
+    the model's own, one a token. finish_reason: "stop" or "length", or "interrupted" where the text
+    was broken off. record: everything that is
     needed to write the same text again.
     """
 
@@ -244,7 +245,7 @@ def collect(parts: Iterator[Piece], prompts: Sequence[Sequence[int]]) -> list[Co
         done.tokens.append(piece.token)
         done.logprobs.append(piece.logprob)
         done.slides = piece.slides
-        done.finish_reason = piece.finish_reason or done.finish_reason
+        done.finish_reason = piece.finish_reason or "interrupted"
     return [texts[key] for key in sorted(texts)]
 
 

@@ -79,20 +79,32 @@ class LM:
             warnings.warn(note, stacklevel=3)
         recommended = dict(self.checkpoint.generation)
         ends = recommended.pop("stop", ())
+        writing = WRITING
         if settings.get("preset") is not None or settings.get("processors") is not None:
-            recommended = {}
-        else:
-            recommended = {**WRITING, **recommended}
-        merged = {**recommended, **settings}
-        searches = "temperature" not in {**self.checkpoint.generation, **settings}
-        if searches and merged.get("num_beams", 1) != 1:
+            recommended, writing = {}, {}
+        merged = {**writing, **recommended, **settings}
+        if "temperature" not in {**recommended, **settings} and merged.get("num_beams", 1) != 1:
             merged["temperature"] = 0
-        # The text that ends the model's documents is one more end beside the caller's; () drops it.
-        own = Sampling.from_dict({"stop": settings.get("stop")}).stop
-        if own or settings.get("stop") is None:
-            own = tuple(dict.fromkeys((*own, *ends)))
-        merged["stop"] = own
+        if (
+            given.get("do_sample")
+            and "temperature" not in given
+            and not merged.get("temperature", 1)
+        ):
+            merged["temperature"] = 1.0
+        _yield_to(merged, recommended, settings)
+        merged["stop"] = self._stop(settings, ends)
         return Sampling.from_dict(merged)
+
+    def _stop(self, settings: Mapping[str, Any], ends: tuple[str, ...]) -> tuple[str, ...]:
+        """The stop strings: the caller's, and the text that ends the model's own documents.
+
+        The latter counts as an end token does: no stop tokens, or an empty `stop`, drop it.
+        """
+        own = Sampling.from_dict({"stop": settings.get("stop")}).stop
+        dropped = settings.get("stop") is not None and not own
+        if dropped or settings.get("stop_tokens") == () or self.tokenizer is None:
+            return own
+        return tuple(dict.fromkeys((*own, *ends)))
 
     def encode(self, prompt: Prompt) -> list[int]:
         """A prompt as ids: a text, ids, or None for the beginning of a document."""
@@ -230,11 +242,22 @@ class LM:
         )
 
 
+def _yield_to(
+    merged: dict[str, Any], recommended: Mapping[str, Any], settings: Mapping[str, Any]
+) -> None:
+    """Where the caller's number contradicts one that was only recommended, the latter gives way."""
+    for key, other, pick in (("min_new_tokens", "max_new_tokens", min), ("num_beams", "n", max)):
+        value = settings.get(other)
+        if key in recommended and key not in settings and isinstance(value, int):
+            merged[key] = pick(recommended[key], value)
+
+
 def _listed(given: Any) -> list[Prompt]:
     """One prompt or many, as a list of prompts. A flat list of ids is one prompt."""
     if given is None or isinstance(given, str):
         return [given]
-    if isinstance(given, bytes | bytearray | Mapping | set) or not isinstance(given, Iterable):
+    wrong = isinstance(given, bytes | bytearray | Mapping | set) or not isinstance(given, Iterable)
+    if wrong or getattr(given, "ndim", 1) == 0:
         raise InputError(f"prompts are {given!r:.80}; they are texts, lists of token ids, or None")
     listed = list(given)
     if not listed:

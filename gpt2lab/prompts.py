@@ -97,7 +97,7 @@ def fit(prompt: list[int], config: Config, s: Sampling, overflow: str = "refuse"
 def resolve(s: Sampling, config: Config, tokenizer: Tokenizer | None) -> Sampling:
     """The settings with nothing left open: seed, end tokens, words as ids. Records hold these."""
     stop_tokens = config.end_tokens if s.stop_tokens is None else s.stop_tokens
-    seed = secrets.randbits(32) if s.seed is None else s.seed
+    seed = secrets.randbits(32) if s.seed is None else int(s.seed)
     words = [v for word in s.bad_words for v in _spellings(word, tokenizer)]
     bias = {_one_token(key, tokenizer): value for key, value in s.logit_bias.items()}
     for name, ids in (

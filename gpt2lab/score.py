@@ -93,7 +93,8 @@ def token_logprobs(
     scored once, with at least n_ctx - stride tokens before it, except in the first window.
     """
     n_ctx = engine.config.n_ctx
-    if stride is not None and not (isinstance(stride, int) and 1 <= stride <= n_ctx):
+    whole = isinstance(stride, int) and not isinstance(stride, bool)
+    if stride is not None and not (whole and 1 <= stride <= n_ctx):
         raise InputError(
             f"stride is {stride!r}; it must be a whole number from 1 to n_ctx, {n_ctx}"
         )

@@ -116,10 +116,12 @@ WRITING: dict[str, Any] = {"temperature": 0.8, "top_p": 0.95}
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
     if isinstance(value, tuple | list):
         return [_plain(v) for v in value]
     if isinstance(value, Mapping):
-        return {str(k): v for k, v in value.items()}
+        return {str(k): _plain(v) for k, v in value.items()}
     return value
 
 
@@ -129,7 +131,11 @@ def _tuple(name: str, value: Any) -> Any:
         return None
     if isinstance(value, str | int | np.integer):
         return (value,)
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
     try:
+        if isinstance(value, bytes | Mapping):
+            raise TypeError
         return tuple(tuple(v) if isinstance(v, list) else v for v in value)
     except TypeError:
         raise InputError(f"{name} is {value!r}; it takes a list") from None
@@ -215,7 +221,7 @@ def _check_words(s: Sampling) -> None:
                 f"stop holds {text!r}; a stop string is one character of UTF-8 or more"
             )
     for token in s.stop_tokens or ():
-        if not isinstance(token, int | np.integer) or token < 0:
+        if not isinstance(token, int | np.integer) or isinstance(token, bool) or token < 0:
             raise InputError(f"stop_tokens holds {token!r}; it takes token ids, from 0 up")
     for word in s.bad_words:
         ids = isinstance(word, tuple) and all(isinstance(i, int | np.integer) for i in word)

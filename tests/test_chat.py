@@ -72,3 +72,10 @@ def test_an_answer_broken_off_is_kept_as_far_as_it_came(chat):
     first = next(pieces).text + next(pieces).text
     pieces.close()
     assert chat.turns[-1] == ("Friend", first.strip())
+
+
+def test_settings_under_other_names_reach_the_answer(chat):
+    chat.settings = {"max_tokens": 3, "stop_strings": ["zzz"], "nsamples": 2, "seed": 1}
+    with pytest.warns(UserWarning, match="is taken as"):
+        pieces = list(chat.reply("hi"))
+    assert len(pieces) == 3 and {piece.index for piece in pieces} == {0}

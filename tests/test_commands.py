@@ -119,7 +119,9 @@ def test_ids_as_prompt(run):
 def test_replay_takes_all_from_the_record(run, tmp_path):
     record, out = tmp_path / "r.json", tmp_path / "o.txt"
     _, text, _ = run("generate", "A", *SHORT, "--dtype", "float64", "--record", str(record))
-    fails(run("generate", "B", "--replay", str(record), "-t", "2"), "--temperature", "prompt")
+    fails(run("generate", "B", "--replay", str(record)), "leave out PROMPT")
+    fails(run("generate", "--replay", str(record), "-t", "2"), "leave out --temperature")
+    fails(run("generate", "--replay", str(record), "--out", str(record), "--force"), "same file")
     code, shown, _ = run("generate", "--replay", str(record), "--out", str(out))
     assert (code, shown, out.read_text()) == (0, "", text)
     assert json.loads(record.read_text())["engine"]["dtype"] == "float64"
@@ -140,6 +142,46 @@ def test_a_failed_run_leaves_an_old_file_alone(run, tmp_path):
     for target, words in (("/dev/null", "ordinary"), (str(tmp_path), "folder"), ("x/", "folder")):
         fails(run("generate", "A", "--out", target, "--force"), words)
     fails(run("generate", "A", "--out", "s", "--record", "s"), "same file")
+
+
+def test_what_a_closed_pipe_and_ctrl_c_leave_is_kept(tmp_path):
+    record = tmp_path / "r.jsonl"
+    head = program(
+        *("generate", "A", "--endless", "-l", "10", "--record", str(record)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    head.stdout.readline()
+    head.stdout.close()
+    assert head.wait(60) == 141
+    head.stderr.close()
+    assert record.read_text().count("\n") >= 1
+
+
+def test_a_private_file_stays_private_and_a_name_may_be_long(run, tmp_path):
+    out = tmp_path / ("\u6f22" * 84)
+    out.write_text("x")
+    out.chmod(0o600)
+    assert run("generate", "A", *SHORT, "--out", str(out), "--force")[0] == 0
+    assert out.stat().st_mode & 0o777 == 0o600
+    fails(run("generate", "A", "--out", str(tmp_path / ("x" * 300))), "longer than 255 bytes")
+    fails(run("generate", "A", "--out", ""), "name of the file to write is empty")
+
+
+def test_records_in_every_arrangement_replay(run, tmp_path):
+    _, text, _ = run("generate", "A", *SHORT, "--record", str(tmp_path / "r"))
+    line = (tmp_path / "r").read_text()
+    (tmp_path / "blank").write_text(line + "\n\n" + line)
+    (tmp_path / "list").write_text(f"[{line},{line}]")
+    for name in ("blank", "list"):
+        shown = run("generate", "--replay", str(tmp_path / name))[1]
+        assert shown == f"{text}{'=' * 20}\n{text}"
+    (tmp_path / "bad").write_text(line + "\n{}\n")
+    fails(run("generate", "--replay", str(tmp_path / "bad")), "line 3", "no record")
+
+
+def test_ids_are_shown_as_prompt_too(run):
+    assert run("generate", "--ids", "37 38", *SHORT, "--include-prompt")[1].startswith("FG")
 
 
 def test_json_is_whole_on_any_console():

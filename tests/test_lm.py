@@ -144,6 +144,31 @@ def test_a_checkpoint_s_own_beams_search(lm):
     assert other.settings().temperature == 0 and other.settings(temperature=0.5).temperature == 0.5
 
 
+def test_recommendations_give_way_to_what_was_asked_for(lm):
+    def settings(recommended, **given):
+        return LM(replace(lm.checkpoint, generation=recommended)).settings(**given)
+
+    assert settings({"min_new_tokens": 10}, max_new_tokens=5).min_new_tokens == 5
+    assert settings({"num_beams": 2}, n=3).num_beams == 3
+    assert settings({"temperature": 0.7}, num_beams=2, preset="hf").temperature == 0
+    assert settings({"temperature": 0}, do_sample=True).temperature == 1.0
+    assert settings({"stop": ("END",)}, stop_tokens=()).stop == ()
+
+
+def test_a_model_without_a_tokenizer_ignores_a_recommended_stop_text():
+    """A run of gpt-2-simple without its vocabulary could not write at all."""
+    checkpoint = weights.Checkpoint(TINY, tiny_params(), None, "gpt2simple")
+    checkpoint.generation = {"stop": ("<|endoftext|>",)}
+    [done] = LM(checkpoint).complete([[1, 2]], max_new_tokens=3, seed=0)
+    assert len(done.tokens) == 3
+
+
+def test_records_of_numpy_numbers_are_plain(lm):
+    settings = {"max_new_tokens": np.int64(3), "temperature": np.float32(0.5), "seed": np.uint64(7)}
+    [done] = lm.complete("A", stop_tokens=[np.int64(3)], logit_bias={5: np.float32(1)}, **settings)
+    assert lm.replay(json.loads(json.dumps(done.record))).text == done.text
+
+
 def test_a_checkpoint_s_stop_text_stays_beside_one_s_own(lm):
     other = LM(replace(lm.checkpoint, generation={"stop": ("<|endoftext|>",)}))
     assert other.settings(stop="X").stop == ("X", "<|endoftext|>")

@@ -129,6 +129,17 @@ def test_generation_config_gives_settings_and_the_end(tmp_path):
         assert any("recommends what cannot be done" in note for note in loaded.notes)
 
 
+def test_recommendations_that_contradict_each_other_are_passed_over(tmp_path):
+    folder = folder_with(tmp_path / "model")
+    path = folder / "generation_config.json"
+    path.write_text('{"max_new_tokens": 300, "min_new_tokens": 200}')
+    assert weights.load(folder).generation == {"max_new_tokens": 300, "min_new_tokens": 200}
+    path.write_text('{"max_new_tokens": 10, "min_new_tokens": 50}')
+    loaded = weights.load(folder)
+    assert loaded.generation == {"max_new_tokens": 10}
+    assert any("min_new_tokens 50 is more than" in note for note in loaded.notes)
+
+
 def test_where_documents_begin_and_end_survives_a_round_trip(tmp_path):
     folder = folder_with(tmp_path / "model", eos_token_id=[5, 6], bos_token_id=7)
     loaded = weights.load(folder)

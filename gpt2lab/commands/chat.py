@@ -76,7 +76,7 @@ def _talk(chat: Chat) -> None:
             return
         try:
             if line.startswith("/"):
-                click.echo(_do(chat, line.split()), err=True)
+                click.echo(_do(chat, line.split(maxsplit=2)), err=True)
             elif line:
                 _answer(chat, line)
         except InputError as error:
@@ -120,11 +120,14 @@ def _do(chat: Chat, words: list[str]) -> str:
 
 def _set(chat: Chat, words: list[str]) -> str:
     if len(words) != 2:
-        raise InputError("/set takes a name and a value, as in /set temperature 0.7")
+        raise InputError("/set takes a name and a value, as in /set temperature 0.7; none unsets")
     name, text = words[0].replace("-", "_"), words[1]
     defaults = {item.name: item.default for item in fields(Sampling)}
     if name not in defaults or name in SKIPPED:
         raise InputError(f"no setting {name!r} here; /settings lists them")
+    if text.lower() == "none":
+        chat.settings = {key: value for key, value in chat.settings.items() if key != name}
+        return f"{name} is as it was at first."
     kind = type(defaults[name])
     value: Any = text
     if kind in (int, float) or name == "seed":

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -26,7 +29,7 @@ from gpt2lab.commands.options import (
     unescape,
     write_new,
 )
-from gpt2lab.errors import InputError
+from gpt2lab.errors import Failure, InputError
 from gpt2lab.lm import checked_record
 
 if TYPE_CHECKING:
@@ -88,14 +91,14 @@ are written with temperature 0.8 and top-p 0.95; beams search without drawing.""
 def command(prompt: str | None, **flags: Any) -> None:
     """Continue a text: from PROMPT, a file, standard input, or nothing."""
     prompt = prompt if prompt is not None else flags["prompt_flag"]
-    settings = _settings(flags)
-    if flags["replay"]:
-        _replay(prompt, settings, flags)
+    if flags["replay"] is not None:
+        _replay(flags)
         return
+    settings = _settings(flags)
     prompts = _prompts(prompt, flags)
     lm_flags = {key: flags[key] for key in ("model", "engine", "dtype")}
     if prompts is None:
-        if flags["out"] or flags["record"]:
+        if flags["out"] is not None or flags["record"] is not None:
             raise InputError("--out and --record need a prompt; the loop only shows its texts")
         _loop(load_model(**lm_flags), settings, flags)
         return
@@ -117,8 +120,6 @@ def _settings(flags: dict[str, Any]) -> dict[str, Any]:
         settings["stop_tokens"] = ()
     if settings.get("preset") == "gpt-2-simple" and settings.get("top_p") == 0:
         del settings["top_p"]  # 0 is its "off"
-    if flags["endless"] and (settings.get("num_beams", 1) > 1 or settings.get("temperature") == 0):
-        raise InputError("--endless would write the same text for ever; it needs a temperature")
     return settings
 
 
@@ -159,9 +160,12 @@ def _hint(prompts: list[Any]) -> None:
 
 def _check_targets(flags: dict[str, Any]) -> None:
     """Refuse what cannot be written before the work is done, not after."""
-    targets = [check_target(flags[key], flags["force"]) for key in ("out", "record") if flags[key]]
+    given = [flags[key] for key in ("out", "record") if flags[key] is not None]
+    targets = [check_target(path, flags["force"]) for path in given]
+    if flags["file"] not in (None, "-"):
+        targets.append(Path(os.path.realpath(flags["file"])))
     if len(set(targets)) < len(targets):
-        raise InputError("--out and --record name the same file; give two")
+        raise InputError("--out, --record and --file name the same file; give different ones")
     for key in ("delimiter", "truncate"):
         try:
             (flags[key] or "").encode()
@@ -181,7 +185,7 @@ class _Show:
     def __init__(self, lm: LM, prompts: Sequence[Any], flags: dict[str, Any]) -> None:
         self.shown: list[str] = []
         self._lm, self._prompts, self._flags = lm, prompts, flags
-        self._live = not flags["out"]
+        self._live = flags["out"] is None
         self._rule = RULE if flags["delimiter"] is None else unescape(flags["delimiter"])
         self._current: Key | None = None
         self._waiting: dict[Key, list[Piece]] = {}
@@ -225,7 +229,10 @@ class _Show:
             self._print(self._rule)
         self._current, self._texts = key, self._texts + 1
         text = self._prompts[key[0]]
-        if not isinstance(text, str):
+        if isinstance(text, list):
+            ids = "".join(f"{token} " for token in text)
+            text = self._lm.tokenizer.decode(text) if self._lm.tokenizer else ids
+        if text is None:
             return
         if self._flags["include_prompt"]:
             self._print(text)
@@ -242,10 +249,12 @@ class _Show:
 def _write(lm: LM, prompts: list[Any], settings: dict[str, Any], flags: dict[str, Any]) -> None:
     """Write all texts; on Ctrl-C keep what there is."""
     encoded, s = lm.prepare(prompts, flags["overflow"], settings)
+    if flags["endless"] and (s.num_beams > 1 or s.greedy):
+        raise InputError("--endless would write the same text for ever; it needs a temperature")
     show = _Show(lm, prompts, flags)
     parts: dict[Key, list[Piece]] = {}
     records: list[dict[str, Any]] = []
-    wants_records = flags["as_json"] or flags["record"]
+    wants_records = flags["as_json"] or flags["record"] is not None
     try:
         for piece in _pieces(lm, encoded, s, flags):
             if not flags["as_json"]:
@@ -257,8 +266,11 @@ def _write(lm: LM, prompts: list[Any], settings: dict[str, Any], flags: dict[str
             if piece.finish_reason:
                 record = _record(lm, parts.pop((piece.prompt, piece.index)), encoded, s, prompts)
                 _keep_record(record, records, flags)
-    except KeyboardInterrupt:
-        show.close()
+    except BaseException:  # Ctrl-C, a closed pipe, a full disk: what is finished is kept
+        with suppress(OSError):
+            show.close()
+        for kept in parts.values():
+            records.append(_record(lm, kept, encoded, s, prompts))
         _save(show, records, flags)
         raise
     _save(show, records, flags)
@@ -287,87 +299,102 @@ def _record(
 def _keep_record(
     record: dict[str, Any], records: list[dict[str, Any]], flags: dict[str, Any]
 ) -> None:
-    if flags["as_json"] and not flags["out"]:
+    if flags["as_json"] and flags["out"] is None:
         echo_json(record)
-    if flags["out"] or flags["record"]:
+    if flags["out"] is not None or flags["record"] is not None:
         records.append(record)
 
 
 def _save(show: _Show, records: list[dict[str, Any]], flags: dict[str, Any]) -> None:
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     text = lines if flags["as_json"] else "".join(show.shown)
-    if flags["out"] and text:
-        write_new(flags["out"], text, flags["force"])
-        click.echo(f"written to {flags['out']}", err=True)
-    if flags["record"] and lines:
-        write_new(flags["record"], lines, flags["force"])
+    written = []
+    for key, content in (("out", text), ("record", lines)):
+        if flags[key] is not None and content:
+            _write_or_show(flags[key], content, flags["force"])
+            written.append(flags[key])
+    with suppress(OSError):
+        if flags["out"] is not None and written:
+            click.echo(f"written to {' and '.join(written)}", err=True)
+
+
+def _write_or_show(path: str, content: str, force: bool) -> None:
+    """Write the file; where that fails after all, the work goes to stdout and is not lost."""
+    try:
+        write_new(path, content, force)
+    except (InputError, Failure):
+        sys.stdout.write(content)
+        raise
 
 
 # ---- The other two ways in.
 
 
-def _replay(prompt: str | None, settings: dict[str, Any], flags: dict[str, Any]) -> None:
+#: What --replay leaves open: where the model lies now, and where the texts go.
+_WITH_REPLAY = {"replay", "model", "engine", "dtype", "out", "force", "as_json", "delimiter"}
+
+
+def _replay(flags: dict[str, Any]) -> None:
     """Write the texts of saved records again; model, engine and settings are the records'."""
-    others = [name for name in ("file", "ids", "unconditional", "lines", "record") if flags[name]]
-    others += [*settings, *([] if prompt is None else ["prompt"])]
-    if others:
-        raise InputError(
-            f"--replay takes everything from the record; leave out {', '.join(map(flag, others))}"
-        )
-    if flags["out"]:
-        check_target(flags["out"], flags["force"])
-    records = [_parse(line, flags["replay"]) for line in _record_lines(flags["replay"])]
-    for record in records:
-        checked_record(record)
+    context = click.get_current_context()
+    for param in context.command.params:
+        given = context.get_parameter_source(param.name or "")
+        if given == click.core.ParameterSource.COMMANDLINE and param.name not in _WITH_REPLAY:
+            name = param.opts[-1] if param.opts[-1].startswith("-") else param.opts[-1].upper()
+            raise InputError(f"--replay takes everything from the record; leave out {name}")
+    if flags["out"] is not None:
+        target = check_target(flags["out"], flags["force"])
+        if target == Path(os.path.realpath(flags["replay"])):
+            raise InputError("--out and --replay name the same file; give different ones")
+    records = _read_records(flags["replay"])
     first = records[0]
     lm = load_model(
         flags["model"] or first["model"].get("name"),
         flags["engine"] or first["engine"].get("name"),
         flags["dtype"] or first["engine"].get("dtype"),
+        download=flags["model"] is not None,  # a name in a file is no order to reach the network
     )
-    texts, lines = [], []
-    for record in records:
-        done = lm.replay(record)
-        texts.append(printable(done.text) if not flags["out"] else done.text)
-        lines.append(done.record)
-    _show_again(texts, lines, flags)
-
-
-def _show_again(texts: list[str], records: list[dict[str, Any]], flags: dict[str, Any]) -> None:
-    rule = RULE if flags["delimiter"] is None else unescape(flags["delimiter"])
-    if flags["out"]:
-        dumped = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
-        text = "".join(dumped) if flags["as_json"] else rule.join(text + "\n" for text in texts)
-        write_new(flags["out"], text, flags["force"])
-    elif flags["as_json"]:
-        for record in records:
-            echo_json(record)
+    done = [lm.replay(record) for record in records]
+    texts = [d.text if lm.tokenizer else "".join(f"{token} " for token in d.tokens) for d in done]
+    if flags["as_json"]:
+        content = "".join(json.dumps(d.record, ensure_ascii=False) + "\n" for d in done)
     else:
-        sys.stdout.write(rule.join(text + "\n" for text in texts))
+        rule = RULE if flags["delimiter"] is None else unescape(flags["delimiter"])
+        content = rule.join(text + "\n" for text in texts)
+    if flags["out"] is not None:
+        write_new(flags["out"], content, flags["force"])
+        click.echo(f"written to {flags['out']}", err=True)
+    elif flags["as_json"]:
+        for d in done:
+            echo_json(d.record)
+    else:
+        sys.stdout.write(printable(content))
 
 
-def flag(name: str) -> str:
-    """How a setting is written on the command line."""
-    return name if name == "prompt" else f"--{name.replace('_', '-')}"
-
-
-def _record_lines(path: str) -> list[str]:
-    """A file of records: one a line, or a single one over many lines."""
-    text = read_text(path).strip()
-    if not text:
-        raise InputError(f"{path} holds no record; it is empty")
+def _read_records(path: str) -> list[dict[str, Any]]:
+    """A file of records: one a line, or a single one over many lines; each is checked."""
+    text = read_text(path)
     try:
-        json.loads(text)
+        whole = json.loads(text)
+        found = [("", record) for record in (whole if isinstance(whole, list) else [whole])]
     except (ValueError, RecursionError):
-        return text.split("\n")
-    return [text]
+        lines = [(i, line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
+        found = [(f", line {i}", _parse(line, f"{path}, line {i}")) for i, line in lines]
+    for place, record in found:
+        try:
+            checked_record(record)
+        except InputError as error:
+            raise InputError(f"{path}{place}: {error}") from None
+    if not found:
+        raise InputError(f"{path} holds no record; it is empty")
+    return [record for _, record in found]
 
 
 def _parse(line: str, path: str) -> Any:
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} holds no record of a generation: {error}") from None
+        raise InputError(f"{path}: no record of a generation: {error}") from None
 
 
 def _loop(lm: LM, settings: dict[str, Any], flags: dict[str, Any]) -> None:

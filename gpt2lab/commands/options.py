@@ -95,7 +95,8 @@ def sampling_settings(values: Mapping[str, Any]) -> dict[str, Any]:
         given["processors"] = tuple(filter(None, given["processors"].split(",")))
     if "early_stopping" in given:
         words = {"true": True, "false": False}
-        given["early_stopping"] = words.get(given["early_stopping"], given["early_stopping"])
+        value = given["early_stopping"].lower()
+        given["early_stopping"] = words.get(value, value)
     return given
 
 
@@ -127,11 +128,13 @@ def model_options(function: F) -> F:
     return function
 
 
-def load_model(model: str | None, engine: str | None = None, dtype: str | None = None) -> LM:
+def load_model(
+    model: str | None, engine: str | None = None, dtype: str | None = None, download: bool = True
+) -> LM:
     """Load what --model names, and show what its files have to say."""
     from gpt2lab.lm import load
 
-    lm = load(model, engine=engine, dtype=dtype)
+    lm = load(model, engine=engine, dtype=dtype, download=download)
     for note in lm.checkpoint.notes:
         click.echo(f"note: {note}", err=True)
     return lm
@@ -215,7 +218,11 @@ def echo_json(value: Any) -> None:
 
 def check_target(path: str, force: bool) -> Path:
     """A file that may be written, or an error that says why not. Links lead to their file."""
+    if not path:
+        raise InputError("the name of the file to write is empty; give one")
     target = Path(os.path.realpath(path))
+    if len(os.fsencode(target.name)) > 255:
+        raise InputError(f"{path:.40}...: the name is longer than 255 bytes; choose a shorter one")
     if path.endswith(("/", os.sep)) or target.is_dir():
         raise InputError(f"{path} is a folder; name a file in it")
     if os.path.lexists(target) and not target.is_file():
@@ -224,6 +231,8 @@ def check_target(path: str, force: bool) -> Path:
         raise InputError(f"{path} exists and is left as it is; choose another name or add --force")
     if not target.parent.is_dir():
         raise InputError(f"{path}: the folder {target.parent} does not exist; create it first")
+    if not os.access(target.parent, os.W_OK):
+        raise InputError(f"{path}: the folder {target.parent} cannot be written; choose another")
     return target
 
 

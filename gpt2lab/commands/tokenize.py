@@ -42,7 +42,7 @@ The ids go to stdout, the pieces too at a terminal or with --pieces."""
 @click.option("--json", "as_json", is_flag=True, help="Ids, pieces and offsets as JSON.")
 def command(text: tuple[str, ...], file: str | None, **flags: Any) -> None:
     """Turn TEXT into token ids, or ids into text."""
-    if flags["learn"]:
+    if flags["learn"] is not None:
         _learn(flags["learn"], text, flags["vocab_size"], flags["characters"])
         return
     given = given_text(" ".join(text) if text else None, file, "text")

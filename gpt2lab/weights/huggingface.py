@@ -260,9 +260,12 @@ def _generation(values: dict[str, Any], where: Path) -> tuple[dict[str, Any], tu
     if stop is not None:
         found["stop"] = stop
     notes = []
+    most = found.get("max_new_tokens")
+    beside = {"max_new_tokens": most} if type(most) is int and most > 0 else {}
     for key, value in list(found.items()):
+        room = {"max_new_tokens": 10**9} if key == "min_new_tokens" else {}
         try:
-            found[key] = getattr(Sampling(**{key: value}), key)
+            found[key] = getattr(Sampling(**{**room, **beside, key: value}), key)
         except InputError as error:
             del found[key]
             notes.append(f"{where.name} recommends what cannot be done and is passed over: {error}")
