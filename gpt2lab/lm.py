@@ -85,12 +85,8 @@ class LM:
         merged = {**writing, **recommended, **settings}
         if "temperature" not in {**recommended, **settings} and merged.get("num_beams", 1) != 1:
             merged["temperature"] = 0
-        if (
-            given.get("do_sample")
-            and "temperature" not in given
-            and not merged.get("temperature", 1)
-        ):
-            merged["temperature"] = 1.0
+        if given.get("do_sample") and "temperature" not in given:
+            merged["temperature"] = merged.get("temperature") or 1.0  # a recommended 0 gives way
         _yield_to(merged, recommended, settings)
         merged["stop"] = self._stop(settings, ends)
         return Sampling.from_dict(merged)

@@ -81,6 +81,7 @@ class Hub:
     repos: dict[str, dict[str, bytes]] = field(default_factory=dict)
     url: str = ""
     cdn: str = ""  # another address, to which large files are sent
+    home: str = ""  # where one is sent who asks at "localhost"
     token: str = ""  # what private repos ask for
     private: set[str] = field(default_factory=set)
     gated: set[str] = field(default_factory=set)
@@ -128,6 +129,9 @@ class Handler(BaseHTTPRequestHandler):
         path, hub = unquote(urlsplit(self.path).path), self.hub
         given = self.headers.get("Authorization")
         hub.asked.append((self.command, path, self.headers.get("Range"), given))
+        if hub.home and self.headers["Host"].startswith("localhost"):
+            self.answer(308, Location=hub.home + self.path)
+            return
         if path.startswith("/cdn/"):
             repo, name = path[5:].rsplit("/", 1)
             self.send(name, hub.repos[repo][name])
@@ -341,6 +345,37 @@ def test_large_files_come_from_another_address_without_the_token(server: Hub) ->
     sent = {path: token for _, path, _, token in server.asked}
     assert sent["/cdn/me/tiny/model.safetensors"] is None
     assert sent[f"/me/tiny/resolve/{COMMIT}/model.safetensors"] == "Bearer hf_secret"
+
+
+def test_a_mirror_that_sends_one_elsewhere_is_followed_without_the_token(server: Hub) -> None:
+    server.repos["me/tiny"], server.home = gpt2(), server.url
+    mirror = server.url.replace("127.0.0.1", "localhost")
+    assert load(download("me/tiny", endpoint=mirror, token="hf_secret")).format == "huggingface"
+    sent = [token for *_, token in server.asked]
+    assert set(sent[0::2]) == {"Bearer hf_secret"} and set(sent[1::2]) == {None}
+
+
+@pytest.mark.parametrize("is_relative", [True, False])
+def test_a_mirror_may_send_large_files_to_another_path_of_its_own(
+    server: Hub, monkeypatch: pytest.MonkeyPatch, is_relative: bool
+) -> None:
+    """get_hf_file_metadata goes on to an answer that names no commit, and fails."""
+    server.repos["me/tiny"], server.cdn = gpt2(), server.url
+    answer = Handler.answer
+
+    def told(self: Handler, status: int, **headers: str) -> None:
+        if "Location" in headers and is_relative:
+            headers["Location"] = headers["Location"].removeprefix(server.url)
+        answer(self, status, **headers)
+
+    monkeypatch.setattr(Handler, "answer", told)
+    assert load(fetch(server)).format == "huggingface"
+
+
+def test_a_circle_of_redirects_ends(server: Hub) -> None:
+    server.renamed["me/tiny"] = "me/tiny"
+    with pytest.raises(Failure, match=r"sends config\.json in a circle of redirects"):
+        fetch(server)
 
 
 def test_a_renamed_model_is_followed(server: Hub) -> None:

@@ -2,9 +2,9 @@
 
 Only the files that a model needs are fetched, each is checked against the hash that the hub gives,
 and a transfer that was cut goes on where it stopped, also in a later call. huggingface_hub brings
-the HTTP session, the token, the locks and the settings (HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN,
-HF_HUB_CACHE, HF_HUB_DOWNLOAD_TIMEOUT, proxies). Its own `snapshot_download` is not used: it (2.4)
-throws a partial file away when a call ends, and it does not check hashes.
+the HTTP session, the token, the locks, the errors and the settings (HF_ENDPOINT, HF_HUB_OFFLINE,
+HF_TOKEN, HF_HUB_CACHE, HF_HUB_DOWNLOAD_TIMEOUT, proxies). Its own `snapshot_download` is not used:
+it (2.4) throws a partial file away when a call ends, and it does not check hashes.
 
 Only `/<owner>/<name>/resolve/<revision>/<file>` is asked for, so any mirror that serves files will
 do. Where models lie on this machine is `local`'s.
@@ -22,18 +22,18 @@ import shutil
 import socket
 import ssl
 import time
-import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
 from urllib.parse import quote, urljoin, urlsplit
 
 from gpt2lab import __version__
 from gpt2lab.errors import Failure, InputError
-from gpt2lab.files import parse_json, reason, shown
+from gpt2lab.files import parse_json, reason, shown, write_whole
 from gpt2lab.weights import huggingface, local
 from gpt2lab.weights.local import OFFICIAL
 
@@ -41,6 +41,7 @@ __all__ = ["OFFICIAL", "Progress", "download"]
 
 #: Called while a file arrives with its name, the bytes that are there, and all of them (or None).
 Progress = Callable[[str, int, int | None], None]
+T = TypeVar("T")
 
 ENDPOINT = "https://huggingface.co"
 EXTRAS = ("generation_config.json", "tokenizer.json", "vocab.json", "merges.txt")
@@ -52,16 +53,20 @@ WEIGHTS = (  # in the order of choice
 )
 CONFIG_LIMIT = 1 << 20  # bytes; a config.json has one or two thousand
 WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before each further try, while no byte arrives
-CHUNK = 1 << 20
 TRUE = ("1", "ON", "YES", "TRUE")  # what huggingface_hub takes for true
 
 #: The HTTP library's errors before a connection stands.
 NO_CONNECTION = {"ConnectError", "ConnectTimeout", "ProxyError", "UnsupportedProtocol"}
-COMMIT, ETAG, SIZE, CODE = "X-Repo-Commit", "X-Linked-Etag", "X-Linked-Size", "X-Error-Code"
+HTTP_ERRORS = {"HTTPError", "InvalidURL", "CookieConflict", "StreamError"}
+COMMIT, ETAG, SIZE = "X-Repo-Commit", "X-Linked-Etag", "X-Linked-Size"
 
 
 class _Passing(Failure):
     """A failure that a further try may mend: a server's fault, a cut transfer."""
+
+
+class _NoConnection(Failure):
+    """Nothing answers; worth a further try only where something has answered before."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,10 @@ class _Hub:
     revision: str
     token: str | None
     folder: Path  # models--owner--name in the cache
+
+    @property
+    def locks(self) -> Path:
+        return self.folder.parent / ".locks" / self.folder.name
 
     def url(self, file: str) -> str:
         revision = quote(self.revision, safe="")
@@ -104,11 +113,26 @@ def _library() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            import huggingface_hub.constants
+            import huggingface_hub.errors
             import huggingface_hub.utils
         except ValueError as error:  # HF_HUB_DOWNLOAD_TIMEOUT=soon
             raise InputError(f"a variable HF_... of the environment is wrong: {error}") from error
     return huggingface_hub
+
+
+def _session() -> Any:
+    utils = _library().utils
+    try:
+        return utils.get_session()
+    except (OSError, ValueError, ImportError) as error:  # no such certificate file, odd proxy
+        raise InputError(
+            f"the network settings of the environment cannot be used ({reason(error)}); "
+            "check HTTPS_PROXY, ALL_PROXY and SSL_CERT_FILE"
+        ) from error
+
+
+def _timeout() -> float:
+    return float(_library().constants.HF_HUB_DOWNLOAD_TIMEOUT)
 
 
 def is_offline() -> bool:
@@ -134,8 +158,9 @@ def _endpoint(given: str | None) -> str:
 
 def _token(given: str | None) -> str | None:
     """The token given, else the one that the hub's own login left; its words are not repeated."""
+    utils = _library().utils
     try:
-        token = _library().utils.get_token_to_send(given.strip() if given else None)
+        token = utils.get_token_to_send(given.strip() if given else None)
     except Exception as error:  # a broken login may raise anything; the token is optional
         raise InputError(
             f"the stored hub token cannot be read ({reason(error)}); give one by HF_TOKEN"
@@ -157,12 +182,11 @@ def _revision(given: str | None) -> str:
 # --- what may go wrong ---
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__
+def _offline(repo: str) -> InputError:
+    return InputError(
+        f"{repo} is not complete in {local.hub_cache()}, and offline is set; leave out --offline "
+        "and unset HF_HUB_OFFLINE to fetch it"
+    )
 
 
 def _kinds(error: BaseException) -> set[str]:
@@ -172,77 +196,92 @@ def _kinds(error: BaseException) -> set[str]:
 
 def _cause(error: BaseException, host: str) -> str:
     """Why a connection failed, in words."""
-    for one in _causes(error):
+    one: BaseException | None = error
+    while one is not None:
         if isinstance(one, socket.gaierror):
             return f"the name {host} cannot be looked up ({reason(one)})"
         if isinstance(one, ConnectionRefusedError):
             return "the connection was refused"
         if isinstance(one, ssl.SSLError):
             return f"the secure connection failed ({reason(one)})"
-    kinds = _kinds(error)
-    if "ProxyError" in kinds:
+        one = one.__cause__ or one.__context__
+    if "ProxyError" in _kinds(error):
         return f"the proxy refused ({reason(error)}); check HTTPS_PROXY"
-    if "TimeoutException" in kinds:
-        return "no answer in time"
-    return reason(error)
+    return "no answer in time" if "TimeoutException" in _kinds(error) else reason(error)
 
 
 def _unreachable(hub: _Hub, error: BaseException) -> Failure:
     cause = _cause(error, urlsplit(hub.endpoint).hostname or hub.endpoint)
-    if not _kinds(error) & NO_CONNECTION:
-        return Failure(
-            f"the connection to {hub.endpoint} broke off: {cause}; run the same command again, "
-            "it goes on where it stopped"
+    if _kinds(error) & NO_CONNECTION:
+        return _NoConnection(
+            f"{hub.endpoint} cannot be reached: {cause}; check the connection, or name another "
+            "address of the hub by --endpoint or HF_ENDPOINT"
         )
-    return Failure(
-        f"{hub.endpoint} cannot be reached: {cause}; check the connection, or name another "
-        "address of the hub by --endpoint or HF_ENDPOINT"
+    kind = _Passing if "TransportError" in _kinds(error) else Failure
+    return kind(
+        f"the connection to {hub.endpoint} broke off: {cause}; run the same command again, "
+        "it goes on where it stopped"
     )
 
 
-def _forbidden(hub: _Hub, response: Any) -> NoReturn:
-    page = f"{hub.endpoint}/{hub.repo}"
-    if response.headers.get(CODE) == "GatedRepo":
-        raise InputError(
-            f"{hub.repo} is gated: accept its terms at {page}, then give your token by HF_TOKEN "
-            "or --token"
+def _forbidden(hub: _Hub, error: Exception, status: int) -> InputError:
+    if isinstance(error, _library().errors.GatedRepoError):
+        return InputError(
+            f"{hub.repo} is gated: accept its terms at {hub.endpoint}/{hub.repo}, then give your "
+            "token by HF_TOKEN or --token"
         )
     if hub.token:
-        raise InputError(
-            f"{hub.repo}: the hub refuses this token (HTTP {response.status_code}); check the "
-            "name, and that the token may read it"
+        return InputError(
+            f"{hub.repo}: the hub refuses this token (HTTP {status}); check the name, and that "
+            "the token may read it"
         )
-    raise InputError(
-        f"{hub.repo} does not exist at {hub.endpoint} or is private (HTTP {response.status_code}); "
+    return InputError(
+        f"{hub.repo} does not exist at {hub.endpoint} or is private (HTTP {status}); "
         "check the spelling, or give a token by HF_TOKEN or --token"
     )
 
 
-def _refuse(hub: _Hub, file: str, response: Any) -> NoReturn:
-    """Turn an answer of 400 and above into one line."""
-    status, code = response.status_code, response.headers.get(CODE, "")
+def _refusal(hub: _Hub, file: str, error: Exception, response: Any) -> Exception:
+    """An answer of 400 and above in one line."""
+    status, headers = response.status_code, response.headers
     if status in (401, 403):
-        _forbidden(hub, response)
-    if code == "RevisionNotFound":
-        raise InputError(
+        return _forbidden(hub, error, status)
+    if isinstance(error, _library().errors.RevisionNotFoundError):
+        return InputError(
             f"{hub.repo} has no revision {hub.revision!r} at {hub.endpoint}; "
             "give a branch, tag or full commit"
         )
     if status == 404:
-        raise InputError(
+        return InputError(
             f"there is no model {hub.repo} at {hub.endpoint} (HTTP 404); check the spelling"
         )
     if status == 429:
-        wait = response.headers.get("Retry-After", "")
+        wait = headers.get("Retry-After", "")
         when = f"in {wait} seconds" if wait.isdigit() else "later"
-        raise _Passing(
+        return _Passing(
             f"{hub.endpoint} is asked too often (HTTP 429); try again {when}, or give a token"
         )
-    said = shown(" ".join(response.headers.get("X-Error-Message", "").split())[:200])
+    said = shown(" ".join(headers.get("X-Error-Message", "").split())[:200])
     message = f"{hub.endpoint} answers HTTP {status} for {file}{': ' + said if said else ''}"
     if status >= 500:
-        raise _Passing(f"{message}; its server has a fault, try again later")
-    raise InputError(f"{message}; check the name and the endpoint")
+        return _Passing(f"{message}; its server has a fault, try again later")
+    return InputError(f"{message}; check the name and the endpoint")
+
+
+@contextmanager
+def _network(hub: _Hub, file: str) -> Iterator[None]:
+    """Turn what huggingface_hub and the HTTP library raise into one line."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, _library().errors.OfflineModeIsEnabled):
+            raise _offline(hub.repo) from error
+        if not _kinds(error) & HTTP_ERRORS:
+            raise
+        response = getattr(error, "response", None)
+        if response is None:
+            raise _unreachable(hub, error) from error
+        raise _refusal(hub, file, error, response) from error
 
 
 @contextmanager
@@ -262,145 +301,81 @@ def _writing(hub: _Hub) -> Iterator[None]:
         ) from error
 
 
-# --- requests ---
-
-
-def _session() -> Any:
-    try:
-        return _library().utils.get_session()
-    except (OSError, ValueError, ImportError) as error:  # no such certificate file, odd proxy
-        raise InputError(
-            f"the network settings of the environment cannot be used ({reason(error)}); "
-            "check HTTPS_PROXY, ALL_PROXY and SSL_CERT_FILE"
-        ) from error
-
-
-def _timeout() -> float:
-    return float(_library().constants.HF_HUB_DOWNLOAD_TIMEOUT)
-
-
-def _is_passing(error: BaseException, connected: bool = False) -> bool:
-    """Whether a further try may help; while nothing has answered, a failed connection is final."""
-    kinds = _kinds(error)
-    if "TransportError" in kinds:
-        return connected or not kinds & NO_CONNECTION
-    return isinstance(error, _Passing)
-
-
-@contextmanager
-def _network(hub: _Hub) -> Iterator[None]:
-    """Turn what the HTTP library raises into one line."""
-    try:
-        yield
-    except (InputError, Failure):
-        raise
-    except Exception as error:
-        if isinstance(error, OSError) and "OfflineModeIsEnabled" in _kinds(error):
-            raise _offline(hub.repo) from error
-        if not _kinds(error) & {"HTTPError", "InvalidURL", "CookieConflict", "StreamError"}:
-            raise
-        raise _unreachable(hub, error) from error
-
-
-def _ask(hub: _Hub, url: str, headers: dict[str, str]) -> Any:
-    """The answer to one HEAD request; a server's fault and a cut connection are tried again."""
-    for wait in (*WAITS[:2], None):
+def _patiently(
+    attempt: Callable[[], T],
+    waits: tuple[float, ...],
+    passing: tuple[type[Failure], ...] = (_Passing,),
+    have: Callable[[], int] = int,
+) -> T:
+    """Try again what may pass; as long as there is more to `have`, it goes on, if slowly."""
+    left, before = list(waits), have()
+    while True:
         try:
-            response = _session().request(
-                "HEAD", url, headers=headers, follow_redirects=False, timeout=_timeout()
-            )
-            if wait is None or (response.status_code < 500 and response.status_code != 429):
-                return response
-        except Exception as error:
-            if wait is None or not _is_passing(error):
+            return attempt()
+        except passing:
+            if have() > before:
+                left, before = list(waits), have()
+            if not left:
                 raise
-        time.sleep(wait)
-    raise AssertionError("the last try returns or raises")
+        time.sleep(left.pop(0))
 
 
-def _origin(url: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port
+# --- what the hub says of a file ---
 
 
 def _described(hub: _Hub, file: str) -> Any:
     """The first answer that describes the file, following redirects until then.
 
-    The token goes only to the address that it was given for.
+    The token goes only to the address that it was given for. The library's get_hf_file_metadata
+    would pass by the answer of a mirror that redirects to itself, and 1.0 may go in circles.
     """
     url, headers = hub.url(file), hub.headers()
     for _ in range(10):
-        response = _ask(hub, url, headers)
-        target = response.headers.get("Location")
-        is_known = COMMIT in response.headers and ETAG in response.headers
-        if not 300 <= response.status_code < 400 or not target or is_known:
-            return response
-        url, last = urljoin(url, target), url
-        if _origin(url) != _origin(last):
-            if COMMIT in response.headers:
-                return response
+        answer = _session().request(
+            "HEAD", url, headers=headers, follow_redirects=False, timeout=_timeout()
+        )
+        _library().utils.hf_raise_for_status(answer)
+        if not answer.has_redirect_location or (
+            COMMIT in answer.headers and ETAG in answer.headers
+        ):
+            return answer
+        url, last = urljoin(url, answer.headers["Location"]), url
+        if urlsplit(url)[:2] != urlsplit(last)[:2]:
+            if COMMIT in answer.headers:
+                return answer
             headers.pop("authorization", None)
     raise Failure(f"{hub.endpoint} sends {file} in a circle of redirects; check the endpoint")
 
 
-def _header(response: Any, *names: str) -> str:
-    return next((response.headers[name] for name in names if name in response.headers), "")
+def _ask(hub: _Hub, file: str) -> Any:
+    """The answer that describes a file; None when the model has no such file."""
+    errors = _library().errors
+    with _network(hub, file):
+        try:
+            return _described(hub, file)
+        except errors.HfHubHTTPError as error:
+            known = isinstance(error, errors.RepositoryNotFoundError | errors.RevisionNotFoundError)
+            if error.response.status_code == 404 and not known:
+                return None
+            raise
 
 
 def _look(hub: _Hub, file: str) -> _Remote | None:
     """What the hub says of a file; None when the model has no such file."""
-    with _network(hub):
-        response = _described(hub, file)
-    if response.status_code == 404 and response.headers.get(CODE) in (None, "EntryNotFound"):
+    answer = _patiently(lambda: _ask(hub, file), WAITS[:2])
+    if answer is None:
         return None
-    if response.status_code >= 400:
-        _refuse(hub, file, response)
-    commit = _header(response, COMMIT)
-    etag = _header(response, ETAG, "ETag").removeprefix("W/").strip('"')
-    # Both become names of files.
+    headers = answer.headers
+    etag = (headers.get(ETAG) or headers.get("ETag", "")).removeprefix("W/").strip('"')
+    commit = headers.get(COMMIT, "")  # like the etag, it becomes the name of a file
     if not re.fullmatch(r"[\w-]{1,64}", commit) or not re.fullmatch(r"[\w-]{1,128}", etag):
         raise Failure(
             f"{hub.endpoint} does not answer as the hub does (no {COMMIT} or ETag for {file}); "
             "check the endpoint, and whether a proxy or a login page stands before it"
         )
-    is_redirect = response.status_code >= 300
-    size = _header(response, SIZE, *(() if is_redirect else ("Content-Length",)))
+    length = "" if answer.has_redirect_location else headers.get("Content-Length", "")
+    size = headers.get(SIZE, length)
     return _Remote(file, commit, etag, int(size) if size.isdigit() else None)
-
-
-@contextmanager
-def _reading(hub: _Hub, remote: _Remote, more: dict[str, str]) -> Iterator[Any]:
-    """The answer to a GET request, open for reading."""
-    headers = {**hub.headers(), **more}
-    # On the way to another host the HTTP library takes the token off.
-    with _session().stream(
-        "GET", hub.url(remote.file), headers=headers, follow_redirects=True, timeout=_timeout()
-    ) as answer:
-        yield answer
-
-
-def _small(hub: _Hub, remote: _Remote) -> bytes:
-    data = b""
-    with _reading(hub, remote, {}) as answer:
-        if answer.status_code >= 400:
-            _refuse(hub, remote.file, answer)
-        for piece in answer.iter_bytes():
-            data += piece
-            if len(data) > CONFIG_LIMIT:
-                raise InputError(f"{hub.repo}: its {remote.file} is too long to be one")
-    return data
-
-
-def _read_small(hub: _Hub, remote: _Remote) -> bytes:
-    """A small file's bytes, for looking before anything is written."""
-    for wait in WAITS[:2]:
-        try:
-            return _small(hub, remote)
-        except Exception as error:
-            if not _is_passing(error):
-                raise
-        time.sleep(wait)
-    return _small(hub, remote)
 
 
 # --- one file ---
@@ -412,60 +387,49 @@ def _length(path: Path) -> int:
 
 def _start(hub: _Hub, remote: _Remote, answer: Any, path: Path, have: int) -> int:
     """Where the bytes of an answer belong; 0 when the server sends the whole file."""
-    if answer.status_code == 206:
-        begin = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range", ""))
-        if have and begin and int(begin[1]) == have:
-            return have
-    if answer.status_code in (206, 416):  # it understood something else; from the start, then
-        with _writing(hub):
-            path.unlink(missing_ok=True)
-        raise _Passing(f"{hub.endpoint} cannot go on with {remote.file}; run the command again")
-    if answer.status_code >= 400:
-        _refuse(hub, remote.file, answer)
-    return 0
+    if answer.status_code not in (206, 416):
+        answer.raise_for_status()
+        return 0
+    begin = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range", ""))
+    if have and begin and int(begin[1]) == have:
+        return have
+    path.unlink(missing_ok=True)  # it understood something else; from the start, then
+    raise _Passing(f"{hub.endpoint} cannot go on with {remote.file}; run the command again")
 
 
 def _receive(hub: _Hub, remote: _Remote, path: Path, progress: Progress | None) -> None:
     """One request for what is missing of a file; bytes are kept as they come."""
-    have = _length(path)
-    with _reading(hub, remote, {"range": f"bytes={have}-"} if have else {}) as answer:
+    have, headers = _length(path), hub.headers()
+    if have:
+        headers["range"] = f"bytes={have}-"
+    # On the way to another host the HTTP library takes the token off.
+    with _session().stream(
+        "GET", hub.url(remote.file), headers=headers, follow_redirects=True, timeout=_timeout()
+    ) as answer:
         have = _start(hub, remote, answer, path, have)
-        with _writing(hub):
-            file = path.open("r+b" if have else "wb")
-        with file:
+        with path.open("r+b" if have else "wb") as file:
             file.seek(have)
             for piece in answer.iter_bytes():
-                with _writing(hub):
-                    file.write(piece)
+                file.write(piece)
                 have += len(piece)
                 if progress:
                     progress(remote.file, have, remote.size)
                 if remote.size is not None and have > remote.size:
                     break  # it can only be wrong, the check will say how
-            with _writing(hub):
-                file.flush()
-
-
-def _is_whole(remote: _Remote, path: Path) -> bool:
-    return path.exists() and remote.size is not None and path.stat().st_size >= remote.size
 
 
 def _fetch(hub: _Hub, remote: _Remote, path: Path, progress: Progress | None) -> None:
     """Fetch a file to `path`, going on with what lies there. Cut transfers are taken up again."""
-    waits = list(WAITS)
-    while not _is_whole(remote, path):
-        before = _length(path)
-        try:
+
+    def attempt() -> None:
+        if remote.size is not None and path.exists() and _length(path) >= remote.size:
+            return
+        with _network(hub, remote.file):
             _receive(hub, remote, path, progress)
-            if remote.size is None or _is_whole(remote, path):
-                return
+        if _length(path) < (remote.size or 0):
             raise _Passing(f"{hub.endpoint} sent too little of {remote.file}; run it again")
-        except Exception as error:
-            if _length(path) > before:
-                waits = list(WAITS)  # it goes on, if slowly
-            if not waits or not _is_passing(error, connected=True):
-                raise
-            time.sleep(waits.pop(0))
+
+    _patiently(attempt, WAITS, (_Passing, _NoConnection), lambda: _length(path))
 
 
 def _need_room(hub: _Hub, remote: _Remote, path: Path) -> None:
@@ -477,25 +441,17 @@ def _need_room(hub: _Hub, remote: _Remote, path: Path) -> None:
         )
 
 
-def _is_content(path: Path, etag: str) -> tuple[bool, str]:
-    """Whether a file's hash is its etag, and the hash. An etag that is no hash proves nothing.
-
-    The hub gives large files their sha256, small ones git's hash of the blob.
-    """
-    if re.fullmatch(r"[0-9a-f]{64}", etag):
-        digests = [hashlib.sha256()]
-    elif re.fullmatch(r"[0-9a-f]{40}", etag):
-        head = b"blob %d\0" % path.stat().st_size
-        # A plain file server in the hub's place may name the bare content's hash.
-        digests = [hashlib.sha1(start, usedforsecurity=False) for start in (head, b"")]
-    else:
-        return True, ""
+def _hashes(path: Path, etag: str) -> list[str]:
+    """The hashes of a file of which its etag should be one."""
     with path.open("rb") as file:
-        while piece := file.read(CHUNK):
-            for digest in digests:
-                digest.update(piece)
-    found = [digest.hexdigest() for digest in digests]
-    return etag in found, found[0]
+        if len(etag) == 64:
+            return [hashlib.file_digest(file, "sha256").hexdigest()]
+        head = b"blob %d\0" % path.stat().st_size
+        git = hashlib.file_digest(file, lambda: hashlib.sha1(head, usedforsecurity=False))
+        file.seek(0)
+        # A plain file server in the hub's place may name the bare content's hash.
+        bare = hashlib.file_digest(file, lambda: hashlib.sha1(usedforsecurity=False))
+    return [git.hexdigest(), bare.hexdigest()]
 
 
 def _fault(remote: _Remote, path: Path) -> str | None:
@@ -503,11 +459,13 @@ def _fault(remote: _Remote, path: Path) -> str | None:
     size = path.stat().st_size
     if remote.size is not None and size != remote.size:
         return f"it has {size} bytes, expected {remote.size}"
-    is_right, found = _is_content(path, remote.etag)
-    if is_right:
+    if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", remote.etag):
+        return None  # an etag that is no hash proves nothing
+    found = _hashes(path, remote.etag)
+    if remote.etag in found:
         return None
-    kind = "sha256" if len(remote.etag) == 64 else "git hash"
-    return f"its {kind} is {found}, expected {remote.etag}"
+    kind = "sha256" if len(found) == 1 else "git hash"
+    return f"its {kind} is {found[0]}, expected {remote.etag}"
 
 
 def _fetch_checked(hub: _Hub, remote: _Remote, path: Path, progress: Progress | None) -> None:
@@ -516,8 +474,7 @@ def _fetch_checked(hub: _Hub, remote: _Remote, path: Path, progress: Progress | 
     fault = None
     for _ in range(2 if path.exists() else 1):
         _need_room(hub, remote, path)
-        with _network(hub):
-            _fetch(hub, remote, path, progress)
+        _fetch(hub, remote, path, progress)
         fault = _fault(remote, path)
         if fault is None:
             return
@@ -538,9 +495,7 @@ def _link(blob: Path, pointer: Path) -> None:
         blob.replace(pointer)
 
 
-def _obtain(
-    hub: _Hub, remote: _Remote, force: bool, progress: Progress | None, content: bytes | None = None
-) -> None:
+def _obtain(hub: _Hub, remote: _Remote, force: bool, progress: Progress | None) -> None:
     """Have a checked file in the snapshot: the one that is there, else a fetched one."""
     blob = hub.folder / "blobs" / remote.etag
     pointer = hub.folder / "snapshots" / remote.commit / remote.file
@@ -552,38 +507,43 @@ def _obtain(
         return
     if force:
         partial.unlink(missing_ok=True)
-    if content is not None:
-        partial.write_bytes(content)
     _fetch_checked(hub, remote, partial, progress)
     partial.replace(blob)
     _link(blob, pointer)
 
 
-@contextmanager
-def _alone(hub: _Hub, remote: _Remote) -> Iterator[None]:
-    """Wait for other processes that fetch the same file."""
-    locks = hub.folder.parent / ".locks" / hub.folder.name
+def _get(hub: _Hub, remote: _Remote, force: bool, progress: Progress | None) -> None:
+    """Have a file, after other processes that fetch the same one."""
     with _writing(hub):
-        locks.mkdir(parents=True, exist_ok=True)
-        (hub.folder / "blobs").mkdir(parents=True, exist_ok=True)
-        lock = _library().utils.WeakFileLock(locks / f"{remote.etag}.lock")
-    with lock:
-        yield
-
-
-def _get(
-    hub: _Hub, remote: _Remote, force: bool, progress: Progress | None, content: bytes | None = None
-) -> None:
-    with _writing(hub), _alone(hub, remote):
-        _obtain(hub, remote, force, progress, content)
+        for folder in (hub.locks, hub.folder / "blobs"):
+            folder.mkdir(parents=True, exist_ok=True)
+        with _library().utils.WeakFileLock(hub.locks / f"{remote.etag}.lock"):
+            _obtain(hub, remote, force, progress)
 
 
 # --- one model ---
 
 
-def _check_kind(hub: _Hub, data: bytes) -> None:
-    """Refuse what is no GPT-2 by its config.json, before its weights are fetched."""
-    values = parse_json(data, f"{hub.repo}: config.json")
+def _config(hub: _Hub) -> _Remote:
+    config = _look(hub, "config.json")
+    if config is None:
+        raise InputError(
+            f"there is no {hub.repo} with a config.json at {hub.endpoint}, revision "
+            f"{hub.revision} (HTTP 404); check the spelling, and that it is for transformers"
+        )
+    if config.size and config.size > CONFIG_LIMIT:
+        raise InputError(f"{hub.repo}: its config.json is too long to be one")
+    return config
+
+
+def _check_kind(hub: _Hub, config: _Remote) -> None:
+    """Refuse what is no GPT-2, by a passing copy of its config.json: nothing of it is kept."""
+    with _writing(hub):
+        hub.locks.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=hub.locks) as folder:
+            path = Path(folder) / config.file
+            _fetch_checked(hub, config, path, None)
+            values = parse_json(path.read_bytes(), f"{hub.repo}: config.json")
     named = values.get("architectures") or []
     named = [str(one) for one in named] if isinstance(named, list) else [str(named)]
     kind = values.get("model_type", "gpt2")
@@ -604,50 +564,32 @@ def _weights(hub: _Hub) -> _Remote:
     )
 
 
-def _keep_ref(hub: _Hub, commit: str) -> None:
-    """Note which commit a branch or tag was at, so that the model is found without the network."""
-    if hub.revision == commit:
-        return
-    path = hub.folder / "refs" / hub.revision
-    with _writing(hub):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-        temporary.write_text(commit, encoding="ascii")
-        temporary.replace(path)
+def _shards(hub: _Hub, index: Path) -> Iterator[_Remote]:
+    for path in huggingface.shards(index):
+        shard = _look(hub, path.name)
+        if shard is None:
+            raise InputError(f"{hub.repo}: {index.name} names {path.name}, which is missing")
+        yield shard
 
 
 def _snapshot(hub: _Hub, force: bool, progress: Progress | None) -> Path:
-    config = _look(hub, "config.json")
-    if config is None:
-        raise InputError(
-            f"there is no {hub.repo} with a config.json at {hub.endpoint}, revision "
-            f"{hub.revision} (HTTP 404); check the spelling, and that it is for transformers"
-        )
+    config = _config(hub)
     pinned = replace(hub, revision=config.commit)  # the branch may move while we fetch
-    with _network(hub):
-        content = _read_small(pinned, config)
-    _check_kind(hub, content)
-    weights = _weights(pinned)
-    _get(pinned, config, force, progress, content)
-    for remote in filter(None, (_look(pinned, name) for name in EXTRAS)):
-        _get(pinned, remote, force, progress)
-    _get(pinned, weights, force, progress)
     folder = hub.folder / "snapshots" / config.commit
+    _check_kind(pinned, config)
+    weights = _weights(pinned)
+    extras = [remote for name in EXTRAS if (remote := _look(pinned, name))]
+    for remote in (config, *extras, weights):
+        _get(pinned, remote, force, progress)
     if weights.file in huggingface.SHARDED:
-        for path in huggingface.shards(folder / weights.file):
-            shard = _look(pinned, path.name)
-            if shard is None:
-                raise InputError(f"{hub.repo}: {weights.file} names {path.name}, which is missing")
+        for shard in _shards(pinned, folder / weights.file):
             _get(pinned, shard, force, progress)
-    _keep_ref(hub, config.commit)
+    if hub.revision != config.commit:  # so that a branch or tag is found without the network
+        ref = hub.folder / "refs" / hub.revision
+        with _writing(hub):
+            ref.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(ref, config.commit)
     return folder
-
-
-def _offline(repo: str) -> InputError:
-    return InputError(
-        f"{repo} is not complete in {local.hub_cache()}, and offline is set; leave out --offline "
-        "and unset HF_HUB_OFFLINE to fetch it"
-    )
 
 
 def download(
