@@ -67,6 +67,13 @@ def test_the_prompt_may_come_from_a_file_or_standard_input(run, tmp_path):
     assert run("generate", "--file", "-", *SHORT, stdin=b"The dog")[1] == expected
 
 
+def test_one_line_end_at_the_end_is_the_shell_s_the_rest_is_the_prompt_s(run, tmp_path):
+    (tmp_path / "p").write_text("A\n\n")
+    for args, stdin in ((["--file", str(tmp_path / "p")], b""), ([], b"A\n\n")):
+        _, out, _ = run("generate", *args, *SHORT, "--json", stdin=stdin)
+        assert json.loads(out)["prompt"] == "A\n"
+
+
 def test_every_line_may_be_a_prompt(run):
     lm = gpt2lab.load()
     code, out, _ = run("generate", "--lines", *SHORT, stdin=b"The dog\n\nA cat\n")

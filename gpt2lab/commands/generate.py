@@ -142,8 +142,10 @@ def _prompts(prompt: str | None, flags: dict[str, Any]) -> list[Any] | None:
             raise InputError("there are no prompts: every line is empty")
         return [line for line in lines if line.strip()]
     text = given_text(prompt, flags["file"], "prompt")
-    if prompt is None:  # a file ends with a line end that the text does not mean
-        text = text.replace("\r\n", "\n").removesuffix("\n")
+    if prompt is None:
+        text = text.replace("\r\n", "\n")
+    if flags["file"] is not None:  # a file ends with a line end that the text does not mean
+        text = text.removesuffix("\n")
     if not text:
         raise InputError("the prompt is empty; give some text, or --unconditional for none")
     return [text]
