@@ -6,7 +6,7 @@ ends where the next speaker would begin, and the oldest turns go when the window
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -52,7 +52,7 @@ class Chat:
             "write a shorter one"
         )
 
-    def reply(self, message: str) -> Iterator[Piece]:
+    def reply(self, message: str) -> Generator[Piece, None, None]:
         """Say something; the pieces of the answer come as they are written.
 
         An answer that is broken off is kept as far as it came. A message that cannot be sent
@@ -70,7 +70,7 @@ class Chat:
         s = replace(s, stop=stop, n=1)
         return self._keep(message, generate.pieces(self.lm.engine, self.lm.tokenizer, encoded, s))
 
-    def _keep(self, message: str, pieces: Iterator[Piece]) -> Iterator[Piece]:
+    def _keep(self, message: str, pieces: Iterator[Piece]) -> Generator[Piece, None, None]:
         said: list[str] = []
         try:
             for piece in pieces:

@@ -438,3 +438,23 @@ def test_a_row_ended_by_its_reader_draws_no_more(engine):
             rows[2].finish = "cancelled"
             rows["done"] = True
     assert after == [] and rows[2].written == 1
+
+
+def test_beams_that_run_into_a_dead_end_give_what_there_is():
+    """Once every result was lost, those of other prompts too, when the settings left nothing."""
+    config = replace(TINY, n_vocab=5)
+    engine = engines.choose(config, tiny_params(config))
+    s = Sampling(
+        temperature=0,
+        num_beams=3,
+        n=3,
+        max_new_tokens=10,
+        no_repeat_ngram_size=1,
+        stop_tokens=(),
+    )
+    found = ids(engine, [[0], [0, 1]], s)
+    assert {len(text) for (p, _), text in found.items() if p == 0} == {4}
+    assert {len(text) for (p, _), text in found.items() if p == 1} == {3}
+    assert all(len(set(text)) == len(text) for text in found.values())
+    with pytest.raises(InputError, match="no text for prompt 0"):
+        ids(engine, [[0, 1, 2, 3, 4]], s)

@@ -96,7 +96,7 @@ def _answer(chat: Chat, line: str) -> None:
         for piece in pieces:
             click.echo(printable(piece.text), nl=False)
     except KeyboardInterrupt:
-        pieces.close()  # type: ignore[attr-defined]
+        pieces.close()
     click.echo()
 
 
