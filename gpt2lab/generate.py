@@ -252,7 +252,9 @@ def collect(parts: Iterator[Piece], prompts: Sequence[Sequence[int]]) -> list[Co
 # ---- The third floor: one prompt, one text.
 
 
-def text(engine: Engine, tokenizer: Tokenizer, prompt: Sequence[int], s: Sampling) -> str:
-    """The continuation of one prompt (the first, when there are n)."""
+def text(engine: Engine, tokenizer: Tokenizer, prompt: str | Sequence[int], s: Sampling) -> str:
+    """The continuation of one prompt, a text or ids (the first, when there are n)."""
+    if isinstance(prompt, str):
+        prompt = tokenizer.encode(prompt)
     parts = pieces(engine, tokenizer, [prompt], s, indices=[0])
     return "".join(piece.text for piece in parts)

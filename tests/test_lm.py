@@ -37,6 +37,7 @@ def test_the_three_floors_and_the_object_agree(lm):
     s, prompt = lm.settings(**settings), lm.tokenizer.encode("The dog")
     assert text == done.text == "".join(piece.text for piece in pieces)
     assert text == generate.text(lm.engine, lm.tokenizer, prompt, s)
+    assert text == generate.text(lm.engine, lm.tokenizer, "The dog", s)
     assert done.tokens == [piece.token for piece in pieces]
     assert lm.tokenizer.decode(done.tokens) == text
     assert pieces[-1].finish_reason == done.finish_reason == "length"
