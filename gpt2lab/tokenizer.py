@@ -241,7 +241,7 @@ class Tokenizer:
         self._check_bytes(text)
         every = len(allowed) == len(self.special_tokens)
         engine = self._engine(None if every or not allowed else allowed)
-        # The batch call is the one that gives the ids as raw memory, ten times the speed of a list.
+        # The batch call gives the ids as raw memory; a list of them would halve the speed.
         ids, _ = engine.encode_batch_flat([text], split_special_tokens=not allowed)
         return np.frombuffer(ids, "<u4").astype(np.uint32)  # [T], a copy that may be written to
 
