@@ -6,14 +6,18 @@ Nothing here knows a format. Errors of the file system become one line that name
 from __future__ import annotations
 
 import errno
+import gc
 import json
+import mmap
 import os
 import shutil
+import stat
+import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -70,13 +74,28 @@ def read_head(path: Path, size: int) -> bytes:
 def map_bytes(path: Path) -> np.ndarray:
     """A file as uint8 [size], mapped, not read: a 6 GB model opens at once and pages in by use.
 
-    The mapping is private (copy on write), so arrays over it can be changed in memory and the file
-    never changes.
+    The mapping is read-only: arrays over it are the file, and what is known of the file is true of
+    them. Copy what you want to change.
     """
     with accessing(path):
         if path.stat().st_size == 0:
             return np.zeros(0, np.uint8)
-        return np.asarray(np.memmap(path, np.uint8, "c"))  # [size]
+        return np.asarray(np.memmap(path, np.uint8, "r"))  # [size]
+
+
+def let_go(array: np.ndarray) -> None:
+    """Give back the memory of a part of a mapped file; whoever reads it next pages it in again.
+
+    So a pass over a large file does not hold all of it. Does nothing for arrays of another kind.
+    """
+    base: Any = array
+    while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
+        base = base.base
+    if base is None or base.mode != "r" or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    start = (array.ctypes.data - base.ctypes.data) // mmap.PAGESIZE * mmap.PAGESIZE
+    with suppress(OSError, ValueError):
+        base.base.madvise(mmap.MADV_DONTNEED, start, array.nbytes)
 
 
 def floats(raw: np.ndarray, dtype: str, shape: Sequence[int]) -> np.ndarray:
@@ -92,6 +111,62 @@ def floats(raw: np.ndarray, dtype: str, shape: Sequence[int]) -> np.ndarray:
     if dtype == "float16":
         return numbers.astype(np.float32).reshape(shape)
     return np.require(numbers, requirements="A").reshape(shape)
+
+
+class Identity(NamedTuple):
+    """What tells a file from all others, and from itself once it has been written to."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    inode: int
+    ctime_ns: int
+
+
+def identity(path: Path) -> Identity:
+    """The identity of a file as it is now, by its real path; InputError when there is none."""
+    with accessing(path):
+        real = path.resolve()
+        s = real.stat()
+    return Identity(str(real), s.st_size, s.st_mtime_ns, s.st_ino, s.st_ctime_ns)
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether a folder is there, can be written to, and belongs to this user and no one else."""
+    s = folder.lstat()
+    if not stat.S_ISDIR(s.st_mode) or not os.access(folder, os.W_OK):
+        return False
+    if os.name == "nt":  # the user's folders are closed to others as they are
+        return True
+    return s.st_uid == os.getuid() and not s.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _cache_roots() -> Iterator[Path]:
+    """Where caches of this user may go: the usual place, and a temporary folder of one's own."""
+    env = os.environ
+    usual = env.get("LOCALAPPDATA", "") if os.name == "nt" else env.get("XDG_CACHE_HOME", "")
+    if not Path(usual).is_absolute():  # the specification of XDG has it ignored
+        usual = os.path.expanduser("~/.cache")  # noqa: PTH111 - no error where there is no home
+    if Path(usual).is_absolute():
+        yield Path(usual) / "gpt2lab"
+    user = env.get("USERNAME", "user") if os.name == "nt" else os.getuid()
+    yield Path(tempfile.gettempdir()) / f"gpt2lab-{user}"
+
+
+def cache_folder(name: str) -> Path:
+    """A folder for files that may vanish, made where it is missing: `<user's cache>/gpt2lab/name`.
+
+    It belongs to the user and no other can write to it, so what lies in it may be trusted. Where
+    the cache folder is not such a place, it is a temporary folder that is. Raises Failure when
+    neither can be had.
+    """
+    for root in _cache_roots():
+        with suppress(OSError):
+            for folder in (root, root / name):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if _is_own(root) and _is_own(root / name):
+                return root / name
+    raise Failure("no folder for caches: neither the user's nor a temporary one can be written to")
 
 
 def read_text(path: Path) -> str:
@@ -113,10 +188,26 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
+@contextmanager
+def _without_collecting() -> Iterator[None]:
+    """Keep Python's garbage collector from walking over all that a parser is just making.
+
+    For a vocabulary that is a third of the time, and nothing of it is garbage.
+    """
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
 def parse_json(text: str | bytes, where: str) -> dict[str, Any]:
     """A JSON object; a key that stands twice in it is refused, as one of the two would be lost."""
     try:
-        values = json.loads(text, object_pairs_hook=_once)
+        with _without_collecting():
+            values = json.loads(text, object_pairs_hook=_once)
     except InputError as error:
         raise InputError(f"{where}: {error}; the file was tampered with or badly joined") from error
     except (ValueError, RecursionError) as error:

@@ -1,7 +1,8 @@
 """Byte-level BPE written out, to be read and watched: cut a text into words, merge their bytes.
 
 `tokenizer` encodes with a library, because a corpus has billions of words; this is the same
-algorithm in plain Python, behind `Tokenizer.steps`, and tests hold the two equal.
+algorithm in plain Python, behind `Tokenizer.steps` and for a first short prompt, and tests hold the
+two equal.
 
 Source: openai/gpt-2 `src/encoder.py` (the pattern, the merges).
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import NamedTuple
+from typing import AnyStr, NamedTuple
 
 # Unicode White_Space, which is what the official pattern's \s means. str.isspace would add the
 # separators U+001C to U+001F.
@@ -67,9 +68,9 @@ def pretokenize(text: str) -> list[str]:
     return words
 
 
-def _merge_all(pieces: list[bytes], pair: tuple[bytes, bytes]) -> list[bytes]:
+def _merge_all(pieces: list[AnyStr], pair: tuple[AnyStr, AnyStr]) -> list[AnyStr]:
     """Join every occurrence of `pair`, from left to right."""
-    merged: list[bytes] = []
+    merged: list[AnyStr] = []
     at = 0
     while at < len(pieces):
         hit = at + 1 < len(pieces) and (pieces[at], pieces[at + 1]) == pair
@@ -78,11 +79,12 @@ def _merge_all(pieces: list[bytes], pair: tuple[bytes, bytes]) -> list[bytes]:
     return merged
 
 
-def merge_steps(word: bytes, ranks: Mapping[tuple[bytes, bytes], int]) -> list[list[bytes]]:
+def merge_steps(word: AnyStr, ranks: Mapping[tuple[AnyStr, AnyStr], int]) -> list[list[AnyStr]]:
     """The states of byte-pair encoding on one pre-token, from single bytes to the final tokens.
 
     Each step joins the pair that was learned first (the lowest rank), everywhere in the word. The
-    cost grows with the square of the word's length: meant for words, not for corpora.
+    cost grows with the square of the word's length: meant for words, not for corpora. Bytes may
+    also come as their symbols, one character each.
     """
     states = [[word[i : i + 1] for i in range(len(word))]]
     while True:

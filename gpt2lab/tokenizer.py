@@ -34,9 +34,13 @@ from gpt2lab.vocabulary import (
     checked_spec,
     kind_of,
     load_spec,
+    symbol_of_byte,
     symbols_to_bytes,
     without_holes,
 )
+
+SHORT = 300  # characters of a text that plain Python may encode,
+BUDGET = 3000  # and of all such texts together, before the fast library is made
 
 Ids = Iterable[SupportsIndex] | np.ndarray  # anything with tolist() will do, a tensor too
 Span = tuple[int, int]
@@ -104,6 +108,20 @@ def _as_list(ids: Ids) -> list[int]:
         raise InputError(f"ids: expected a flat list of whole numbers, this is {shown}") from None
 
 
+class _ByteTable(dict[int, bytes]):
+    """id -> its bytes, worked out when it is first asked for: one text needs few of 50,000."""
+
+    def __init__(self, names: list[str], plain: Collection[int]) -> None:
+        """names: by id, "" where there is none. plain: ids whose name is text, not symbols."""
+        super().__init__()
+        self._names, self._plain = names, plain
+
+    def __missing__(self, token: int) -> bytes:
+        name = self._names[token]
+        self[token] = name.encode() if token in self._plain else symbols_to_bytes(name)
+        return self[token]
+
+
 # --- the tokenizer -----------------------------------------------------------------------------
 
 
@@ -132,6 +150,7 @@ class Tokenizer:
         self._lock = threading.Lock()
         self._engines: dict[frozenset[str] | None, Any] = {}
         self._tables: dict[str, Any] = {}
+        self._budget = BUDGET
         if self.kind == "other":
             self._engine(None)  # whether the fast library takes it should show now, not later
 
@@ -239,11 +258,32 @@ class Tokenizer:
 
     def _encode_bpe(self, text: str, allowed: frozenset[str]) -> np.ndarray:
         self._check_bytes(text)
+        if self._is_for_python(text):
+            self._budget -= len(text)
+            return np.array(self._encode_short(text), np.uint32)  # [T]
         every = len(allowed) == len(self.special_tokens)
         engine = self._engine(None if every or not allowed else allowed)
         # The batch call gives the ids as raw memory; a list of them would halve the speed.
         ids, _ = engine.encode_batch_flat([text], split_special_tokens=not allowed)
         return np.frombuffer(ids, "<u4").astype(np.uint32)  # [T], a copy that may be written to
+
+    def _is_for_python(self, text: str) -> bool:
+        """Whether the written-out encoder serves: to make the fast library takes 0.2 seconds.
+
+        In ASCII the two cannot differ; names of added tokens need the library's rules.
+        """
+        if self._engines or self.kind != "bpe" or len(text) > min(SHORT, self._budget):
+            return False
+        return text.isascii() and not any(name in text for name in self._added)
+
+    def _encode_short(self, text: str) -> list[int]:
+        ranks, symbols = self._table("symbol ranks", self._symbol_ranks), symbol_of_byte()
+        words = ["".join(symbols[ord(char)] for char in word) for word in pretokenize(text)]
+        return [self._vocab[piece] for word in words for piece in merge_steps(word, ranks)[-1]]
+
+    def _symbol_ranks(self) -> dict[tuple[str, str], int]:
+        merges = self._spec["model"]["merges"]
+        return {(left, right): rank for rank, (left, right) in enumerate(merges)}
 
     def _engine(self, allowed: frozenset[str] | None) -> Any:
         """The fast library with this vocabulary, made once; a proper subset of the special tokens
@@ -374,13 +414,12 @@ class Tokenizer:
             )
         return [table[value] for value in values]
 
-    def _byte_table(self) -> list[bytes]:
-        table = [b""] * self.n_vocab
-        for name, token in self._vocab.items():
-            table[token] = name.encode() if self.kind == "characters" else symbols_to_bytes(name)
-        for name, token in self._added.items():
-            table[token] = name.encode()
-        return table
+    def _byte_table(self) -> _ByteTable:
+        names = [""] * self.n_vocab
+        for name, token in {**self._vocab, **self._added}.items():
+            names[token] = name
+        characters = self.kind == "characters"
+        return _ByteTable(names, range(self.n_vocab) if characters else {*self._added.values()})
 
     def _table(self, name: str, make: Any) -> Any:
         """A table that only some uses need, made at its first use."""

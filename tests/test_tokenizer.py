@@ -860,3 +860,35 @@ def test_steps_never_show_other_ids_than_encode() -> None:
     assert len(official().encode(text)) == 5
     with pytest.raises(InputError, match="newer than Python's tables"):
         official().steps(text)
+
+
+# --- the first short text ---------------------------------------------------------------------
+
+
+def test_a_first_short_text_is_encoded_by_the_written_out_encoder_and_alike() -> None:
+    """To make the fast library takes 0.2 seconds, which a prompt of four words need not wait."""
+    plain, fast = Tokenizer(json.loads(small_spec())), Tokenizer(json.loads(small_spec()))
+    fast._engine(None)
+    whole = Tokenizer.load(ROOT / "gpt2lab" / "data" / "gpt2" / "vocab.bpe")
+    library = Tokenizer.load(ROOT / "gpt2lab" / "data" / "gpt2" / "vocab.bpe")
+    library._engine(None)
+    draw = random.Random(4)
+    for _ in range(1500):
+        likely = " \n'the and ing said's 42, don't\t"
+        alphabet = likely if draw.random() < 0.5 else "".join(map(chr, range(128)))
+        text = "".join(draw.choices(alphabet, k=draw.randrange(1, 60)))
+        assert plain._encode_short(text) == fast.encode(text), ascii(text)
+        assert whole._encode_short(text) == library.encode(text), ascii(text)
+    assert not plain._engines and not whole._engines
+
+
+def test_the_library_is_made_for_what_plain_python_does_not_settle() -> None:
+    for text in ("é", "a" * 301, f"a{END}"):
+        tokenizer = Tokenizer(json.loads(small_spec()))
+        assert tokenizer.encode("the a") and not tokenizer._engines
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+        assert tokenizer._engines
+    tokenizer = Tokenizer(json.loads(small_spec()))
+    for _ in range(20):
+        tokenizer.encode("the and " * 30)
+    assert tokenizer._engines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import warnings
 from dataclasses import replace
@@ -14,7 +15,7 @@ from gpt2lab import weights
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError
 from gpt2lab.tokenizer import Tokenizer, official
-from gpt2lab.weights import Checkpoint, names, torchfile
+from gpt2lab.weights import Checkpoint, names, remembered, torchfile
 from gpt2lab.weights.convert import fixed_tokens
 from tests.weights_helpers import (
     EXACT,
@@ -360,3 +361,90 @@ def test_we_load_what_transformers_saves(tmp_path, safe, bare):
     with torch.no_grad():
         theirs = model(torch.tensor(fixed_tokens(61, 12))).logits.numpy()
     assert np.max(np.abs(theirs - logits(loaded))) < 1e-5
+
+
+# --- what is known of a file from before ---
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """A cache folder of the test's own, for files of any size; gives the file that is kept."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "cache"))
+    monkeypatch.setattr(remembered, "WORTH", 0)
+    return tmp_path / "cache" / "gpt2lab" / "known" / "files.json"
+
+
+def old_folder(folder, **arrays):
+    """A saved model; with SETTLED below 0 it counts as old, as its ctime cannot be set back."""
+    weights.save(checkpoint(**arrays), folder)
+    return folder
+
+
+def looks(monkeypatch):
+    """The names of the arrays that are read through in search of NaN, as it happens."""
+    seen: list[int] = []
+    honest = names._is_finite
+    monkeypatch.setattr(names, "_is_finite", lambda array: seen.append(1) or honest(array))
+    return seen
+
+
+def test_a_file_that_was_looked_through_once_is_not_read_again(tmp_path, kept, monkeypatch):
+    """124M parameters were read from first to last at every start, only to find no NaN."""
+    monkeypatch.setattr(remembered, "SETTLED", -1.0)
+    folder, seen = old_folder(tmp_path / "model"), looks(monkeypatch)
+    first = weights.load(folder)
+    assert len(seen) == len(first.params) and kept.is_file()
+    second = weights.load(folder)
+    assert len(seen) == len(first.params) and same(second, first.params)
+
+
+def test_a_file_that_changed_is_looked_through_again(tmp_path, kept, monkeypatch):
+    """Nothing but the identity of the file stands between a NaN and the model."""
+    monkeypatch.setattr(remembered, "SETTLED", -1.0)
+    folder = old_folder(tmp_path / "model")
+    weights.load(folder)
+    file = folder / "model.safetensors"
+    data, times = bytearray(file.read_bytes()), file.stat()
+    data[-4:] = np.float32(np.nan).tobytes()
+    file.write_bytes(data)
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))  # as if nothing had happened
+    with pytest.raises(InputError, match=r"1 holding NaN or infinity: ln_f\.bias"):
+        weights.load(folder)
+
+
+def test_a_file_of_this_very_moment_is_not_remembered(tmp_path, kept):
+    """Within one tick of the file system's clock it could change without a trace."""
+    weights.load(old_folder(tmp_path / "model"))
+    assert not kept.exists()
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[1]", b"\xff", b'{"KEY": 5}', b'{"KEY": []}'])
+def test_a_damaged_memory_is_no_memory(tmp_path, kept, monkeypatch, damage):
+    monkeypatch.setattr(remembered, "SETTLED", -1.0)
+    folder, seen = old_folder(tmp_path / "model"), looks(monkeypatch)
+    loaded = weights.load(folder)
+    [key] = json.loads(kept.read_text())
+    kept.write_bytes(damage.replace(b"KEY", key.encode()))
+    weights.load(folder)
+    assert len(seen) == 2 * len(loaded.params)
+    assert json.loads(kept.read_text())[key] == {"finite": True}
+
+
+def test_without_a_place_for_the_memory_all_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(remembered, "WORTH", 0)
+    monkeypatch.setattr(remembered, "SETTLED", -1.0)
+    blocked = tmp_path / "a file"
+    blocked.write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
+    monkeypatch.setenv("LOCALAPPDATA", str(blocked))
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(blocked))
+    assert same(weights.load(old_folder(tmp_path / "model")), tiny())
+
+
+def test_the_oldest_entries_go(tmp_path, kept, monkeypatch):
+    monkeypatch.setattr(remembered, "SETTLED", -1.0)
+    monkeypatch.setattr(remembered, "ENTRIES", 2)
+    for name in "abc":
+        weights.load(old_folder(tmp_path / name))
+    assert len(json.loads(kept.read_text())) == 2

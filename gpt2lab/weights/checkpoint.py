@@ -10,9 +10,25 @@ from typing import Any
 import numpy as np
 
 from gpt2lab.config import Config
+from gpt2lab.files import Identity
 from gpt2lab.tokenizer import Tokenizer
 
 Params = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Source:
+    """The files that parameters were read from, as they were just before, and those parameters."""
+
+    files: tuple[Identity, ...]
+    params: Params
+
+    def holds(self, params: Params) -> bool:
+        """Whether these are the files' own numbers: the arrays as read, which nobody can change."""
+        return params.keys() == self.params.keys() and all(
+            array is self.params[name] and not array.flags.writeable
+            for name, array in params.items()
+        )
 
 
 @dataclass
@@ -25,6 +41,7 @@ class Checkpoint:
     format: the name of the format it was read from, a key of `weights.FORMATS`.
     generation: settings that the files recommend, under the names of `Sampling`.
     notes: things the reader of the files should know, one sentence each.
+    source: the weights' files, where what is known of them is remembered (`weights.remembered`).
     """
 
     config: Config
@@ -34,6 +51,7 @@ class Checkpoint:
     path: Path | None = None
     generation: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    source: Source | None = None
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.config, self.params, self.tokenizer))

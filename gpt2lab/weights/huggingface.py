@@ -22,6 +22,7 @@ from gpt2lab.files import (
     WIDTHS,
     accessing,
     floats,
+    identity,
     is_file_name,
     map_bytes,
     parse_json,
@@ -32,8 +33,8 @@ from gpt2lab.files import (
     write_json,
 )
 from gpt2lab.settings import Sampling
-from gpt2lab.weights import names, tokenizers, torchfile
-from gpt2lab.weights.checkpoint import Checkpoint, Params
+from gpt2lab.weights import names, remembered, tokenizers, torchfile
+from gpt2lab.weights.checkpoint import Checkpoint, Params, Source
 
 FORMAT = "huggingface"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -334,12 +335,17 @@ def load(path: Path) -> Checkpoint:
     folder = path if path.is_dir() else path.parent
     values, generation, config, notes = _described(folder)
     leading, files = weight_files(path)
+    before = tuple(identity(file) for file in files)
     params = _join([(file, _read_one(file)) for file in files], leading)
     notes += _head_notes(params, values, leading)
-    params = names.check(params, config, str(leading))
+    finite = remembered.recall(before, "finite") is True
+    params = names.check(params, config, str(leading), finite=finite)
+    if not finite:
+        remembered.remember(before, "finite", True)
     tokenizer, more = tokenizers.beside(folder, config)
     settings, wrong = _generation(generation, folder / "generation_config.json")
-    return Checkpoint(config, params, tokenizer, FORMAT, path, settings, notes + more + wrong)
+    source, notes = Source(before, dict(params)), notes + more + wrong
+    return Checkpoint(config, params, tokenizer, FORMAT, path, settings, notes, source)
 
 
 # --- writing ---

@@ -1,0 +1,83 @@
+"""What an earlier process found out about large files, so that the next need not read them whole.
+
+Two things are worth it: that all numbers of a model are finite, and its sha256. They are kept in a
+small JSON file in the user's cache folder, under the identity of the files (`files.identity`): one
+that is changed, replaced or moved is unknown again. The JSON may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from gpt2lab import __version__
+from gpt2lab.errors import Failure, InputError
+from gpt2lab.files import Identity, cache_folder, identity, write_whole
+
+WORTH = 32 << 20  # bytes; less is read faster than remembered
+ENTRIES = 64  # sets of files; the oldest goes
+SETTLED = 2.0  # seconds; a younger file may change again within one tick of its clock
+
+
+def _store() -> Path:
+    return cache_folder("known") / "files.json"
+
+
+def _entries() -> dict[str, Any]:
+    """Everything that is known; nothing where the file is missing, damaged or out of reach."""
+    try:
+        values = json.loads(_store().read_text(encoding="utf-8"))
+    except (Failure, OSError, ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _key(files: Sequence[Identity]) -> str:
+    """One name for a set of files as they are, and for the code that looked at them."""
+    return hashlib.sha256(json.dumps([__version__, sorted(files)]).encode()).hexdigest()
+
+
+def _are_worth_it(files: Sequence[Identity]) -> bool:
+    return sum(file.size for file in files) >= WORTH
+
+
+def _are_same(files: Sequence[Identity]) -> bool:
+    """Whether the files are still those that were looked at."""
+    try:
+        return all(identity(Path(file.path)) == file for file in files)
+    except InputError:  # one has gone
+        return False
+
+
+def _are_settled(files: Sequence[Identity]) -> bool:
+    latest = time.time_ns() - int(SETTLED * 1e9)
+    return all(max(file.mtime_ns, file.ctime_ns) < latest for file in files)
+
+
+def recall(files: Sequence[Identity], what: str) -> Any:
+    """What is known of these files under a name; None when nothing is."""
+    if not _are_worth_it(files) or not _are_same(files):
+        return None
+    entry = _entries().get(_key(files))
+    return entry.get(what) if isinstance(entry, dict) else None
+
+
+def remember(files: Sequence[Identity], what: str, value: Any) -> None:
+    """Keep a plain value for the next process. Where that is not possible, nothing happens.
+
+    files: as they were before they were read; if they have changed since, nothing is kept.
+    """
+    with suppress(InputError, Failure, OSError):
+        if not (_are_worth_it(files) and _are_settled(files) and _are_same(files)):
+            return
+        entries, key = _entries(), _key(files)
+        entry = entries.pop(key, {})
+        entries[key] = {**(entry if isinstance(entry, dict) else {}), what: value}
+        kept = dict(list(entries.items())[-ENTRIES:])
+        write_whole(_store(), json.dumps(kept, indent=1) + os.linesep)
