@@ -20,7 +20,7 @@ from gpt2lab import beam
 from gpt2lab.engines import Engine, advance
 from gpt2lab.errors import InputError
 from gpt2lab.prompts import Row, Token, check_prompt, fit, resolve
-from gpt2lab.sampling import Sampling, choose, log_softmax, process
+from gpt2lab.sampling import Sampling, next_token
 from gpt2lab.tokenizer import Tokenizer
 from gpt2lab.writer import Writer
 
@@ -117,18 +117,13 @@ def _begin(cache: Any, starts: dict[int, _Start], prompt: int) -> tuple[int, Arr
 
 def _next(row: Row, logits: Array, s: Sampling, limit: int | None) -> Token:
     """Draw the row's next token and note whether the row ends with it."""
-    logits = logits.astype(np.float32)  # a copy: the row may share its prompt's logits with others
-    raw = log_softmax(logits)
-    if limit is not None:
-        logits[limit:] = -np.inf
-    logits = process(logits, s, row.tokens, prompt_length=row.prompt_length)
-    token = choose(logits, s, row.index, row.written)
+    token, logprob = next_token(logits, s, row.tokens, row.prompt_length, row.index, limit)
     row.tokens.append(token)
     if s.stop_tokens and token in s.stop_tokens:
         row.finish = "stop"
     elif row.written >= s.max_new_tokens:
         row.finish = "length"
-    return Token(row, token, float(raw[token]))
+    return Token(row, token, logprob)
 
 
 def _beams(
@@ -194,8 +189,9 @@ def pieces(
     writers: dict[Row, Writer] = {}
     for token in tokens(engine, prompts, s, indices=indices, batch_size=batch_size, limit=limit):
         row = token.row
-        writer = writers.setdefault(row, Writer(tokenizer, s))
-        new = writer.push(token)
+        if row not in writers:
+            writers[row] = Writer(tokenizer, s)
+        new = writers[row].push(token)
         yield Piece(
             new,
             token.id,

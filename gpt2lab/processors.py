@@ -37,18 +37,31 @@ Processor = Callable[[Array, Sampling, Seen], Array]
 
 def _probabilities(logits: Array) -> Array:
     """softmax in float64: sums of 50,257 float32 numbers would move the borders."""
-    ex = np.exp((logits - np.max(logits)).astype(np.float64))
-    return ex / ex.sum()  # [V]
+    ex = (logits - np.max(logits)).astype(np.float64)
+    np.exp(ex, out=ex)
+    ex /= ex.sum()
+    return ex  # [V]
 
 
 def _without(logits: Array, removed: Array) -> Array:
     return np.where(removed, np.float32(-np.inf), logits)  # [V]
 
 
+def _only(logits: Array, kept: Array) -> Array:
+    """The logits of a mask of few tokens; by their ids, `np.where` would walk over all of them."""
+    left, ids = np.full_like(logits, -np.inf), np.flatnonzero(kept)
+    left[ids] = logits[ids]
+    return left  # [V]
+
+
 def _largest(values: Array, count: int) -> Array:
     """A mask of the `count` largest values; equal ones at the border are all in."""
+    return values >= _nth_largest(values, count)  # [V]
+
+
+def _nth_largest(values: Array, count: int) -> Any:
     count = min(count, len(values))
-    return values >= np.partition(values, -count)[-count]  # [V]
+    return values.max() if count == 1 else np.partition(values, -count)[-count]
 
 
 # The processors. Those that change what is likely come first, then those that shape a draw.
@@ -73,7 +86,7 @@ def _token(token: Any, where: str, n_vocab: int) -> int:
 def repetition_penalty(logits: Array, s: Sampling, seen: Seen) -> Array:
     """Divides positive and multiplies negative logits of all tokens seen (Keskar et al. 2019)."""
     logits = logits.copy()
-    tokens = np.unique(np.asarray(seen.tokens, dtype=np.intp))
+    tokens = np.asarray(seen.tokens, dtype=np.intp)  # one that comes twice gets the same twice
     old, penalty = logits[tokens], np.float32(s.repetition_penalty)
     logits[tokens] = np.where(old < 0, old * penalty, old / penalty)
     return logits
@@ -81,25 +94,36 @@ def repetition_penalty(logits: Array, s: Sampling, seen: Seen) -> Array:
 
 def presence_penalty(logits: Array, s: Sampling, seen: Seen) -> Array:
     """Takes a number off the logit of each token written so far; the prompt does not count."""
-    written = np.bincount(seen.tokens[seen.prompt_length :], minlength=len(logits))
-    return logits - np.float32(s.presence_penalty) * (written > 0).astype(np.float32)
+    logits = logits.copy()
+    logits[_written(seen)[0]] -= np.float32(s.presence_penalty)
+    return logits
+
+
+def _written(seen: Seen) -> tuple[Array, Array]:
+    """The tokens written so far, each once, and how often; the prompt does not count."""
+    written = np.asarray(seen.tokens[seen.prompt_length :], dtype=np.intp)
+    tokens, counts = np.unique(written, return_counts=True)
+    return tokens, counts
 
 
 def frequency_penalty(logits: Array, s: Sampling, seen: Seen) -> Array:
     """Takes a number off for each time a token was written; the prompt does not count."""
-    written = np.bincount(seen.tokens[seen.prompt_length :], minlength=len(logits))
-    return logits - np.float32(s.frequency_penalty) * written.astype(np.float32)
+    logits = logits.copy()
+    tokens, counts = _written(seen)
+    logits[tokens] -= np.float32(s.frequency_penalty) * counts.astype(np.float32)
+    return logits
 
 
 def no_repeat_ngram(logits: Array, s: Sampling, seen: Seen) -> Array:
     """Removes every token that would complete an n-gram which is there already."""
-    size, tokens = s.no_repeat_ngram_size, list(seen.tokens)
-    if len(tokens) < size:
+    tokens, size = np.asarray(seen.tokens, dtype=np.intp), s.no_repeat_ngram_size
+    count = len(tokens) - size + 1  # n-grams so far
+    if count <= 0:
         return logits
-    logits, start = logits.copy(), tokens[len(tokens) - size + 1 :]
-    for i in range(len(tokens) - size + 1):
-        if tokens[i : i + size - 1] == start:
-            logits[tokens[i + size - 1]] = -np.inf
+    logits, again = logits.copy(), np.ones(count, bool)
+    for i in range(size - 1):
+        again &= tokens[i : i + count] == tokens[count + i]  # begins as the text now ends
+    logits[tokens[size - 1 :][again]] = -np.inf
     return logits
 
 
@@ -134,18 +158,7 @@ def temperature(logits: Array, s: Sampling, seen: Seen) -> Array:
 
 def top_k(logits: Array, s: Sampling, seen: Seen) -> Array:
     """Keeps the k largest (Fan et al. 2018); ties with the k-th stay."""
-    return _without(logits, ~_largest(logits, max(s.top_k, seen.keep)))
-
-
-def _top_p_candidates(logits: Array, p: float, keep: int = 1) -> tuple[Array, Array, float]:
-    """Ids that may stay, in ascending order of probability, theirs, and the mass of all others.
-
-    Tokens below (1 - p) / V weigh less than 1 - p together, so they go without being sorted.
-    """
-    probs = _probabilities(logits)
-    ids = np.flatnonzero((probs >= (1 - p) / len(probs)) | _largest(probs, keep))
-    ids = ids[np.argsort(probs[ids], kind="stable")]
-    return ids, probs[ids], 1 - float(probs[ids].sum())
+    return _only(logits, _largest(logits, max(s.top_k, seen.keep)))
 
 
 def top_p(logits: Array, s: Sampling, seen: Seen) -> Array:
@@ -153,12 +166,26 @@ def top_p(logits: Array, s: Sampling, seen: Seen) -> Array:
 
     The token that crosses p stays, as in Hugging Face and gpt-2-simple.
     """
-    ids, probs, rest = _top_p_candidates(logits, s.top_p, seen.keep)
-    below = rest + np.cumsum(probs)  # the mass up to and with each token, from the least likely
-    removed = np.ones(len(logits), bool)
-    removed[ids[below > 1 - s.top_p]] = False
-    removed[ids[-seen.keep :]] = False
-    return _without(logits, removed)
+    probs = _probabilities(logits)
+    # Tokens below (1 - p) / V weigh less than 1 - p together, so they go without being sorted.
+    low = min((1 - s.top_p) / len(probs), _nth_largest(probs, seen.keep))
+    rising = np.sort(probs[np.flatnonzero(probs >= low)])
+    below = 1 - float(rising.sum()) + np.cumsum(rising)  # the mass up to and with each of them
+    removed = int(np.searchsorted(below, 1 - s.top_p, side="right"))
+    return _only(logits, _last_largest(probs, max(len(rising) - removed, seen.keep), rising))
+
+
+def _last_largest(values: Array, count: int, rising: Array) -> Array:
+    """A mask of the `count` largest values; of equal ones at the border, those of highest id.
+
+    rising: the largest values, sorted.
+    """
+    border = rising[max(len(rising) - count, 0)]
+    kept = values >= border  # [V]
+    too_many = len(rising) - int(np.searchsorted(rising, border)) - count
+    if too_many > 0:
+        kept[np.flatnonzero(values == border)[:too_many]] = False
+    return kept
 
 
 def _falling(logits: Array) -> tuple[Array, Array]:
@@ -198,7 +225,8 @@ def min_p(logits: Array, s: Sampling, seen: Seen) -> Array:
     """Keeps tokens with at least `min_p` times the top probability (Nguyen et al. 2024)."""
     probs = _probabilities(logits)
     low = probs < s.min_p * probs.max()
-    low[np.argpartition(probs, -min(seen.keep, len(probs)))[-seen.keep :]] = False
+    if seen.keep > 1:  # one is above the limit in any case: the likeliest
+        low[np.argpartition(probs, -min(seen.keep, len(probs)))[-seen.keep :]] = False
     return _without(logits, low)
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gpt2lab import InputError, Sampling, engines, generate, load, reference
+from gpt2lab import InputError, Sampling, engines, generate, load, reference, sampling
 from gpt2lab.cache import Cache
 from gpt2lab.generate import Row, Token, Writer
 
@@ -265,7 +265,7 @@ def test_text_goes_on_past_the_window(engine):
     assert row.slides == 3
     # Each token is what a fresh model gives for the window that the rule describes.
     logits = engine.logits([row.tokens[65 - 16 : 65]])[0, -1]
-    expected = generate.choose(logits, s, 0, 62)
+    expected = sampling.choose(logits, s, 0, 62)
     assert row.tokens[65] == expected
 
 

@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from gpt2lab import InputError, Sampling, sampling
+from gpt2lab import InputError, Sampling, processors, sampling
+from gpt2lab.processors import Seen
 from gpt2lab.sampling import process
 
 from .support import GOLDEN
@@ -351,3 +352,127 @@ def test_nothing_left_to_draw_is_an_error_not_a_nan():
     for temperature in (0.0, 1.0):
         with pytest.raises(InputError, match="every token is ruled out"):
             sampling.choose(logits, Sampling(temperature=temperature, seed=0), 0, 0)
+
+
+# ---- The fast ways, equal to what they were made from.
+
+
+def written_out_top_p(logits, s, seen):
+    """Every candidate sorted by its probability, and removed from the least likely on."""
+    ex = np.exp((logits - np.max(logits)).astype(np.float64))
+    probs, keep = ex / ex.sum(), min(seen.keep, len(logits))
+    largest = probs >= np.partition(probs, -keep)[-keep]
+    ids = np.flatnonzero((probs >= (1 - s.top_p) / len(probs)) | largest)
+    ids = ids[np.argsort(probs[ids], kind="stable")]
+    below = 1 - float(probs[ids].sum()) + np.cumsum(probs[ids])
+    left = np.full(len(logits), -np.inf, np.float32)
+    for kept in (ids[below > 1 - s.top_p], ids[-keep:]):
+        left[kept] = logits[kept]
+    return left
+
+
+def written_out_penalties(logits, s, seen):
+    """One token after the other, with counts over the whole vocabulary."""
+    logits = logits.copy()
+    tokens = np.unique(seen.tokens)
+    old, penalty = logits[tokens], np.float32(s.repetition_penalty)
+    logits[tokens] = np.where(old < 0, old * penalty, old / penalty)
+    written = np.bincount(seen.tokens[seen.prompt_length :], minlength=len(logits))
+    logits -= np.float32(s.presence_penalty) * (written > 0).astype(np.float32)
+    logits -= np.float32(s.frequency_penalty) * written.astype(np.float32)
+    size, tokens = s.no_repeat_ngram_size, list(seen.tokens)
+    for i in range(len(tokens) - size + 1):
+        if tokens[i : i + size - 1] == tokens[len(tokens) - size + 1 :]:
+            logits[tokens[i + size - 1]] = -np.inf
+    return logits
+
+
+def written_out_draw(logits, share):
+    """The inverse of the running sum of all that is left."""
+    ids = np.flatnonzero(logits > -np.inf)
+    heights = np.cumsum(np.exp((logits[ids] - np.max(logits[ids])).astype(np.float64)))
+    place = np.searchsorted(heights, share * heights[-1], side="right")
+    return int(ids[min(place, len(ids) - 1)])
+
+
+def some_logits(random):
+    """A row of one of many shapes: few or many tokens, flat or peaked, ties, removed tokens."""
+    size = int(random.choice([1, 2, 40, 1000, 9000]))
+    logits = random.normal(-30, random.choice([0.0, 0.1, 1, 3, 9]), size)
+    if random.random() < 0.3:
+        logits = np.round(logits)
+    if random.random() < 0.2:
+        logits[1:][random.random(size - 1) < 0.5] = -np.inf
+    return logits.astype(np.float32)
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_the_fast_processors_equal_their_written_out_selves_bit_for_bit(seed):
+    random = np.random.default_rng(seed)
+    logits = some_logits(random)
+    tokens = random.integers(0, min(len(logits), 30), random.integers(1, 60)).tolist()
+    seen = Seen(tokens, int(random.integers(0, len(tokens))), int(random.choice([1, 1, 2, 5])))
+    p = float(random.choice([1e-9, 0.1, 0.5, 0.9, 0.95, 0.999, 1 - 1e-9]))
+    s = Sampling(
+        top_p=p,
+        repetition_penalty=float(random.choice([0.7, 1.3])),
+        presence_penalty=0.4,
+        frequency_penalty=0.3,
+        no_repeat_ngram_size=int(random.integers(1, 5)),
+    )
+    assert np.array_equal(processors.top_p(logits, s, seen), written_out_top_p(logits, s, seen))
+    ours = logits
+    for name in ("repetition_penalty", "presence_penalty", "frequency_penalty", "no_repeat_ngram"):
+        ours = processors.PROCESSORS[name](ours, s, seen)
+    assert np.array_equal(ours, written_out_penalties(logits, s, seen))
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_a_draw_is_the_inverse_of_the_plain_running_sum(seed):
+    """Also where many tokens are left, and blocks of them are added up instead."""
+    random = np.random.default_rng(seed)
+    logits = some_logits(random)
+    if not logits.max() > -np.inf:
+        return
+    for step in range(20):
+        share = sampling.stream(seed, 0, step).random()
+        expected = written_out_draw(logits, share)
+        assert sampling.draw(logits, sampling.stream(seed, 0, step)) == expected
+
+
+def test_a_share_right_at_a_border_is_left_to_the_plain_running_sum():
+    """Blocks round otherwise; within the rounding of a border they must not decide."""
+    random = np.random.default_rng(0)
+    weights = np.exp(random.normal(0, 2, 20_000))
+    heights = np.cumsum(weights)
+    near = heights[random.integers(0, len(weights), 300)] / heights[-1]
+    for share in (*near, *np.nextafter(near, 0), *np.nextafter(near, 1), 0.0, 1 - 2.0**-53):
+        assert sampling._place_by_blocks(weights, share) == sampling._place(weights, share)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_log_probability_of_one_token_has_the_bits_of_log_softmax(seed):
+    logits = some_logits(np.random.default_rng(seed))
+    if seed % 2:
+        logits = np.concatenate([logits, logits])[: len(logits)]  # a view, as engines may give
+    for token in {0, len(logits) // 2, len(logits) - 1, int(np.argmax(logits))}:
+        expected = float(sampling.log_softmax(logits)[token])
+        assert sampling.log_probability(logits, token) == expected
+
+
+@pytest.mark.parametrize("limit", [None, 250, 400])
+def test_the_next_token_is_what_process_and_choose_give(limit):
+    """The loop's short way around the checks, over logits that it must leave as they are."""
+    for seed in range(60):
+        random = np.random.default_rng(seed)
+        logits = rows(seed)[seed % 6]
+        logits[-1] = 30 if seed % 3 == 0 else logits[-1]  # the likeliest is beyond a limit
+        before, tokens = logits.copy(), random.integers(0, V, 9).tolist()
+        settings = {"temperature": float(random.choice([0, 0.7])), "repetition_penalty": 1.2}
+        s = Sampling(**settings, top_p=float(random.choice([0.5, 0.95])), seed=seed)
+        allowed = np.where(np.arange(V) < (limit or V), logits, np.float32(-np.inf))
+        expected = sampling.choose(process(allowed, s, tokens, prompt_length=4), s, 3, 5)
+        found, logprob = sampling.next_token(logits, s, tokens, 4, 3, limit)
+        assert found == expected
+        assert logprob == float(sampling.log_softmax(logits)[found])
+        assert np.array_equal(logits, before)
