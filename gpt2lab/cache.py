@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from gpt2lab.config import Config
+from gpt2lab.errors import InputError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -21,14 +22,18 @@ class Cache:
     Shapes: L layers, H heads, P past tokens, D head width.
     """
 
-    def __init__(self, config: Config, dtype: Any = np.float32) -> None:
-        self.config, self.dtype = config, dtype
+    def __init__(self, config: Config, dtype: Any = np.float32, slots: int | None = None) -> None:
+        self.config, self.dtype, self._limit = config, dtype, slots
         self._buffers: dict[int, Array] = {}
         self._lengths: dict[int, int] = {}
         self._next = 0
 
     def new(self) -> int:
-        """A fresh slot of length 0."""
+        """A fresh slot of length 0; InputError when `slots` of them are taken."""
+        if self._limit is not None and len(self._buffers) >= self._limit:
+            raise InputError(
+                f"all {self._limit} slots of the cache hold a sequence; free one, or ask for more"
+            )
         slot, self._next = self._next, self._next + 1
         self._buffers[slot] = self._buffer(0)
         self._lengths[slot] = 0

@@ -20,10 +20,12 @@ import numpy as np
 from gpt2lab import __version__, compat, engines, generate, weights
 from gpt2lab import score as scoring
 from gpt2lab.errors import Failure, InputError
+from gpt2lab.files import let_go
 from gpt2lab.generate import Completion, Piece
 from gpt2lab.prompts import check_ids, check_prompt, fit, resolve
 from gpt2lab.settings import WRITING, Sampling
-from gpt2lab.weights import local
+from gpt2lab.weights import local, remembered
+from gpt2lab.weights.names import PART
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Prompt = str | Sequence[int] | None
@@ -34,6 +36,7 @@ class LM:
 
     config: the `Config`. params: name -> array, as in the checkpoints. tokenizer: or None where the
     files hold no vocabulary. engine: what computes (`engines.Engine`). name: how it was asked for.
+    more: further keyword arguments of `engines.choose`.
     """
 
     def __init__(
@@ -43,11 +46,14 @@ class LM:
         engine: str | None = None,
         dtype: str | None = None,
         name: str = "",
+        **more: Any,
     ) -> None:
         self.config, self.params, self.tokenizer = checkpoint
         self.checkpoint = checkpoint
         self.name = name or (checkpoint.path.name if checkpoint.path else "model")
-        self.engine = engines.choose(self.config, self.params, engine, dtype)
+        self.engine = engines.choose(
+            self.config, self.params, engine, dtype, key=lambda: self.hash, **more
+        )
 
     def __repr__(self) -> str:
         c = self.config
@@ -58,12 +64,30 @@ class LM:
 
     @cached_property
     def hash(self) -> str:
-        """sha256 over configuration and parameters, the same whatever file they came from."""
-        digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
+        """sha256 over configuration and parameters, the same whatever file they came from.
+
+        It reads the whole model, so that of a large file is remembered between processes.
+        """
+        described = json.dumps(self.config.to_dict(), sort_keys=True)
+        source = self.checkpoint.source
+        if source is None or not source.holds(self.params):
+            return self._hash(described)
+        what = f"sha256 with {described}"
+        known = remembered.recall(source.files, what)
+        if not isinstance(known, str):
+            known = self._hash(described)
+            remembered.remember(source.files, what, known)
+        return known
+
+    def _hash(self, described: str) -> str:
+        digest = hashlib.sha256(described.encode())
         for name in sorted(self.params):
             value = self.params[name]
             digest.update(f"{name} {value.shape} {value.dtype}".encode())
-            digest.update(np.ascontiguousarray(value).data)
+            flat = np.ascontiguousarray(value).reshape(-1)
+            for start in range(0, flat.size, PART):
+                digest.update(flat[start : start + PART].data)
+                let_go(flat[start : start + PART])
         return digest.hexdigest()
 
     # ---- From what people give to what the floors take.
@@ -141,7 +165,9 @@ class LM:
 
     def generate(self, prompt: Prompt = None, *, overflow: str = "refuse", **given: Any) -> Any:
         """Continue one prompt: str, or list[str] when n > 1. Keyword arguments: `Sampling`'s."""
-        texts = [done.text for done in self.complete([prompt], overflow=overflow, **given)]
+        encoded, s = self.prepare([prompt], overflow, given)
+        parts = generate.pieces(self.engine, self.tokenizer, encoded, s)
+        texts = [done.text for done in generate.collect(parts, encoded)]
         return texts[0] if len(texts) == 1 else texts
 
     def stream(
@@ -181,7 +207,7 @@ class LM:
         return {
             "gpt2lab": __version__,
             "model": {"name": self.name, "format": self.checkpoint.format, "sha256": self.hash},
-            "engine": {"name": self.engine.name, "dtype": self.engine.dtype},
+            "engine": engines.described(self.engine),
             "settings": s.to_dict(),
             "seed": s.seed,
             "index": done.index,
@@ -208,11 +234,11 @@ class LM:
                 f"{str(model.get('sha256'))[:12]}, and {self.name!r} is {self.hash[:12]}; "
                 "load that model"
             )
-        if engine != {"name": self.engine.name, "dtype": self.engine.dtype}:
+        here = engines.described(self.engine)
+        if engine != here:
             raise InputError(
-                f"the record was made with engine {engine.get('name')} and dtype "
-                f"{engine.get('dtype')}, this is {self.engine.name} {self.engine.dtype}; "
-                "load the model with those"
+                f"the record was made with {_spelled(engine)}, this is {_spelled(here)}; "
+                "load the model with that"
             )
         encoded = [check_prompt(record["prompt_tokens"], self.config)]
         parts = generate.pieces(self.engine, self.tokenizer, encoded, s, indices=[index])
@@ -236,6 +262,12 @@ class LM:
         return scoring.score(
             self.engine, self.tokenizer, tokens, after_end=after_end, stride=stride
         )
+
+
+def _spelled(engine: Mapping[str, Any]) -> str:
+    """An engine of a record for people."""
+    words = {"name": "engine", "cache_dtype": "cache dtype"}
+    return ", ".join(f"{words.get(key, key)} {value}" for key, value in engine.items())
 
 
 def _yield_to(
@@ -304,14 +336,17 @@ def load(
     engine: str | None = None,
     dtype: str | None = None,
     download: bool = True,
+    **more: Any,
 ) -> LM:
     """Load a model: None is the bundled "fable", else a path, an official size or a hub name.
 
     A path may be a folder or file of any format that `weights` knows; it is recognised by its
     content. "124M", "355M", "774M", "1558M" and hub names ("owner/name") are looked for on this
     machine first and downloaded otherwise, unless `download` is False.
-    engine: "numpy" (None is the best there is). dtype: "float32" or "float64".
+    engine: "cpu", "numpy" or "torch"; None is the best there is. dtype: "float32", "bfloat16" or
+    "int8" (cpu), "float64" (numpy, torch), "float16" (torch). More keyword arguments are those of
+    `engines.choose`: cache_dtype and threads of cpu, device of torch.
     """
     path = place(source, download=download)
     checkpoint = weights.load(path)
-    return LM(checkpoint, engine=engine, dtype=dtype, name=str(source or "fable"))
+    return LM(checkpoint, engine=engine, dtype=dtype, name=str(source or "fable"), **more)

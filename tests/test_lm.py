@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,8 +15,10 @@ import pytest
 import gpt2lab
 from gpt2lab import InputError, generate, reference, weights
 from gpt2lab.compat import translate
+from gpt2lab.files import cache_folder
 from gpt2lab.lm import LM
 from gpt2lab.sampling import log_softmax
+from gpt2lab.weights import remembered
 
 from .support import FABLE, TINY, tiny_params
 
@@ -311,3 +315,57 @@ def test_the_object_warns_once_for_a_translated_name(lm):
 def test_generate_response_is_the_seed_s_function():
     text = gpt2lab.generate_response("Once upon a time", length=8, temperature=0)
     assert text == gpt2lab.load().generate("Once upon a time", max_new_tokens=8, temperature=0)
+
+
+def test_a_text_alone_does_not_read_the_whole_model(lm, monkeypatch):
+    """The hash is the record's; generate() and stream() give none, so they make none."""
+    other = LM(lm.checkpoint)
+    monkeypatch.setattr(LM, "_hash", lambda *rest: pytest.fail("the model was hashed"))
+    assert other.generate("A", max_new_tokens=2, seed=0)
+    assert list(other.stream("A", max_new_tokens=2, seed=0))
+
+
+def test_the_hash_of_a_large_file_is_remembered(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "cache"))
+    monkeypatch.setattr(remembered, "WORTH", 0)
+    monkeypatch.setattr(remembered, "SETTLED", -1.0)
+    weights.save(weights.Checkpoint(TINY, tiny_params(), None, "huggingface"), tmp_path / "m")
+    found = weights.load(tmp_path / "m")
+    honest = LM(replace(found, source=None)).hash
+    assert LM(found).hash == honest
+    monkeypatch.setattr(LM, "_hash", lambda *rest: "worked out")
+    assert LM(weights.load(tmp_path / "m")).hash == honest
+    assert LM(replace(found, config=replace(TINY, end_tokens=(7,)))).hash == "worked out"
+    changed = {**found.params, "ln_f.bias": found.params["ln_f.bias"] + 1}
+    assert LM(replace(found, params=changed)).hash == "worked out"
+    copied = {name: array.copy() for name, array in found.params.items()}
+    assert LM(replace(found, params=copied)).hash == "worked out"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="rights are told otherwise there")
+def test_the_cache_folder_is_the_user_s_own(tmp_path, monkeypatch):
+    """What lies in it may be code, so nobody else may have put it there."""
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(temporary))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    usual = tmp_path / "xdg" / "gpt2lab" / "x"
+    assert cache_folder("x") == usual and stat.S_IMODE(usual.stat().st_mode) == 0o700
+    usual.chmod(0o777)
+    other = cache_folder("x")
+    assert other == temporary / f"gpt2lab-{os.getuid()}" / "x"
+    assert stat.S_IMODE(other.parent.stat().st_mode) == 0o700
+    other.rmdir()
+    other.symlink_to(tmp_path)
+    with pytest.raises(gpt2lab.Failure, match="no folder for caches"):
+        cache_folder("x")
+
+
+def test_a_relative_cache_home_is_ignored_as_its_specification_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", "here")
+    if os.name != "nt":
+        assert cache_folder("x") == tmp_path / "home" / ".cache" / "gpt2lab" / "x"
+        assert not (tmp_path / "here").exists()

@@ -9,6 +9,7 @@ import click
 
 from gpt2lab.commands.options import (
     ask,
+    engine_options,
     load_model,
     model_options,
     printable,
@@ -52,7 +53,7 @@ def command(**flags: Any) -> None:
     """Talk with a model."""
     from gpt2lab.chat import Chat
 
-    lm = load_model(flags["model"], flags["engine"], flags["dtype"])
+    lm = load_model(flags["model"], **engine_options(flags))
     if lm.tokenizer is None:
         raise InputError(f"{lm.name} comes without a tokenizer; there is no way to talk with it")
     settings = sampling_settings(flags)

@@ -15,9 +15,11 @@ import click
 
 from gpt2lab.commands import legacy
 from gpt2lab.commands.options import (
+    ENGINE,
     ask,
     check_target,
     echo_json,
+    engine_options,
     given_text,
     load_model,
     model_options,
@@ -96,7 +98,7 @@ def command(prompt: str | None, **flags: Any) -> None:
         return
     settings = _settings(flags)
     prompts = _prompts(prompt, flags)
-    lm_flags = {key: flags[key] for key in ("model", "engine", "dtype")}
+    lm_flags = {"model": flags["model"], **engine_options(flags)}
     if prompts is None:
         if flags["out"] is not None or flags["record"] is not None:
             raise InputError("--out and --record need a prompt; the loop only shows its texts")
@@ -333,7 +335,7 @@ def _write_or_show(path: str, content: str, force: bool) -> None:
 
 
 #: What --replay leaves open: where the model lies now, and where the texts go.
-_WITH_REPLAY = {"replay", "model", "engine", "dtype", "out", "force", "as_json", "delimiter"}
+_WITH_REPLAY = {"replay", "model", "out", "force", "as_json", "delimiter", *ENGINE}
 
 
 def _replay(flags: dict[str, Any]) -> None:
@@ -350,10 +352,10 @@ def _replay(flags: dict[str, Any]) -> None:
             raise InputError("--out and --replay name the same file; give different ones")
     records = _read_records(flags["replay"])
     first = records[0]
+    made = engine_options({**first["engine"], "engine": first["engine"].get("name")})
     lm = load_model(
         flags["model"] or first["model"].get("name"),
-        flags["engine"] or first["engine"].get("name"),
-        flags["dtype"] or first["engine"].get("dtype"),
+        **{**made, **engine_options(flags)},
         download=flags["model"] is not None,  # a name in a file is no order to reach the network
     )
     done = [lm.replay(record) for record in records]

@@ -24,6 +24,9 @@ from gpt2lab.settings import WRITING, Sampling
 if TYPE_CHECKING:
     from gpt2lab.lm import LM
 
+#: What chooses the engine: keyword arguments of `engines.choose`.
+ENGINE = ("engine", "dtype", "cache_dtype", "threads", "device")
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: Settings that repeat: --stop A --stop B. The rest take one value.
@@ -112,10 +115,23 @@ def _bias(text: str) -> tuple[int | str, float]:
 
 
 def model_options(function: F) -> F:
-    """--model, --engine and --dtype."""
+    """--model and what computes it; the latter arrives as keyword arguments of `load_model`."""
     for option in (
-        click.option("--dtype", metavar="KIND", help="float32 or float64."),
-        click.option("--engine", metavar="NAME", help="What computes: numpy."),
+        click.option("--device", metavar="NAME", help="Of the torch engine: cpu, cuda, mps."),
+        click.option(
+            "--threads", type=int, metavar="N", help="Of the cpu engine; one a core by default."
+        ),
+        click.option(
+            "--cache-dtype", metavar="KIND", help="Keys and values: float32, bfloat16 or int8."
+        ),
+        click.option(
+            "--dtype",
+            metavar="KIND",
+            help="Weights: float32 (exact), bfloat16, int8 (fastest); float64 with numpy or torch.",
+        ),
+        click.option(
+            "--engine", metavar="NAME", help="What computes: cpu (the default), numpy or torch."
+        ),
         click.option(
             "-m",
             "--model",
@@ -128,13 +144,20 @@ def model_options(function: F) -> F:
     return function
 
 
-def load_model(
-    model: str | None, engine: str | None = None, dtype: str | None = None, download: bool = True
-) -> LM:
-    """Load what --model names, and show what its files have to say."""
+def engine_options(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a command's parameters that choose what computes."""
+    return {name: values[name] for name in ENGINE if values.get(name) is not None}
+
+
+def _say(line: str) -> None:
+    click.echo(f"note: {line}", err=True)
+
+
+def load_model(model: str | None, download: bool = True, **engine: Any) -> LM:
+    """Load what --model names, and show what its files have to say. engine: `engine_options`."""
     from gpt2lab.lm import load
 
-    lm = load(model, engine=engine, dtype=dtype, download=download)
+    lm = load(model, download=download, say=_say, **engine)
     for note in lm.checkpoint.notes:
         click.echo(f"note: {note}", err=True)
     return lm

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpt2lab.commands.options import echo_json, given_text, load_model, model_options, printable
+from gpt2lab.commands.options import (
+    echo_json,
+    engine_options,
+    given_text,
+    load_model,
+    model_options,
+    printable,
+)
 
 if TYPE_CHECKING:
     from gpt2lab.score import Score
@@ -45,7 +52,7 @@ compares models with different vocabularies."""
 def command(text: str | None, file: str | None, **flags: Any) -> None:
     """Tell how likely TEXT is: in all, a token, a word, a byte."""
     text = given_text(text, file, "text")
-    lm = load_model(flags["model"], flags["engine"], flags["dtype"])
+    lm = load_model(flags["model"], **engine_options(flags))
     result = lm.score(text, stride=flags["stride"], after_end=flags["after_end"])
     if flags["as_json"]:
         echo_json(result.to_dict())

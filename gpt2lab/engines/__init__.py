@@ -1,12 +1,13 @@
 """What computes: the protocol that every engine keeps, and the choice between them.
 
 An engine owns packed weights. It is given a cache with slots and new tokens for some of them, and
-gives logits. Whatever it is given at once, a row's numbers are those that it would get alone.
+gives logits. Whatever it is given at once, a row's numbers are those that it would get alone: to
+the bit in `numpy` and `cpu`, to rounding in `torch`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,17 +26,21 @@ class Slots(Protocol):
     def rewind(self, slot: int, length: int) -> None: ...
     def fork(self, slot: int) -> int: ...
     def free(self, slot: int) -> None: ...
+    def __len__(self) -> int: ...
 
 
 class Engine(Protocol):
     """Tokens in, logits out."""
 
     config: Config
-    name: str
-    dtype: str
 
-    def cache(self) -> Slots:
-        """An empty cache of this engine's kind."""
+    @property
+    def name(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
+
+    def cache(self, slots: int | None = None) -> Slots:
+        """An empty cache of this engine's kind; `slots` limits how many sequences it holds."""
 
     def step(self, cache: Any, slots: Sequence[int], tokens: Sequence[Sequence[int]]) -> Array:
         """Append tokens[i] (one or more) to slots[i]; the logits after each one's last: [N, V]."""
@@ -70,15 +75,93 @@ def advance(engine: Engine, cache: Any, rows: Sequence[Row], window_keep: float 
     return engine.step(cache, [row.slot for row in rows], new)  # [N, V]
 
 
-ENGINES = ("numpy",)
+ENGINES = ("cpu", "numpy", "torch")
+DTYPES = ("float32", "bfloat16", "int8", "float16", "float64")  # of any engine
 
 
 def choose(
-    config: Config, params: dict[str, Array], engine: str | None = None, dtype: str | None = None
+    config: Config,
+    params: dict[str, Array],
+    engine: str | None = None,
+    dtype: str | None = None,
+    *,
+    cache_dtype: str | None = None,
+    threads: int | None = None,
+    device: str | None = None,
+    key: Callable[[], str] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Engine:
-    """Build the named engine over the parameters; None is the best that is there."""
+    """Build the named engine over the parameters; None is the best that is there.
+
+    That is `cpu` where this machine has a path for it. Until its kernels are compiled, once on a
+    machine and in the background, `numpy` serves (`meanwhile`); for a dtype that only `cpu` has
+    they are compiled at once. Without a dtype `cpu` takes float32, or the largest that fits in the
+    free memory. cache_dtype, threads: of `cpu`. device: of `torch`. key: names config and params
+    exactly, so that packed weights can be kept for the next start. say: is told what takes a while.
+    """
     if engine is not None and engine not in ENGINES:
         raise InputError(f"engine {engine!r} is unknown; known: {', '.join(ENGINES)}")
+    if dtype is not None and dtype not in DTYPES:
+        raise InputError(f"dtype {dtype!r} is unknown; known: {', '.join(DTYPES)}")
+    asked, engine = engine, engine or _best(params, dtype, (cache_dtype, threads), device)
+    _check_owners(engine, cache_dtype, threads, device)
+    if engine == "torch":
+        from gpt2lab.engines.torch_engine import TorchEngine
+
+        return TorchEngine(config, params, dtype, device=device)
     from gpt2lab.engines.numpy_engine import NumpyEngine
 
-    return NumpyEngine(config, params, dtype)
+    if engine == "numpy":
+        return NumpyEngine(config, params, dtype)
+    from gpt2lab.engines.cpu_engine import CpuEngine
+
+    def build(dtype: str | None = dtype) -> Engine:
+        return CpuEngine(
+            config, params, dtype, cache_dtype=cache_dtype, threads=threads, key=key, say=say
+        )
+
+    if asked is None and dtype in (None, "float32") and cache_dtype is None:
+        from gpt2lab.engines import meanwhile
+
+        if meanwhile.needed(config, dtype):
+            return meanwhile.Meanwhile(NumpyEngine(config, params, "float32"), build, say)
+    return build()
+
+
+def described(engine: Engine) -> dict[str, Any]:
+    """What a text depends on beside weights and settings, as plain values for a record."""
+    found = {"name": engine.name, "dtype": engine.dtype}
+    for more in ("cache_dtype", "device"):
+        if getattr(engine, more, None) is not None:
+            found[more] = getattr(engine, more)
+    return found
+
+
+def _best(
+    params: dict[str, Array], dtype: str | None, cpu_alone: tuple[Any, ...], device: str | None
+) -> str:
+    """The engine for what was asked, where none was named."""
+    if device is not None or dtype == "float16":
+        return "torch"
+    found = dtype or params["wte.weight"].dtype.name
+    if found == "float64" and not any(cpu_alone):
+        return "numpy"
+    from gpt2lab.engines import machine
+
+    exact = dtype in (None, "float32") and not any(cpu_alone)
+    return "numpy" if exact and machine.why_not() else "cpu"
+
+
+def _check_owners(
+    engine: str, cache_dtype: str | None, threads: int | None, device: str | None
+) -> None:
+    """InputError for a setting of another engine."""
+    for value, what, owner in (
+        (cache_dtype, "cache dtype", "cpu"),
+        (threads, "number of threads", "cpu"),
+        (device, "device", "torch"),
+    ):
+        if value is not None and engine != owner:
+            raise InputError(
+                f"the {engine} engine takes no {what}, {value!r} was given; choose engine {owner}"
+            )

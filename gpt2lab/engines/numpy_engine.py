@@ -37,19 +37,29 @@ class NumpyEngine:
         kind = DTYPES[dtype]
         self.params = {name: value.astype(kind, copy=False) for name, value in params.items()}
 
-    def cache(self) -> Cache:
-        """An empty cache."""
-        return Cache(self.config, DTYPES[self.dtype])
+    def cache(self, slots: int | None = None) -> Cache:
+        """An empty cache; `slots` limits how many sequences it holds."""
+        return Cache(self.config, DTYPES[self.dtype], slots)
 
     def step(self, cache: Cache, slots: Sequence[int], tokens: Sequence[Sequence[int]]) -> Array:
         """Append tokens[i] to slots[i]; the logits after the last token of each: [N, V]."""
+        if len(set(slots)) != len(slots):
+            raise InputError(f"a slot is named twice in one step: {list(slots)}")
+        before = [cache.length(slot) for slot in slots]
         rows = []
-        for slot, new in zip(slots, tokens, strict=True):
-            result = reference.model(
-                self.config, self.params, np.array([new]), past=cache.past(slot), last=True
-            )
-            cache.append(slot, result["present"])
-            rows.append(result["logits"][0, 0])
+        try:
+            for slot, new in zip(slots, tokens, strict=True):
+                with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+                    # Some BLAS kernels on Arm raise these over finite numbers (numpy#28687).
+                    result = reference.model(
+                        self.config, self.params, np.array([new]), past=cache.past(slot), last=True
+                    )
+                cache.append(slot, result["present"])
+                rows.append(result["logits"][0, 0])
+        except BaseException:  # a step that fails leaves every slot as it was
+            for slot, length in zip(slots, before, strict=True):
+                cache.rewind(slot, length)
+            raise
         return np.stack(rows)  # [N, V]
 
     def logits(self, tokens: Any) -> Array:

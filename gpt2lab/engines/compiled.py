@@ -1,0 +1,261 @@
+"""Compiled kernels on disk: made once per machine by Numba, loaded in milliseconds without it.
+
+What is kept is object code under a name that holds everything it depends on: these sources, the
+compiler's versions, the processor and its features. A file that is damaged or of another machine
+is never loaded; it is made again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from gpt2lab.engines import machine
+from gpt2lab.engines.machine import Target
+from gpt2lab.errors import Failure
+from gpt2lab.files import cache_folder
+
+#: Called with one line before anything is compiled.
+Say = Callable[[str], None]
+
+KEPT = 64  # files of object code; the oldest go
+_SOURCES = ("compiled.py", "kernels.py", "tiles.py", "layout.py", "machine.py")
+_ARGUMENTS = {"run": 3, "crew": 5}
+
+
+def _key(target: Target) -> str:
+    """A short hash of all that object code depends on."""
+    import llvmlite
+
+    digest = hashlib.sha256()
+    here = Path(__file__).parent
+    for source in _SOURCES:
+        digest.update((here / source).read_bytes())
+    parts = (llvmlite.__version__, platform.platform(), machine.features()[0], target)
+    digest.update(repr(parts).encode())
+    return digest.hexdigest()[:16]
+
+
+def _file(label: str, target: Target) -> Path | None:
+    """Where object code is kept: the user's cache folder, a temporary one where that is closed."""
+    with suppress(Failure):
+        return cache_folder("kernels") / f"{label}-{_key(target)}.o"
+    return None
+
+
+def ready(target: Target, weights: str, cache: str) -> bool:
+    """Whether everything is compiled that an engine of these dtypes needs."""
+    labels = ("crew", f"run-{weights}-{cache}")
+    return all((label, target) in _loaded or _read(_file(label, target)) for label in labels)
+
+
+def _read(path: Path | None) -> bytes | None:
+    """The object code of a file that is whole, else None."""
+    if path is None:
+        return None
+    try:
+        raw = path.read_bytes()
+    except OSError:
+        return None
+    digest, code = raw[:32], raw[32:]
+    return code if code and hashlib.sha256(code).digest() == digest else None
+
+
+def _write(path: Path | None, code: bytes) -> None:
+    """Whole or not at all; a full disk costs the next start its speed, not this one its work."""
+    if path is None:
+        return
+    with suppress(OSError):
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(hashlib.sha256(code).digest() + code)
+        Path(file.name).replace(path)
+        old = sorted(path.parent.glob("*.o"), key=lambda p: p.stat().st_mtime)[:-KEPT]
+        for other in old:
+            other.unlink()
+
+
+# ---- To object code and from it.
+
+_WRAPPER = """
+define void @gpt2lab_{name}({parameters}) {{
+  %result = alloca ptr
+  %error = alloca ptr
+  %status = call i32 @"{inner}"(ptr %result, ptr %error, {arguments})
+  ret void
+}}
+"""
+
+
+def compile_object(function: Any, signature: Any, name: str, target: Target) -> bytes:
+    """Object code that exports a Numba function as the C function `gpt2lab_NAME` of int64s.
+
+    Numba's own wrapper would need Numba in every process; the functions here raise nothing, so
+    what Numba's calling convention reports is dropped.
+    """
+    import llvmlite.binding as llvm
+
+    from gpt2lab.engines import tiles
+
+    for wanted in tiles.BODIES:  # Numba loads what it compiles; it is never run there
+        llvm.add_symbol(wanted, _address(_abort()))
+    function.compile(signature.args)
+    result = function.overloads[signature.args]
+    inner = result.fndesc.llvm_func_name
+    glue = llvm.parse_assembly(result.library.get_llvm_str())
+    for item in [*glue.functions, *glue.global_variables]:
+        if not item.is_declaration:
+            item.linkage = "internal"
+    called = {item.name for item in glue.functions if item.is_declaration} & set(tiles.BODIES)
+    parameters = ", ".join(f"i64 %a{i}" for i in range(_ARGUMENTS[name]))
+    wrapper = _WRAPPER.format(name=name, inner=inner, parameters=parameters, arguments=parameters)
+    module = llvm.parse_assembly(str(glue) + wrapper)
+    code = _target_machine(target)
+    builder = llvm.create_pass_builder(code, llvm.create_pipeline_tuning_options(speed_level=2))
+    if called:
+        vectors = llvm.parse_assembly(tiles.bodies(called, module.triple, module.data_layout))
+        builder.getModulePassManager().run(vectors, builder)
+        module.link_in(vectors)
+        for item in module.functions:
+            if item.name in called:
+                item.linkage = "internal"
+    passes = llvm.create_new_module_pass_manager()
+    passes.add_global_dead_code_eliminate_pass()
+    passes.run(module, builder)
+    return bytes(code.emit_object(module))
+
+
+def _target_machine(target: Target) -> Any:
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    features = ",".join(f"+{name}" for name in target.features)
+    return llvm.Target.from_default_triple().create_target_machine(
+        cpu=machine.features()[0], features=features, opt=3, reloc="pic", codemodel="jitdefault",
+        jit=True,
+    )  # fmt: skip
+
+
+def _give_symbols() -> None:
+    """Tell the linker where the few C functions are that kernels may call."""
+    import llvmlite.binding as llvm
+
+    windows, library = platform.system() == "Windows", _libc()
+    for name in ("memcpy", "memset", "memmove"):  # LLVM makes them of plain loops
+        llvm.add_symbol(name, _address(getattr(library, name)))
+    if windows:
+        yielding = ctypes.windll.kernel32.SwitchToThread  # type: ignore[attr-defined,unused-ignore]
+    else:
+        yielding = library.sched_yield
+    llvm.add_symbol("gpt2lab_yield", _address(yielding))
+    # Numba's code to free an array; arrays here are views of addresses, so it is never reached.
+    llvm.add_symbol("NRT_MemInfo_call_dtor", _address(_abort()))
+
+
+def _libc() -> Any:
+    return ctypes.CDLL("msvcrt" if platform.system() == "Windows" else None)
+
+
+def _abort() -> Any:
+    return _libc().abort
+
+
+def _address(function: Any) -> int:
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
+#: Code is never unloaded: a helper thread may be about to leave it.
+_engines: list[Any] = []
+
+
+class Library:
+    """Object code that has been loaded: C functions that run without Python's lock."""
+
+    def __init__(self, code: bytes, name: str, target: Target) -> None:
+        import llvmlite.binding as llvm
+
+        tm = _target_machine(target)
+        _give_symbols()
+        engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), tm)
+        engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+        engine.finalize_object()
+        _engines.append(engine)
+        self.address = engine.get_function_address(f"gpt2lab_{name}")
+        kinds = [ctypes.c_int64] * _ARGUMENTS[name]
+        self.call = ctypes.CFUNCTYPE(None, *kinds)(self.address)
+
+
+_loaded: dict[tuple[str, Target], Library] = {}
+
+
+def library(
+    name: str, target: Target, weights: str = "", cache: str = "", say: Say | None = None
+) -> Library:
+    """A compiled function: "crew", or "run" for weights and cache of some dtypes."""
+    label = "-".join(part for part in (name, weights, cache) if part)
+    if (label, target) not in _loaded:
+        code = _read(_file(label, target))
+        if code is None:
+            if say:
+                what = f"the {weights} kernels" if weights else "the threads' kernel"
+                say(f"compiling {what} for {target.name}, once on this machine; it takes 5 to 15 s")
+            try:
+                code = _make(name, target, weights, cache)
+            except Exception as error:  # whatever Numba or LLVM has to say
+                raise Failure(
+                    f"{label} could not be compiled for {target.name} ({error!s:.200}); "
+                    "engine numpy serves without"
+                ) from error
+            _write(_file(label, target), code)
+        _loaded[label, target] = Library(code, name, target)
+    return _loaded[label, target]
+
+
+# ---- In the background.
+
+_CODE = """
+import os, sys
+sys.path[:] = {path!r}
+if hasattr(os, "nice"):
+    os.nice(10)
+from gpt2lab.engines import compiled, machine
+compiled.library("crew", machine.here())
+compiled.library("run", machine.here(), {weights!r}, {cache!r})
+"""
+
+
+def in_background(weights: str, cache: str) -> subprocess.Popen[bytes] | None:
+    """A process of its own that compiles what an engine of these dtypes needs.
+
+    It goes on when this one ends. None where Python cannot be started again.
+    """
+    if not sys.executable:
+        return None
+    code = _CODE.format(path=sys.path, weights=weights, cache=cache)
+    nothing = subprocess.DEVNULL
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=nothing,
+            stdout=nothing,
+            stderr=nothing,
+            start_new_session=True,
+        )
+    except OSError:
+        return None
+
+
+def _make(name: str, target: Target, weights: str, cache: str) -> bytes:
+    from gpt2lab.engines import kernels
+
+    _give_symbols()
+    made = kernels.step_kernel(target, weights, cache) if name == "run" else kernels.crew
+    return compile_object(made, kernels.SIGNATURES[name], name, target)

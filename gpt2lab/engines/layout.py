@@ -1,0 +1,163 @@
+"""What the engine and its kernels agree on: how numbers lie in memory, and what a job says.
+
+A job is a list of 64-bit words that the engine fills for every step. Addresses and strides are in
+bytes. A panel is `Target.width` neighbouring columns of a matrix: what one row of a tile covers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum, auto
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a product along K.
+
+    numbers: how many numbers of K it takes. weight_bytes: of one column. activation_bytes: of one
+    row. block: after how many steps the sums in registers are folded into those in memory; for
+    integer products also how many steps share a scale of the activations.
+    """
+
+    numbers: int
+    weight_bytes: int
+    activation_bytes: int
+    block: int
+
+
+STEP = {
+    "float": Step(1, 4, 4, 256),
+    "shift": Step(2, 4, 8, 128),
+    "pairs": Step(2, 4, 4, 128),
+    "byte": Step(1, 1, 4, 256),
+    "int16": Step(2, 2, 4, 64),  # 128 numbers: 128 * 127 * 32767 stays below 2^31
+    "vnni": Step(4, 4, 4, 32),
+    "dot": Step(4, 4, 4, 32),
+}
+
+
+class _Words(IntEnum):
+    """Numbered from 0 in the order of writing."""
+
+    @staticmethod
+    def _generate_next_value_(name: str, start: int, count: int, last_values: list[int]) -> int:
+        return count
+
+
+class Job(_Words):
+    """The words of a job."""
+
+    SERIAL = auto()  # of this step among the engine's
+    LAYERS = auto()
+    EMBED = auto()  # E
+    HEADS = auto()
+    HEAD = auto()  # D, the width of one head
+    SIZE = auto()  # D up to whole panels
+    INNER = auto()
+    ACTIVATION = auto()  # 0 the tanh form of GELU, 1 the exact one, 2 relu
+    EPSILON = auto()  # the bits of a float32
+    ROWS = auto()  # new tokens of this step
+    GROUPS = auto()  # neighbouring rows of one sequence that attend together
+    LAST = auto()  # rows whose logits are wanted
+    # Buffers that all threads share.
+    X = auto()  # [ROWS, X_STRIDE] the residual stream
+    X_STRIDE = auto()
+    ACTS = auto()  # [ROWS, ACTS_STRIDE] what a product multiplies
+    ACTS_STRIDE = auto()
+    SCALES = auto()  # [ROWS, blocks, 2] scale and start of the integers in ACTS
+    SCALES_STRIDE = auto()
+    WIDE = auto()  # [ROWS, WIDE_STRIDE] attention's output, then the inside of the MLP
+    WIDE_STRIDE = auto()
+    LOGITS = auto()  # [LAST, LOGITS_STRIDE]
+    LOGITS_STRIDE = auto()
+    # Buffers of one thread each, SCRATCH_STRIDE apart; the others are offsets into them.
+    SCRATCH = auto()
+    SCRATCH_STRIDE = auto()
+    OWN_ACTS = auto()
+    OWN_SCALES = auto()
+    OWN_Q = auto()
+    OWN_P = auto()
+    OWN_Z = auto()
+    # Lists.
+    ROW = auto()  # [ROWS, 2] the slot's address, the position
+    GROUP = auto()  # [GROUPS, 2] first row, how many
+    LAST_ROW = auto()  # [LAST]
+    LAYER = auto()  # [LAYERS, len(Layer)]
+    FINAL = auto()  # [2] ln_f's gain and bias
+    HEAD_WEIGHT = auto()
+    HEAD_SCALE = auto()
+    HEAD_PANELS = auto()
+    # The cache: a slot holds keys, values and their scales, each [layer][head].
+    KEY_BYTES = auto()  # of one head of one layer; its values take as much
+    SCALE_BYTES = auto()  # of one head of one layer, keys' and values' scales each
+    V_OFFSET = auto()  # from a slot's keys to its values
+    SCALE_OFFSET = auto()  # from a slot's keys to its scales
+    V_PANEL = auto()  # bytes of one panel of values
+    POSITIONS = auto()  # n_ctx up to whole panels
+    WORKERS = auto()
+    # How many tickets each phase is cut into; FEW: every thread prepares rows for itself.
+    FEW = auto()
+    T_ROWS = auto()
+    T_HEADS = auto()
+    T_PROJECT = auto()
+    T_FC = auto()
+    T_LAST = auto()
+    T_LOGITS = auto()
+
+
+class Layer(_Words):
+    """The words of a layer: addresses, and the bits of its attention scale."""
+
+    LN_1_G = auto()
+    LN_1_B = auto()
+    QKV = auto()
+    QKV_SCALE = auto()
+    QKV_BIAS = auto()
+    PROJECT = auto()
+    PROJECT_SCALE = auto()
+    PROJECT_BIAS = auto()
+    LN_2_G = auto()
+    LN_2_B = auto()
+    FC = auto()
+    FC_SCALE = auto()
+    FC_BIAS = auto()
+    OUT = auto()
+    OUT_SCALE = auto()
+    OUT_BIAS = auto()
+    ATTENTION = auto()
+
+
+class Control(IntEnum):
+    """The words that threads meet at, each on a cache line of its own."""
+
+    CLAIM = 0  # epoch << 32 | the next ticket
+    DONE = 8  # tickets done
+    TOTAL = 16  # tickets of this job
+    RUN = 24  # address of the function
+    JOB = 32
+    STOP = 40
+    ASLEEP = 48  # + 8 * worker
+
+
+SHUT = 0x40000000  # a ticket beyond every job's: in CLAIM, it says that nobody draws
+
+
+def ceil_to(number: int, multiple: int) -> int:
+    """The next multiple from a number up."""
+    return -(-number // multiple) * multiple
+
+
+def bfloat16(x: Array) -> Array:
+    """float32 as bfloat16 bits (uint16), rounded to the nearest, ties to even."""
+    raw = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    return ((raw + (0x7FFF + ((raw >> 16) & 1))) >> 16).astype(np.uint16)
+
+
+def widened(raw: Array) -> Array:
+    """bfloat16 bits as float32."""
+    return (raw.astype(np.uint32) << 16).view(np.float32)

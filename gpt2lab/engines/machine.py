@@ -1,0 +1,172 @@
+"""What this processor can do for the CPU engine: which vectors, which products, which tiles.
+
+The kernels are one program for every machine; a `Target` is what differs. It is chosen from the
+processor's own list of features, and `gpt2lab models --verbose` says which one was taken.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from gpt2lab.engines.layout import STEP, Step
+
+
+@dataclass(frozen=True)
+class Target:
+    """One way through the kernels.
+
+    name: for people. lanes: 32-bit numbers in a vector. rows: the height of the largest tile, its
+    width is two vectors. features: LLVM's, of those that the kernels may use. bfloat16, int8: the
+    products that serve these weights:
+        "shift"  bfloat16 widened to float32 and multiplied by float32
+        "pairs"  bfloat16 by bfloat16, two at a time (AVX512-BF16)
+        "int16"  int8 by int16 activations, two at a time (any machine)
+        "vnni"   int8 by int8, four at a time (x86; weights stored with an offset)
+        "dot"    int8 by int8, four at a time (Arm)
+    """
+
+    name: str
+    lanes: int
+    rows: int
+    bfloat16: str
+    int8: str
+    x86: bool
+    features: tuple[str, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """How many columns of a weight matrix stand side by side in a panel."""
+        return 2 * self.lanes
+
+    def product(self, dtype: str) -> str:
+        """The product that serves weights of a dtype, a key of `layout.STEP`."""
+        return {"float32": "float", "bfloat16": self.bfloat16, "int8": self.int8}[dtype]
+
+    def step(self, dtype: str) -> Step:
+        """That product's step along K."""
+        return STEP[self.product(dtype)]
+
+
+_AVX512 = ("avx512f", "avx512bw", "avx512vl", "avx512dq")
+
+
+def target_of(machine: str, features: frozenset[str]) -> Target | None:
+    """The target of a processor, None where the kernels would be no faster than NumPy.
+
+    machine: as `platform.machine()` says it. features: LLVM's names.
+    """
+    machine, kept = machine.lower(), tuple(sorted(features))
+    if machine in ("x86_64", "amd64"):
+        if set(_AVX512) <= features:
+            bfloat16 = "pairs" if "avx512bf16" in features else "shift"
+            int8 = "vnni" if "avx512vnni" in features else "int16"
+            more = ", BF16" * (bfloat16 == "pairs") + ", VNNI" * (int8 == "vnni")
+            return Target("x86 AVX-512" + more, 16, 12, bfloat16, int8, True, kept)
+        if {"avx2", "fma"} <= features:
+            int8 = "vnni" if "avxvnni" in features else "int16"
+            more = ", VNNI" * (int8 == "vnni")
+            return Target("x86 AVX2" + more, 8, 6, "shift", int8, True, kept)
+        return None
+    if machine in ("aarch64", "arm64"):
+        int8 = "dot" if "dotprod" in features else "int16"
+        return Target("Arm NEON" + ", dot" * (int8 == "dot"), 8, 6, "shift", int8, False, kept)
+    return None
+
+
+@cache
+def features() -> tuple[str, frozenset[str]]:
+    """LLVM's name for this processor and the features that it has."""
+    import llvmlite.binding as llvm
+
+    found = llvm.get_host_cpu_features()
+    names = {name for name, has in found.items() if has}
+    if platform.machine().lower() in ("aarch64", "arm64"):  # LLVM asks for few, on macOS for none
+        names |= {"neon", "dotprod"} if _dotprod() else {"neon"}
+    return llvm.get_host_cpu_name(), frozenset(names)
+
+
+def _dotprod() -> bool:
+    """Whether the system says that this Arm processor multiplies four int8 at a time (sdot)."""
+    if platform.system() == "Darwin":
+        return True  # since the first Mac with one
+    try:
+        if platform.system() == "Windows":
+            kernel32 = ctypes.windll.kernel32  # type: ignore[attr-defined,unused-ignore]
+            return bool(kernel32.IsProcessorFeaturePresent(43))
+        getauxval = ctypes.CDLL(None).getauxval
+        getauxval.argtypes, getauxval.restype = [ctypes.c_ulong], ctypes.c_ulong
+        return bool(getauxval(16) >> 20 & 1)  # AT_HWCAP, HWCAP_ASIMDDP
+    except (AttributeError, OSError):
+        return False
+
+
+@cache
+def here() -> Target | None:
+    """The target of this machine; None where llvmlite is missing too."""
+    try:
+        found = features()[1]
+    except (ImportError, OSError):
+        return None
+    return target_of(platform.machine(), found)
+
+
+def why_not() -> str:
+    """Why the cpu engine cannot run here, as part of a sentence; empty where it can."""
+    if find_spec("llvmlite") is None or find_spec("numba") is None:
+        return "the package numba is not installed"
+    try:
+        features()
+    except (ImportError, OSError, RuntimeError) as error:
+        return f"the package llvmlite does not load ({error})"
+    if here() is None:
+        return f"a {platform.machine()} processor without AVX2 or NEON is not served"
+    return ""
+
+
+def cores() -> int:
+    """How many physical cores this process may use: its affinity and its container's quota."""
+    if hasattr(os, "sched_getaffinity"):
+        allowed = os.sched_getaffinity(0)
+        count = len({_siblings(cpu) for cpu in allowed})
+    else:
+        count = os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            count = min(count, max(1, round(int(quota) / int(period))))
+    except (OSError, ValueError):
+        pass
+    return count
+
+
+def _siblings(cpu: int) -> str:
+    """A text that logical processors of one core have in common."""
+    try:
+        return Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text()
+    except OSError:
+        return str(cpu)
+
+
+def memory() -> int | None:
+    """Bytes of memory that are free for this process to take, None where that is not known."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError, IndexError):
+        return None
+    found = free * 1024
+    try:
+        folder = Path("/sys/fs/cgroup")
+        limit = (folder / "memory.max").read_text().strip()
+        if limit != "max":
+            used = int((folder / "memory.current").read_text())
+            found = min(found, max(0, int(limit) - used))
+    except (OSError, ValueError):
+        pass
+    return found

@@ -1,0 +1,87 @@
+"""The first start on a machine: NumPy writes while the fast kernels are compiled.
+
+The compilation is a process of its own. As soon as it is done, the next cache that is asked for is
+the `cpu` engine's; what has begun goes on where it began, so no text is of two engines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+
+from gpt2lab.cache import Cache
+from gpt2lab.config import Config
+from gpt2lab.engines import Engine, compiled, machine
+from gpt2lab.engines.cpu_engine import default_dtype
+from gpt2lab.engines.numpy_engine import NumpyEngine
+from gpt2lab.errors import Failure
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def needed(config: Config, dtype: str | None) -> bool:
+    """Whether kernels for float32 are wanted and have to be compiled first."""
+    target = machine.here()
+    if target is None or (dtype or default_dtype(config)) != "float32":
+        return False
+    return not compiled.ready(target, "float32", "float32")
+
+
+class Meanwhile:
+    """Keeps the protocol of `engines.Engine`: `numpy` at first, `cpu` as soon as there is one.
+
+    build: makes the cpu engine. say: is told that something is compiled.
+    """
+
+    def __init__(
+        self, first: NumpyEngine, build: Callable[[], Engine], say: compiled.Say | None = None
+    ) -> None:
+        self._first, self._build = first, build
+        self._now: Engine = first
+        self.config = first.config
+        target = machine.here()
+        if say and target:
+            say(
+                f"compiling the fast kernels for {target.name} in the background, once on this "
+                "machine (about 15 s); the numpy engine writes until then"
+            )
+        self._process = compiled.in_background("float32", "float32")
+
+    @property
+    def name(self) -> str:
+        """The engine that the next text will be written with."""
+        return self._look().name
+
+    @property
+    def dtype(self) -> str:
+        """Its dtype."""
+        return self._look().dtype
+
+    @property
+    def cache_dtype(self) -> str | None:
+        """Its cache dtype, where it has one."""
+        return getattr(self._look(), "cache_dtype", None)
+
+    def _look(self) -> Engine:
+        if self._process is not None and self._process.poll() is not None:
+            good, self._process = self._process.returncode == 0, None
+            if good:
+                with suppress(Failure):  # else NumPy goes on
+                    self._now = self._build()
+        return self._now
+
+    def cache(self, slots: int | None = None) -> Any:
+        """An empty cache of the engine of the moment."""
+        return self._look().cache(slots)
+
+    def step(self, cache: Any, slots: Sequence[int], tokens: Sequence[Sequence[int]]) -> Array:
+        """As `engines.Engine.step`, by the engine that the cache is of."""
+        engine = self._first if isinstance(cache, Cache) else self._now
+        return engine.step(cache, slots, tokens)  # [N, V]
+
+    def logits(self, tokens: Any) -> Array:
+        """As `engines.Engine.logits`."""
+        return self._look().logits(tokens)  # [B, T, V]

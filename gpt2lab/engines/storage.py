@@ -1,0 +1,143 @@
+"""Packed weights: one block of memory, kept on disk for the next start.
+
+A `Plan` lists arrays and how each is filled; `build` reads the block from the user's cache folder
+where it was made before, else fills it and keeps it there. A file that is damaged, cut off or of
+another layout is made again. The block is read, not mapped: a stream of weights runs faster from
+large pages, and a file that goes away does not matter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import struct
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt2lab.engines.layout import ceil_to
+from gpt2lab.errors import Failure
+from gpt2lab.files import cache_folder
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Fill = Callable[[Array], None]
+
+LEAST = 32 << 20  # smaller blocks are packed faster than found
+MOST = 8 << 30  # bytes that are kept in all; the longest unused go first
+_MAGIC = b"gpt2lab packed 1"
+_HEAD = struct.Struct("<16sQQ")  # magic, bytes, crc32c
+_PART = 16 << 20
+
+
+class Plan:
+    """Arrays that will lie in one block, each at a multiple of 64 bytes."""
+
+    def __init__(self) -> None:
+        self._items: list[tuple[int, int, tuple[int, ...], Any, Fill]] = []
+        self.size = 0
+
+    def add(self, shape: tuple[int, ...], kind: Any, fill: Fill) -> int:
+        """An array and the function that will fill it; returns its place in the block."""
+        place = self.size
+        self.size = ceil_to(place + int(np.prod(shape)) * np.dtype(kind).itemsize, 64)
+        self._items.append((place, self.size, shape, kind, fill))
+        return place
+
+    def build(self, key: Callable[[], str] | None, threads: int = 1) -> Array:
+        """The block, uint8. key: names the content exactly; None, or a small block, is not kept."""
+        raw = np.empty(self.size + 64, np.uint8)
+        block = raw[-raw.ctypes.data % 64 :][: self.size]
+        file = _file(key()) if key is not None and self.size >= LEAST else None
+        if file is None or not _read(file, block):
+            with ThreadPoolExecutor(threads) as pool:  # NumPy copies without Python's lock
+                list(pool.map(lambda item: _fill(block, *item), self._items))
+            if file is not None:
+                _write(file, block)
+        return block
+
+
+def _fill(
+    block: Array, place: int, end: int, shape: tuple[int, ...], kind: Any, fill: Fill
+) -> None:
+    """One array, and zeros up to the next."""
+    count = int(np.prod(shape)) * np.dtype(kind).itemsize
+    block[place + count : end] = 0
+    fill(block[place : place + count].view(kind).reshape(shape))
+
+
+def layout_key(*parts: Any) -> str:
+    """A short hash of a layout: some values, and the code that packs."""
+    digest = hashlib.sha256(repr(parts).encode())
+    for name in ("packing.py", "layout.py", "storage.py", "cpu_engine.py"):
+        digest.update((Path(__file__).parent / name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _file(key: str) -> Path | None:
+    with suppress(Failure):
+        return cache_folder("weights") / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.bin"
+    return None
+
+
+def _crc(block: Array) -> int:
+    import google_crc32c
+
+    crc = 0
+    for start in range(0, len(block), _PART):
+        crc = google_crc32c.extend(crc, block[start : start + _PART].tobytes())
+    return int(crc)
+
+
+def _read(path: Path, block: Array) -> bool:
+    """Fill the block from a file; False when it is not there, damaged, or another's."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD.size)
+            if len(head) != _HEAD.size:
+                return False
+            magic, size, crc = _HEAD.unpack(head)
+            if magic != _MAGIC or size != len(block):
+                return False
+            if file.readinto(block.data) != size or file.read(1) or _crc(block) != crc:
+                return False
+        os.utime(path)
+    except OSError:
+        return False
+    return True
+
+
+def _write(path: Path, block: Array) -> None:
+    """Whole or not at all, and only where there is room: the next start packs again otherwise."""
+    try:
+        _make_room(path.parent, len(block))
+        if shutil.disk_usage(path.parent).free < 2 * len(block):
+            return
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+            try:
+                file.write(_HEAD.pack(_MAGIC, len(block), _crc(block)))
+                file.write(block.data)
+                file.close()
+                Path(file.name).replace(path)
+            except BaseException:
+                Path(file.name).unlink()
+                raise
+    except OSError:
+        pass
+
+
+def _make_room(folder: Path, size: int) -> None:
+    """Delete what was not used for the longest time, until `size` more fit."""
+    found = sorted((p.stat().st_mtime, p.stat().st_size, p) for p in folder.glob("*.bin"))
+    total = size + sum(item[1] for item in found)
+    for _, bytes_, path in found:
+        if total <= MOST:
+            return
+        with suppress(OSError):
+            path.unlink()
+            total -= bytes_
