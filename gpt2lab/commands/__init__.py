@@ -31,6 +31,7 @@ VERBS = {
     "convert": "Write a checkpoint in another format, and prove that it is the same.",
     "models": "List the models on this machine.",
     "download": "Fetch a model from the Hugging Face hub.",
+    "bench": "Measure how fast this machine writes.",
 }
 
 PIPE_CLOSED = 141  # what a shell reports of a program that SIGPIPE ended

@@ -92,13 +92,54 @@ def _notes(listed: list[Found], folders: tuple[str, ...]) -> list[str]:
     return notes
 
 
+#: A product of `machine.Target` in words.
+PRODUCTS = {
+    "float": "by float32 products",
+    "shift": "widened to float32",
+    "pairs": "by bfloat16 pairs",
+    "int16": "by int8 times int16",
+    "vnni": "by int8 (VNNI)",
+    "dot": "by int8 (dot)",
+}
+
+
+def _engines() -> list[str]:
+    """Which engines would compute on this machine and how, for stderr."""
+    from importlib.util import find_spec
+
+    from gpt2lab.engines import compiled, cpu_engine, machine
+
+    torch = "there" if find_spec("torch") else "not installed (gpt2lab[train])"
+    others = f"the numpy engine is there, torch is {torch}"
+    target = machine.here()
+    if target is None or machine.why_not():
+        return [f"engine: numpy; cpu cannot run here: {machine.why_not()}", others]
+    ways = [f"{dtype} {PRODUCTS[target.product(dtype)]}" for dtype in cpu_engine.DTYPES]
+    ready = [  # each with its own dtype of keys and values
+        dtype
+        for dtype in cpu_engine.DTYPES
+        if compiled.ready(target, dtype, "float32" if dtype == "float32" else "bfloat16")
+    ]
+    kernels = f"kernels compiled: {', '.join(ready) or 'none'}"
+    if len(ready) < len(ways):
+        kernels += "; the others will be when they are first used"
+    cores = machine.cores()
+    return [
+        f"engine: cpu, {target.name}, {cores} thread{'s' * (cores > 1)}; {', '.join(ways)}",
+        kernels,
+        others,
+    ]
+
+
 @click.command(
     epilog="Example: gpt2lab models runs/ --json",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.argument("folders", nargs=-1, metavar="[FOLDER]...")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
-@click.option("-v", "--verbose", is_flag=True, help="Show where each model lies.")
+@click.option(
+    "-v", "--verbose", is_flag=True, help="Show where each model lies, and what computes."
+)
 def command(folders: tuple[str, ...], as_json: bool, verbose: bool) -> None:
     """List the models on this machine; with FOLDERs, those in them.
 
@@ -113,5 +154,5 @@ def command(folders: tuple[str, ...], as_json: bool, verbose: bool) -> None:
         return
     if listed:
         click.echo(printable(_text(listed, verbose)))
-    for note in _notes(listed, folders):
+    for note in [*_notes(listed, folders), *(_engines() if verbose else [])]:
         click.echo(f"note: {note}", err=True)
