@@ -147,8 +147,11 @@ def with_outliers(config: Config, params: Params) -> Params:
 
 
 def with_loud_keys(config: Config, params: Params) -> Params:
-    """The same function, but with one number of every key `GAIN` times as large, and its query's
-    divided by it: what a cache with one scale a key finds hard (Liu et al. 2024, KIVI)."""
+    """The same function, but with one number of every key `GAIN` times as large.
+
+    The query's is divided by it. A cache with one scale a key finds that hard, and trained models
+    have such channels (KIVI, Liu et al. 2024).
+    """
     params = {name: value.astype(np.float32) for name, value in params.items()}
     queries = np.arange(0, config.n_embd, config.head_width)
     for i in range(config.n_layer):
