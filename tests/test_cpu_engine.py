@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from gpt2lab import Sampling, beam, engines, generate, reference
 from gpt2lab.config import Config
 from gpt2lab.engines import compiled, machine, meanwhile, storage, workers
-from gpt2lab.engines.layout import STEP, bfloat16, ceil_to, widened
+from gpt2lab.engines.layout import STEP, Control, bfloat16, ceil_to, widened
 from gpt2lab.engines.packing import KINDS, by_head, pack, quantised, shapes
 from gpt2lab.errors import Failure, InputError
 from gpt2lab.prompts import resolve
@@ -259,6 +259,14 @@ def test_engines_of_several_kinds_take_turns(params):
             assert np.array_equal(engine.logits([text]), logits)
 
 
+def test_code_takes_no_ticket_of_another_epoch(pair):
+    """The same, without a race: a helper comes late, and another engine's job stands open."""
+    control = np.zeros(64, np.int64)
+    control[Control.CLAIM], control[Control.TOTAL] = 7 << 32, 5
+    pair[0]._run.call(control.ctypes.data, 6, 0)  # taking one would lead to the job at address 0
+    assert (control[Control.CLAIM], control[Control.DONE]) == (7 << 32, 0)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_a_child_of_fork_has_helpers_of_its_own(params):
     code = (
@@ -440,6 +448,7 @@ def test_what_cannot_be_done_is_said_and_changes_nothing(params):
     refused(lambda: engine.step(cache, [two, one], [[1], [-1]]), "id -1")
     refused(lambda: engine.step(cache, [two, one], [[1], []]), "no new tokens")
     refused(lambda: engine.step(cache, [two, two], [[1], [1]]), "named twice")
+    refused(lambda: engine.step(cache, [two, one], [[1]]), "2 slots and 1 lists")
     refused(lambda: engine.logits([[1], [1, 2]]), "rows differ")
     refused(lambda: engine.logits([1, 2]), "batch")
     assert (cache.length(one), cache.length(two)) == (300, 9)

@@ -193,6 +193,8 @@ class CpuEngine:
 
     def _check(self, cache: CpuCache, slots: Sequence[int], tokens: Sequence[Any]) -> list[int]:
         """The slots' lengths; InputError, before anything is changed, for what cannot be done."""
+        if len(slots) != len(tokens):
+            raise InputError(f"{len(slots)} slots and {len(tokens)} lists of tokens; give as many")
         if len(set(slots)) != len(slots):
             raise InputError(f"a slot is named twice in one step: {list(slots)}")
         lengths = [cache.length(slot) for slot in slots]
