@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -23,6 +24,7 @@ import gpt2lab
 
 from .inference.model import default_folder, prepare
 
+NAME = re.compile(r"[A-Za-z0-9._-]*[A-Za-z0-9]")  # what a requirement begins with
 IMPORT = """
 import time, numpy
 start = time.perf_counter()
@@ -49,7 +51,7 @@ def installed(root: str = "gpt2lab") -> dict[str, int]:
         sizes[found.name] = sum(path.stat().st_size for path in paths if path.is_file())
         for need in found.requires or []:
             if "extra ==" not in need:
-                todo.append(need.split(";")[0].split("[")[0].strip(" ()<>=!~.0123456789,"))
+                todo.append(NAME.match(need).group())
     return sizes
 
 
