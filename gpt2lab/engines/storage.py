@@ -2,8 +2,8 @@
 
 A `Plan` lists arrays and how each is filled; `build` reads the block from the user's cache folder
 where it was made before, else fills it and keeps it there. A file that is damaged, cut off or of
-another layout is made again. The block is read, not mapped: a stream of weights runs faster from
-large pages, and a file that goes away does not matter.
+another layout is made again. The block is read, not mapped: memory of its own can have large pages,
+and a file that goes away does not matter.
 """
 
 from __future__ import annotations
