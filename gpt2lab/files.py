@@ -229,12 +229,13 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, content: str | bytes) -> None:
     """The whole file or nothing: written beside, under a name of our own, then renamed."""
+    data = content.encode("utf-8") if isinstance(content, str) else content
     part = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
         with accessing(path, "written"):
-            part.write_text(text, encoding="utf-8", newline="\n")
+            part.write_bytes(data)
             if path.exists():
                 shutil.copymode(path, part)
             part.replace(path)
@@ -242,7 +243,7 @@ def write_whole(path: Path, text: str) -> None:
         part.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Ask the disk to keep a file or a folder; folders cannot be synced everywhere."""
     with suppress(OSError):
         handle = os.open(path, os.O_RDONLY)
@@ -263,7 +264,7 @@ def _discard(path: Path) -> None:
 def _put_in_place(temporary: Path, target: Path) -> None:
     """Rename the finished folder to its name; what stood there is deleted only after that."""
     for file in (*temporary.rglob("*"), temporary):
-        _sync(file)
+        sync(file)
     aside = temporary.with_suffix(".old")
     replacing = os.path.lexists(target)
     if replacing:
@@ -275,7 +276,7 @@ def _put_in_place(temporary: Path, target: Path) -> None:
             aside.rename(target)
         raise
     try:
-        _sync(target.parent)
+        sync(target.parent)
     finally:
         if replacing:
             _discard(aside)

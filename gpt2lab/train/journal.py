@@ -1,0 +1,245 @@
+"""What a run writes down while it goes on: log.jsonl, a record a line, and files for TensorBoard.
+
+A record is a dict with a "kind" and mostly a "step": step, val, skip, sample, save, start, resume
+and end. The log is the run's history: an interrupted run that goes on has the lines of one that was
+never interrupted. JSON has no words for numbers that are not finite, so they are written as
+the strings "NaN", "Infinity" and "-Infinity"; `read` makes numbers of them again where a number
+stands (`NUMBERS`). What the records mean to a reader is left to `report`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from gpt2lab import files
+from gpt2lab.errors import InputError, MissingExtraError
+
+Record = dict[str, Any]
+
+NAME = "log.jsonl"
+TENSORBOARD = "tensorboard"  # the folder of the event files
+EVERY = 5.0  # seconds between two flushes of the event files, each of which waits for the disk
+
+#: The keys whose value is a number, or null where there is none.
+NUMBERS = ("loss", "lr", "grad_norm", "seconds", "tokens_per_second", "mfu", "epoch")
+
+#: Kind -> key -> TensorBoard's name for it.
+TAGS = {
+    "step": {
+        "loss": "loss/train",
+        "lr": "learning_rate",
+        "grad_norm": "grad_norm",
+        "tokens_per_second": "tokens_per_second",
+        "mfu": "mfu",
+    },
+    "val": {"loss": "loss/val"},
+}
+
+
+def _word(number: float) -> str:
+    """JSON's missing word for a number that is not finite."""
+    if math.isnan(number):
+        return "NaN"
+    return "Infinity" if number > 0 else "-Infinity"
+
+
+def plain(value: Any) -> Any:
+    """The value in JSON's types: scalars of arrays become numbers, paths become strings."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "item"):  # of NumPy or torch
+        value = value.item()
+    return _word(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def line(record: Record) -> bytes:
+    """A record as one line of the log.
+
+    Half a surrogate pair, which a text made of bytes may hold, has no UTF-8. Written with a
+    backslash it is JSON's own way to say it.
+    """
+    text = json.dumps(plain(record), ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "backslashreplace") + b"\n"
+
+
+def _parsed(raw: bytes, where: str) -> Record:
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{where}: byte {error.start} is not UTF-8; the log is damaged, remove the line"
+        ) from error
+    record = files.parse_json(text, where)
+    step = record.get("step", 0)
+    if not isinstance(record.get("kind"), str) or not isinstance(step, int):
+        raise InputError(
+            f"{where}: has no kind, or a step that is no whole number; it is no line of a run's "
+            "log, remove it"
+        )
+    for key in NUMBERS:
+        if record.get(key) in ("NaN", "Infinity", "-Infinity"):
+            record[key] = float(record[key])
+    return record
+
+
+def _whole(tail: bytes, where: str) -> bool:
+    """Whether the last line, which lacks its line break, lacks nothing else."""
+    try:
+        _parsed(tail, where)
+    except InputError:
+        return False
+    return True
+
+
+def _lines(path: Path) -> list[tuple[bytes, Record]]:
+    """Every whole line with its record; what a crash left of one more is passed over."""
+    with files.accessing(path):
+        *lines, tail = path.read_bytes().split(b"\n")
+    if tail and _whole(tail, str(path)):
+        lines.append(tail)
+    return [(raw, _parsed(raw, f"{path}: line {n}")) for n, raw in enumerate(lines, 1)]
+
+
+def read(path: Path) -> list[Record]:
+    """The records of a log, oldest first.
+
+    A last line that was cut off while it was written is passed over. InputError, with the number
+    of the line, for any other that is not a record.
+    """
+    return [record for _, record in _lines(path)]
+
+
+def _repair(path: Path, after: int | None) -> None:
+    """Take away half a line at the end, and with `after` what was recorded past that step."""
+    if not path.exists():
+        return
+    lines = _lines(path)
+    kept = [raw for raw, record in lines if after is None or record.get("step", 0) <= after]
+    text = b"".join(raw + b"\n" for raw in kept)
+    with files.accessing(path):
+        as_it_is = path.read_bytes()
+    if text != as_it_is:
+        files.write_whole(path, text.decode("utf-8"))
+
+
+def _tensorboard() -> tuple[Any, Any, Any]:
+    """What of tensorboardX is needed: its writer, its events, its summaries."""
+    try:
+        from tensorboardX import event_file_writer, summary
+        from tensorboardX.proto import event_pb2
+    except ModuleNotFoundError:
+        raise MissingExtraError("a log for TensorBoard", "tensorboardX", "train") from None
+    return event_file_writer, event_pb2, summary
+
+
+class _Events:
+    """An event file of TensorBoard, written in step with the log.
+
+    tensorboardX's SummaryWriter hands its events to a thread. When that one dies of a full disk its
+    queue fills up, and the run waits for it forever. Its lower half writes at once and raises.
+    """
+
+    def __init__(self, parts: tuple[Any, Any, Any], folder: Path, after: int | None) -> None:
+        writer, event, summary = parts
+        self._folder, self._event, self._summary = folder, event.Event, summary.Summary
+        with files.accessing(folder, "written"):
+            folder.mkdir(parents=True, exist_ok=True)
+            # names count seconds, and TensorBoard reads the files in the order of their names
+            suffix = f".{len(list(folder.iterdir())):05d}"
+            self._writer = writer.EventsWriter(str(folder / "events"), suffix)
+        if after is not None:  # TensorBoard forgets what it has of this step and later ones
+            start = event.SessionLog(status=event.SessionLog.START)
+            self._add(event.Event(step=after + 1, session_log=start))
+        self._flushed = -math.inf
+
+    def _add(self, event: Any) -> None:
+        event.wall_time = time.time()
+        with files.accessing(self._folder, "written"):
+            self._writer.write_event(event)
+
+    def write(self, record: Record) -> None:
+        found = [
+            self._summary.Value(tag=tag, simple_value=float(record[key]))
+            for key, tag in TAGS.get(record["kind"], {}).items()
+            if record.get(key) is not None
+        ]
+        if found:
+            self._add(self._event(step=record["step"], summary=self._summary(value=found)))
+        if time.monotonic() - self._flushed > EVERY:
+            self.flush()
+
+    def flush(self) -> None:
+        with files.accessing(self._folder, "written"):
+            self._writer.flush()
+        self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        with files.accessing(self._folder, "written"):
+            self._writer.close()
+
+
+class Journal:
+    """The log of the run in `folder`, open for writing.
+
+    after: the step that a resumed run goes on from; what was recorded past it is taken away first,
+    in the log at once or not at all, and TensorBoard is told to forget it. Lines without a step
+    stay. tensorboard: write event files too, in `folder/tensorboard`; MissingExtraError without
+    tensorboardX. InputError when the log that is there is damaged, Failure when the disk is full.
+    """
+
+    def __init__(
+        self, folder: Path, *, after: int | None = None, tensorboard: bool = False
+    ) -> None:
+        self.path = folder / NAME
+        parts = _tensorboard() if tensorboard else None  # before anything is taken away
+        _repair(self.path, after)
+        self._events = _Events(parts, folder / TENSORBOARD, after) if parts else None
+        with files.accessing(self.path, "written"):
+            self._file = self.path.open("ab", buffering=0)
+            self._end = self.path.stat().st_size
+
+    def _put_back(self) -> None:
+        """Take away the part of a line that still found room, so that the next stands alone."""
+        with files.accessing(self.path, "written"):
+            self._file.truncate(self._end)
+
+    def write(self, record: Record) -> None:
+        """Append one record. It is in the file when this returns; Failure when the disk is full."""
+        rest = raw = line(record)
+        try:
+            with files.accessing(self.path, "written"):
+                while rest:
+                    rest = rest[self._file.write(rest) :]
+        except BaseException:
+            self._put_back()
+            raise
+        self._end += len(raw)
+        if self._events:
+            self._events.write(record)
+
+    def close(self) -> None:
+        """Write out what TensorBoard has not been given yet, and close the files."""
+        self._file.close()
+        if self._events:
+            self._events.close()
+            self._events = None
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
