@@ -41,7 +41,7 @@ def _is_cut(text: str, at: int) -> bool:
     return left != " " and left != right and text[at - 1] != "'"
 
 
-def _last_cut(text: str) -> int:
+def last_cut(text: str) -> int:
     """The last place where `text` may be cut; its end when it is one run of one class."""
     at = len(text) - 1
     while at > 0 and not _is_cut(text, at):
@@ -80,7 +80,7 @@ def _whole_file(path: Path) -> Iterator[str]:
             text, used = _decode(path, data, offset, final=False)
             rest, offset = data[used:], offset + used
             text = tail + text
-            cut = _last_cut(text) if text else 0
+            cut = last_cut(text) if text else 0
             yield text[:cut]
             tail = text[cut:]
     _decode(path, rest, offset, final=True)  # a file must not end inside a character
@@ -97,7 +97,7 @@ def _sample(path: Path, start: int, size: int) -> str:
         skip += 1  # the rest of a character that begins before `start`
     text, _ = _decode(path, data[skip:], start + skip, final=False)
     text = text[_first_cut(text) if start else 0 :]
-    return text[: _last_cut(text)] if text else ""
+    return text[: last_cut(text)] if text else ""
 
 
 def chunks(paths: Sequence[Path], max_bytes: int) -> Iterator[str]:
@@ -192,6 +192,17 @@ def learn(
     special_tokens = list(dict.fromkeys(special_tokens))
     _check_numbers(n_vocab, len(special_tokens), max_bytes, min_frequency)
     texts = chunks(_checked_paths(paths), max_bytes)
+    return learn_from(texts, n_vocab, special_tokens, min_frequency)
+
+
+def learn_from(
+    texts: Iterator[str],
+    n_vocab: int,
+    special_tokens: Sequence[str] = (END_OF_TEXT,),
+    min_frequency: int = 2,
+) -> Tokenizer:
+    """`learn` from texts that come one by one: all of them count, and none joins the next."""
+    _check_numbers(n_vocab, len(special_tokens), 1, min_frequency)
     merges = _learn_merges(texts, n_vocab - len(special_tokens), min_frequency)
     vocab = {symbol: token for token, symbol in enumerate(byte_symbols())}
     for left, right in merges:

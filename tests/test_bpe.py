@@ -143,7 +143,7 @@ pieces = st.sampled_from(
 def test_cuts_fall_between_pre_tokens(text: str, data: st.DataObject) -> None:
     """Wherever a chunk happens to end, its words are those of the whole text."""
     end = data.draw(st.integers(2, len(text))) if len(text) > 2 else len(text)
-    cut = bpe._last_cut(text[:end])
+    cut = bpe.last_cut(text[:end])
     if cut < end:
         assert pretokenize(text[:cut]) + pretokenize(text[cut:]) == pretokenize(text)
     start = data.draw(st.integers(0, len(text) - 1))

@@ -23,6 +23,7 @@ from gpt2lab.settings import WRITING, Sampling
 
 if TYPE_CHECKING:
     from gpt2lab.lm import LM
+    from gpt2lab.tokenizer import Tokenizer
 
 #: What chooses the engine: keyword arguments of `engines.choose`.
 ENGINE = ("engine", "dtype", "cache_dtype", "threads", "device")
@@ -30,10 +31,17 @@ ENGINE = ("engine", "dtype", "cache_dtype", "threads", "device")
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: Settings that repeat: --stop A --stop B. The rest take one value.
-_REPEATED = {"bad_words": str, "logit_bias": str, "stop": str, "stop_tokens": int}
+_REPEATED = {
+    "bad_words": str,
+    "logit_bias": str,
+    "stop": str,
+    "stop_tokens": int,
+    "prompts": str,
+}
 _SHORT = {"max_new_tokens": "-l", "temperature": "-t", "seed": "-s"}
 _METAVAR = {
     "bad_words": "TEXT",
+    "prompts": "TEXT",
     "logit_bias": "TOKEN=BIAS",
     "processors": "NAME,NAME",
     "early_stopping": "[true|false|never]",
@@ -58,25 +66,38 @@ def _kind(annotation: Any) -> Any:
     return next((kind for kind in (float, int) if kind in options), str)
 
 
-def sampling_options(skip: tuple[str, ...] = ()) -> Callable[[F], F]:
-    """Flags for the fields of `Sampling`. A flag that is not given arrives as None or ()."""
-    hints = typing.get_type_hints(Sampling, include_extras=True)
+def _flags(name: str, kind: Any) -> list[str]:
+    """How a field is spelt on the command line."""
+    flag = f"--{name.replace('_', '-')}"
+    if name == "n":
+        return ["-n", "n"]
+    if kind is bool:
+        return [f"{flag}/--no-{flag[2:]}"]
+    return [_SHORT[name], flag] if name in _SHORT else [flag]
+
+
+def dataclass_options(
+    cls: Any, skip: tuple[str, ...] = (), defaults: Mapping[str, Any] | None = None
+) -> Callable[[F], F]:
+    """Flags for the fields of `Sampling` or `TrainConfig`; one that is not given is None or ().
+
+    defaults: what is shown where it is not the field's own.
+    """
+    hints = typing.get_type_hints(cls, include_extras=True)
 
     def decorate(function: F) -> F:
-        for item in reversed(fields(Sampling)):
+        for item in reversed(fields(cls)):
             if item.name in skip:
                 continue
             annotation, text = typing.get_args(hints[item.name])
-            value = WRITING.get(item.name, item.default)
-            default = "" if value in (MISSING, None, ()) else f"  [{value}]"
-            flags = [f"--{item.name.replace('_', '-')}"]
-            if item.name == "n":
-                flags = ["-n", "n"]
-            elif item.name in _SHORT:
-                flags.insert(0, _SHORT[item.name])
+            kind = bool if annotation is bool else _REPEATED.get(item.name, _kind(annotation))
+            value = (defaults or {}).get(item.name, item.default)
+            hidden = value in (MISSING, None, ()) or (kind is bool and not value)
+            default = "" if hidden else f"  [{value}]"
             function = click.option(
-                *flags,
-                type=_REPEATED.get(item.name, _kind(annotation)),
+                *_flags(item.name, kind),
+                type=kind,
+                default=None,
                 multiple=item.name in _REPEATED,
                 metavar=_METAVAR.get(item.name),
                 help=text + default,
@@ -86,10 +107,20 @@ def sampling_options(skip: tuple[str, ...] = ()) -> Callable[[F], F]:
     return decorate
 
 
+def sampling_options(skip: tuple[str, ...] = ()) -> Callable[[F], F]:
+    """Flags for the fields of `Sampling`."""
+    return dataclass_options(Sampling, skip, WRITING)
+
+
+def given_of(cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a command's parameters that are fields of `cls` and were given."""
+    known = {item.name for item in fields(cls)}
+    return {k: v for k, v in values.items() if k in known and v is not None and v != ()}
+
+
 def sampling_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     """The flags that were given, as keyword arguments of `Sampling`."""
-    known = {item.name for item in fields(Sampling)}
-    given = {k: v for k, v in values.items() if k in known and v is not None and v != ()}
+    given = given_of(Sampling, values)
     if "stop" in given:
         given["stop"] = tuple(unescape(text) for text in given["stop"])
     if "logit_bias" in given:
@@ -161,6 +192,25 @@ def load_model(model: str | None, download: bool = True, **engine: Any) -> LM:
     for note in lm.checkpoint.notes:
         click.echo(f"note: {note}", err=True)
     return lm
+
+
+def vocabulary(model: str | None) -> Tokenizer:
+    """The vocabulary of a model; an official size needs no weights for it."""
+    from gpt2lab import tokenizer, weights
+    from gpt2lab.weights import local
+
+    if local.hub_name(model or "") in local.OFFICIAL.values() and not local.find(model):
+        return tokenizer.official()
+    path = local.resolve(model)
+    if not (path.is_dir() or path.is_file()):
+        raise InputError(f"{path} is no file and no folder; give a model or a vocabulary")
+    try:
+        return tokenizer.Tokenizer.load(path)
+    except InputError:
+        found = weights.load(path).tokenizer
+    if found is None:
+        raise InputError(f"{model} comes without a tokenizer")
+    return found
 
 
 def read_text(source: str) -> str:

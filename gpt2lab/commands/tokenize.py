@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpt2lab.commands.options import echo_json, given_text, printable, token_ids
+from gpt2lab.commands.options import echo_json, given_text, printable, token_ids, vocabulary
 from gpt2lab.errors import InputError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def command(text: tuple[str, ...], file: str | None, **flags: Any) -> None:
         _learn(flags["learn"], text, flags["vocab_size"], flags["characters"])
         return
     given = given_text(" ".join(text) if text else None, file, "text")
-    tokenizer = _tokenizer(flags["model"])
+    tokenizer = vocabulary(flags["model"])
     if flags["decode"]:
         text_of = tokenizer.decode(token_ids(given))
         echo_json(text_of) if flags["as_json"] else click.echo(printable(text_of))
@@ -54,25 +54,6 @@ def command(text: tuple[str, ...], file: str | None, **flags: Any) -> None:
         _steps(tokenizer, given)
     else:
         _show(tokenizer, given, flags)
-
-
-def _tokenizer(model: str | None) -> Tokenizer:
-    """The vocabulary of a model; an official size needs no weights for it."""
-    from gpt2lab import tokenizer, weights
-    from gpt2lab.weights import local
-
-    if local.hub_name(model or "") in local.OFFICIAL.values() and not local.find(model):
-        return tokenizer.official()
-    path = local.resolve(model)
-    if not (path.is_dir() or path.is_file()):
-        raise InputError(f"{path} is no file and no folder; give a model or a vocabulary")
-    try:
-        return tokenizer.Tokenizer.load(path)
-    except InputError:
-        found = weights.load(path).tokenizer
-    if found is None:
-        raise InputError(f"{model} comes without a tokenizer")
-    return found
 
 
 def _show(tokenizer: Tokenizer, text: str, flags: dict[str, Any]) -> None:

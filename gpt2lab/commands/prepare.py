@@ -1,0 +1,126 @@
+"""`gpt2lab prepare`: texts to token shards; the work is `train.prepare`'s."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gpt2lab.commands.options import echo_json
+
+if TYPE_CHECKING:
+    from gpt2lab.train.prepare import Prepared, Progress
+
+
+class Meter:
+    """A bar on stderr over the bytes of the texts; nothing where nobody watches."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def __call__(self, progress: Progress) -> None:
+        if self._bar is None:
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                total=progress.total, unit="B", unit_scale=True, dynamic_ncols=True,
+                initial=progress.bytes, disable=not sys.stderr.isatty(),
+            )  # fmt: skip
+        told = f"{progress.tokens:,} tokens, {progress.documents:,} documents"
+        self._bar.set_postfix_str(told, refresh=False)
+        self._bar.update(progress.bytes - self._bar.n)
+
+    def line(self, text: str) -> None:
+        """A note above the bar."""
+        if self._bar is not None:
+            self._bar.clear()
+        click.echo(f"note: {text}", err=True)
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _told(done: Prepared) -> str:
+    """What the folder holds, in a line."""
+    splits = [
+        f"{split} {done.tokens[split]:,} tokens in {done.documents[split]:,} documents"
+        for split in done.tokens
+    ]
+    per = f"{done.characters_per_token:.2f} characters a token"
+    return f"{done.folder}: {', '.join(splits)}; {per}"
+
+
+def _as_dict(done: Prepared) -> dict[str, Any]:
+    return {
+        "folder": str(done.folder),
+        "tokens": done.tokens,
+        "documents": done.documents,
+        "characters": done.characters,
+        "characters_per_token": done.characters_per_token,
+        "n_vocab": done.n_vocab,
+    }
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  gpt2lab prepare book.txt --out tokens
+  gpt2lab prepare 'stories/**/*.txt.gz' more/ --out tokens --held-out 0.05
+  gpt2lab prepare train.jsonl --val valid.jsonl --out tokens --learn 4096
+  gpt2lab prepare reviews.csv --column title --column body --out tokens --model my-model
+
+\b
+TEXT is files, folders or patterns: .txt, .md, .csv, .jsonl, .parquet, and .gz of them. A text file
+is one document, or several that lines <|endoftext|> part; a row and a line of JSON is one. Broken
+off in any way, the same command goes on where it was."""
+)
+@click.argument("text", nargs=-1, required=True)
+@click.option("--out", required=True, metavar="DIR", help="The folder to make.")
+@click.option(
+    "-m",
+    "--model",
+    "--vocabulary",
+    "model",
+    metavar="SOURCE",
+    help="Whose vocabulary: a model, a folder or file of one, 124M.  [GPT-2's]",
+)
+@click.option("--learn", type=int, metavar="N", help="Learn a vocabulary of N tokens first.")
+@click.option("--characters", is_flag=True, help="One token for each character of the texts.")
+@click.option(
+    "--held-out", type=float, default=0.01, metavar="SHARE", help="Documents for val.  [0.01]"
+)
+@click.option("--val", multiple=True, metavar="TEXT", help="Texts for val; then none is held out.")
+@click.option("-s", "--seed", type=int, default=0, help="Which documents are held out.  [0]")
+@click.option(
+    "--shard-tokens", type=int, default=1 << 26, metavar="N", help="Of one file.  [67108864]"
+)
+@click.option("--workers", type=int, metavar="N", help="Threads; one a core by default.")
+@click.option(
+    "--column", multiple=True, metavar="NAME", help="Of tables, by name or number from 1."
+)
+@click.option("--field", default="text", metavar="NAME", help="Of JSON lines.  [text]")
+@click.option("--encoding", metavar="NAME", help="Of all texts.  [utf-8]")
+@click.option("--force", is_flag=True, help="Replace what was prepared in DIR before.")
+@click.option("--json", "as_json", is_flag=True, help="What was made, as JSON.")
+def command(text: tuple[str, ...], out: str, **flags: Any) -> None:
+    """Turn TEXTs into token shards for training."""
+    from gpt2lab.commands.options import vocabulary
+    from gpt2lab.train.prepare import prepare
+
+    as_json, model, columns = (flags.pop(name) for name in ("as_json", "model", "column"))
+    tokenizer = None if model is None else vocabulary(model)
+    meter = Meter()
+    try:
+        done = prepare(
+            text, out, tokenizer=tokenizer, columns=columns, say=meter.line, progress=meter, **flags
+        )
+    except KeyboardInterrupt:
+        meter.close()
+        click.echo(f"stopped; what is done stays in {out}, the same command goes on", err=True)
+        raise
+    finally:
+        meter.close()
+    echo_json(_as_dict(done)) if as_json else click.echo(_told(done))

@@ -1,0 +1,398 @@
+"""The batch of a step: a pure function of the sets, their weights, the seed and the step.
+
+Nothing here remembers what was asked before: step 7,000 is computed without the 6,999 steps before
+it, and any rows of it without the others. So a run that is resumed, or spread over any number of
+processes, sees the same tokens. Two orders: `windows` begin anywhere, drawn anew for every step
+(nanoGPT's way); `packed` lays the documents of an epoch end to end in a shuffled order and cuts
+that into blocks, so that an epoch predicts every token exactly once.
+
+All randomness is the raw output of Philox, keyed by what it is for: it is the same for every
+version of NumPy. Shapes: B rows, T tokens of a row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from gpt2lab.errors import InputError
+from gpt2lab.train.shards import TokenSet
+
+CYCLE = 1000  # samples in which every set has exactly its share
+ORDERS = ("packed", "windows")
+_DOCUMENTS, _BLOCKS, _WINDOWS, _SETS = range(4)  # what random numbers are for
+
+
+class Batch(NamedTuple):
+    """Rows to learn from: after tokens[b, :t+1] comes targets[b, t].
+
+    tokens, targets: int64 [B, T]. lengths: int64 [B]; what stands in a row from its length on is
+    filler and counts for nothing. A token is never a mark of filler: any id can be a target.
+    """
+
+    tokens: np.ndarray
+    targets: np.ndarray
+    lengths: np.ndarray
+
+
+class Place(NamedTuple):
+    """Where a row came from.
+
+    spans: (document, start, stop) in the set, tokens counted from its beginning; the stop of the
+    last one includes the last target. text: None when no tokenizer is known.
+    """
+
+    row: int
+    set: str
+    epoch: int
+    spans: list[tuple[int, int, int]]
+    text: str | None
+
+
+# --- random numbers -------------------------------------------------------------------------------
+
+
+def _raw(n: int, seed: int, purpose: int, which: int, number: int) -> np.ndarray:
+    """n random uint64 that depend on the arguments alone."""
+    word = (purpose << 60) | (which << 48) | number
+    return np.random.Philox(key=np.array([seed, word], np.uint64)).random_raw(n)
+
+
+def _permutation(n: int, seed: int, purpose: int, which: int, number: int) -> np.ndarray:
+    """A random order of range(n), int64 [n].
+
+    Random keys are sorted with the index as their lower bits: that is as fast as NumPy sorts, and
+    no two keys are equal, so every machine sorts them alike.
+    """
+    keys, bits = _raw(n, seed, purpose, which, number), np.uint64(n.bit_length())
+    keys >>= bits
+    keys <<= bits
+    keys |= np.arange(n, dtype=np.uint64)
+    keys.sort()
+    keys &= np.uint64((1 << int(bits)) - 1)
+    return keys.view(np.int64)
+
+
+# --- from spans of a row of tokens to a batch -----------------------------------------------------
+
+
+def _batch(rows: np.ndarray, lengths: np.ndarray) -> Batch:
+    """Rows of T+1 ids, of which lengths + 1 are real, as inputs and targets; filler becomes 0."""
+    tokens, targets = rows[:, :-1].copy(), rows[:, 1:].copy()  # [B, T] each
+    if (lengths < tokens.shape[1]).any():
+        filler = np.arange(tokens.shape[1]) >= lengths[:, None]  # [B, T]
+        tokens[filler] = targets[filler] = 0
+    return Batch(tokens, targets, lengths)
+
+
+def _windows(data: TokenSet, starts: np.ndarray, block: int) -> Batch:
+    """The rows that begin at the given tokens and go on as far as there is text."""
+    rows = np.zeros((len(starts), block + 1), np.int64)
+    lengths = np.minimum(data.n_tokens - starts - 1, block)  # [B]
+    tokens = data.tokens
+    for row, start, length in zip(rows, starts.tolist(), lengths.tolist(), strict=True):
+        row[: length + 1] = tokens[start : start + length + 1]
+    return _batch(rows, lengths)
+
+
+def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """range(start, start + count) of each pair, one after the other."""
+    before = np.cumsum(counts) - counts
+    places: np.ndarray = np.arange(counts.sum()) + np.repeat(starts - before, counts)
+    return places
+
+
+class _Epoch(NamedTuple):
+    """The documents of a set laid end to end in the order of one epoch.
+
+    begins [documents + 1]: where the document at each place begins in that stream, and its end.
+    shifts [documents]: what takes a token of the stream to its place in the set.
+    """
+
+    begins: np.ndarray
+    shifts: np.ndarray
+    blocks: np.ndarray
+
+    def segments(self, starts: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The documents that spans of the stream cut: (row, start in the set, length) of each."""
+        first = np.searchsorted(self.begins, starts, "right") - 1  # [B]
+        counts = np.searchsorted(self.begins, stops, "left") - first
+        at = _ranges(first, counts)  # [segments], places in the order of the epoch
+        row = np.repeat(np.arange(len(starts)), counts)
+        begin = np.maximum(self.begins[at], starts[row])
+        end = np.minimum(self.begins[at + 1], stops[row])
+        return row, begin + self.shifts[at], end - begin
+
+
+class _Packed:
+    """One set in the packed order.
+
+    Where the vocabulary has an end token, the stream of an epoch begins with one: so every document
+    of it follows an end token, and the first token of the first one is predicted too.
+    """
+
+    def __init__(self, data: TokenSet, block: int, seed: int, which: int) -> None:
+        self._data, self._block, self._seed, self._which = data, block, seed, which
+        self.lead = int(data.end_token is not None)
+        self.n_stream = data.n_tokens + self.lead
+        self.blocks = math.ceil((self.n_stream - 1) / block)
+        self._epoch = lru_cache(maxsize=2)(self._laid_out)  # a step may stand in two epochs
+
+    def _laid_out(self, epoch: int) -> _Epoch:
+        ends = self._data.ends
+        order = _permutation(len(ends), self._seed, _DOCUMENTS, self._which, epoch)
+        starts = np.concatenate([[0], ends[:-1]])
+        begins = np.empty(len(ends) + 1, np.int64)
+        begins[0] = self.lead
+        np.cumsum((ends - starts)[order], out=begins[1:])
+        begins[1:] += self.lead
+        blocks = _permutation(self.blocks, self._seed, _BLOCKS, self._which, epoch)
+        return _Epoch(begins, starts[order] - begins[:-1], blocks)
+
+    def _spans(self, samples: np.ndarray) -> tuple[_Epoch, np.ndarray, np.ndarray]:
+        """Of samples of one epoch: its layout, and where their blocks begin and stop in it."""
+        epoch = self._epoch(int(samples[0]) // self.blocks)
+        starts = epoch.blocks[samples % self.blocks] * self._block  # [B]
+        return epoch, starts, np.minimum(starts + self._block + 1, self.n_stream)
+
+    def _rows_of_one_epoch(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        epoch, starts, stops = self._spans(samples)
+        texts = np.maximum(starts, self.lead)
+        _, places, lengths = epoch.segments(texts, stops)
+        ids = self._data.tokens.take(_ranges(places, lengths))  # all rows' ids, end to end
+        rows = np.zeros((len(samples), self._block + 1), np.int64)
+        if self._data.end_token is not None:
+            rows[starts == 0, 0] = self._data.end_token
+        columns = _ranges(np.arange(len(samples)) * rows.shape[1] + texts - starts, stops - texts)
+        rows.reshape(-1)[columns] = ids
+        return rows, stops - starts - 1
+
+    def rows(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The rows [B, T + 1] of samples with rising numbers, and their lengths."""
+        cut = int(np.searchsorted(samples, (samples[0] // self.blocks + 1) * self.blocks))
+        rows, lengths = self._rows_of_one_epoch(samples[:cut])
+        if cut == len(samples):
+            return rows, lengths
+        more, longer = self.rows(samples[cut:])
+        return np.concatenate([rows, more]), np.concatenate([lengths, longer])
+
+    def spans(self, sample: int) -> tuple[int, list[tuple[int, int]]]:
+        """(epoch, the spans of the set) of one sample."""
+        epoch, starts, stops = self._spans(np.array([sample]))
+        _, places, lengths = epoch.segments(np.maximum(starts, self.lead), stops)
+        pairs = zip(places.tolist(), lengths.tolist(), strict=True)
+        return sample // self.blocks, [(start, start + n) for start, n in pairs if n]
+
+
+def _quotas(weights: Sequence[float]) -> np.ndarray:
+    """Whole numbers in the ratio of the weights that sum to CYCLE: the largest remainders win."""
+    exact = np.array(weights) / math.fsum(weights) * CYCLE
+    quotas = np.floor(exact).astype(np.int64)
+    most = np.argsort(quotas - exact, kind="stable")
+    quotas[most[: CYCLE - quotas.sum()]] += 1
+    return quotas
+
+
+class Batches:
+    """All batches of a run.
+
+    blocks_per_epoch: samples after which every token was predicted once; of several sets, the sum.
+    steps_per_epoch: that in steps. fingerprint: of what is read and how it is cut, whatever the
+    seed and the batch.
+    """
+
+    def __init__(
+        self,
+        sets: Sequence[tuple[TokenSet, float]],
+        *,
+        block: int,
+        batch: int,
+        order: str = "packed",
+        seed: int = 0,
+    ) -> None:
+        """sets: each with its weight, its share of the samples (exact in every 1,000).
+
+        block: tokens of a row. batch: rows of a step. order: "packed" or "windows".
+        """
+        _check(sets, block, batch, order, seed)
+        self.sets = [data for data, _ in sets]
+        self.block, self.batch, self.order, self.seed = block, batch, order, seed
+        self._quotas = _quotas([weight for _, weight in sets])
+        _check_quotas(sets, self._quotas)
+        self._packed = [_Packed(data, block, seed, i) for i, data in enumerate(self.sets)]
+        self._cycle = lru_cache(maxsize=4)(self._dealt)
+        self.blocks_per_epoch = sum(map(self._blocks, range(len(sets))))
+        self.steps_per_epoch = self.blocks_per_epoch / batch
+        weights = [weight for _, weight in sets]
+        read = [[data.fingerprint for data in self.sets], weights, block, order]
+        self.fingerprint = hashlib.sha256(json.dumps(read).encode()).hexdigest()
+
+    def _blocks(self, which: int) -> int:
+        if self.order == "packed":
+            return self._packed[which].blocks
+        return max(1, self.sets[which].n_tokens // self.block)
+
+    def _dealt(self, cycle: int) -> tuple[np.ndarray, np.ndarray]:
+        """For each sample of a cycle its set, and how many the set had in the cycle before it."""
+        dealt = np.repeat(np.arange(len(self._quotas)), self._quotas)
+        dealt = dealt[_permutation(CYCLE, self.seed, _SETS, 0, cycle)]  # [CYCLE]
+        before = np.empty(CYCLE, np.int64)
+        for which, quota in enumerate(self._quotas):
+            before[dealt == which] = np.arange(quota)
+        return dealt, before
+
+    def _samples(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of the samples start:stop of the run: the set of each, and its number in that set."""
+        numbers = np.arange(start, stop)
+        if len(self.sets) == 1:
+            return np.zeros(len(numbers), np.int64), numbers
+        cycles = [self._cycle(c) for c in range(start // CYCLE, (stop - 1) // CYCLE + 1)]
+        at = numbers - start // CYCLE * CYCLE
+        which = np.concatenate([dealt for dealt, _ in cycles])[at]
+        before = np.concatenate([count for _, count in cycles])[at]
+        return which, numbers // CYCLE * self._quotas[which] + before
+
+    def _starts(self, step: int, rows: np.ndarray, which: int) -> np.ndarray:
+        """Where the windows of these rows begin; drawn for the whole step, whoever asks."""
+        raw = _raw(self.batch, self.seed, _WINDOWS, 0, step)[rows]
+        choices = max(1, self.sets[which].n_tokens - self.block)
+        starts: np.ndarray = (raw % np.uint64(choices)).astype(np.int64)
+        return starts
+
+    def _of_one_set(self, step: int, rows: np.ndarray, which: int, samples: np.ndarray) -> Batch:
+        if self.order == "packed":
+            return _batch(*self._packed[which].rows(samples))
+        return _windows(self.sets[which], self._starts(step, rows, which), self.block)
+
+    def rows(self, step: int, start: int = 0, stop: int | None = None) -> Batch:
+        """The rows start:stop of the batch of a step, all by default; steps count from 0.
+
+        Only these rows are read.
+        """
+        stop = self.batch if stop is None else stop
+        if step < 0 or not 0 <= start < stop <= self.batch:
+            raise InputError(
+                f"step {step}, rows {start}:{stop}: steps count from 0, rows from 0 to {self.batch}"
+            )
+        base = step * self.batch
+        which, samples = self._samples(base + start, base + stop)
+        if len(self.sets) == 1:
+            return self._of_one_set(step, np.arange(start, stop), 0, samples)
+        return self._of_several(step, np.arange(start, stop), which, samples)
+
+    def _of_several(
+        self, step: int, rows: np.ndarray, which: np.ndarray, samples: np.ndarray
+    ) -> Batch:
+        whole = Batch(*(np.zeros((len(rows), n), np.int64) for n in (self.block, self.block, 1)))
+        for number in np.unique(which):
+            here = np.flatnonzero(which == number)
+            part = self._of_one_set(step, rows[here], int(number), samples[here])
+            whole.tokens[here], whole.targets[here] = part.tokens, part.targets
+            whole.lengths[here, 0] = part.lengths
+        return whole._replace(lengths=whole.lengths[:, 0])
+
+    def where(self, step: int) -> list[Place]:
+        """Where every row of a step came from, for people: set, documents, text."""
+        base = step * self.batch
+        batch = self.rows(step)
+        which, samples = self._samples(base, base + self.batch)
+        return [
+            self._place(step, row, int(which[row]), int(samples[row]), batch)
+            for row in range(self.batch)
+        ]
+
+    def _place(self, step: int, row: int, which: int, sample: int, batch: Batch) -> Place:
+        data, length = self.sets[which], int(batch.lengths[row])
+        if self.order == "packed":
+            epoch, spans = self._packed[which].spans(sample)
+        else:
+            start = int(self._starts(step, np.array([row]), which)[0])
+            epoch, spans = sample // self._blocks(which), [(start, start + length + 1)]
+        ids = [*batch.tokens[row, :length].tolist(), int(batch.targets[row, length - 1])]
+        text = data.tokenizer.decode(ids) if data.tokenizer else None
+        return Place(row, data.name, epoch, _by_document(data, spans), text)
+
+
+def _by_document(data: TokenSet, spans: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
+    """Spans of a set cut where its documents end: (document, start, stop)."""
+    found = []
+    for start, stop in spans:
+        number = int(np.searchsorted(data.ends, start, "right"))
+        while start < stop:
+            end = min(stop, int(data.ends[number]))
+            found.append((number, start, end))
+            start, number = end, number + 1
+    return found
+
+
+def _check(
+    sets: Sequence[tuple[TokenSet, float]], block: int, batch: int, order: str, seed: int
+) -> None:
+    if not sets or len(sets) > CYCLE:
+        raise InputError(f"sets: {len(sets)} given, expected 1 to {CYCLE}")
+    if block < 1 or batch < 1:
+        raise InputError(f"block {block}, batch {batch}: both must be at least 1")
+    if order not in ORDERS:
+        raise InputError(f"order: {order!r} is unknown; known: {', '.join(ORDERS)}")
+    if not 0 <= seed < 1 << 63:
+        raise InputError(f"seed: {seed} is outside 0 to 2**63 - 1")
+    for data, weight in sets:
+        _check_length(data)
+        if not (math.isfinite(weight) and weight > 0):
+            raise InputError(f"{data.name}: its weight {weight} must be a number above 0")
+
+
+def _check_length(data: TokenSet) -> None:
+    if data.n_tokens < 2:
+        raise InputError(
+            f"{data.name}: holds {data.n_tokens} tokens; to predict one, at least 2 are needed"
+        )
+
+
+def _check_quotas(sets: Sequence[tuple[TokenSet, float]], quotas: np.ndarray) -> None:
+    for (data, weight), quota in zip(sets, quotas, strict=True):
+        if quota < 1:
+            raise InputError(
+                f"{data.name}: its weight {weight} is less than one sample in {CYCLE}; "
+                "raise it, or leave the set out"
+            )
+
+
+# --- evaluation -----------------------------------------------------------------------------------
+
+
+class Evaluation:
+    """The windows over which a loss is measured: len() of them, `rows(start, stop)` gives some.
+
+    n_targets: how many tokens they predict in all.
+    """
+
+    def __init__(self, data: TokenSet, block: int, numbers: np.ndarray) -> None:
+        self._data, self._block, self._numbers = data, block, numbers
+        self.n_targets = int(np.minimum(data.n_tokens - 1 - numbers * block, block).sum())
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def rows(self, start: int, stop: int) -> Batch:
+        """The windows start:stop, as far as there are any."""
+        return _windows(self._data, self._numbers[start:stop] * self._block, self._block)
+
+
+def evaluation(data: TokenSet, block: int, most: int | None = None) -> Evaluation:
+    """A split cut into windows of `block` tokens: every token but the first is predicted once.
+
+    The last window is shorter. most: so many windows at evenly spaced places, when there are more.
+    """
+    _check_length(data)
+    if block < 1 or (most is not None and most < 1):
+        raise InputError(f"block {block}, most {most}: both must be at least 1")
+    total = math.ceil((data.n_tokens - 1) / block)
+    count = total if most is None else min(most, total)
+    return Evaluation(data, block, np.arange(count) * total // count)
