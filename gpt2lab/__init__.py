@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from gpt2lab.score import Score
     from gpt2lab.settings import Sampling
     from gpt2lab.tokenizer import StreamDecoder, Tokenizer
+    from gpt2lab.train.finetune import finetune
+    from gpt2lab.train.prepare import prepare
+    from gpt2lab.train.settings import TrainConfig
 
 _HOME = {
     "Chat": "chat",
@@ -39,6 +42,9 @@ _HOME = {
     "Score": "score",
     "StreamDecoder": "tokenizer",
     "Tokenizer": "tokenizer",
+    "finetune": "train.finetune",
+    "prepare": "train.prepare",
+    "TrainConfig": "train.settings",
 }
 
 __all__ = [
@@ -54,8 +60,11 @@ __all__ = [
     "Score",
     "StreamDecoder",
     "Tokenizer",
+    "TrainConfig",
+    "finetune",
     "generate_response",
     "load",
+    "prepare",
 ]
 
 

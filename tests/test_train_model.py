@@ -95,7 +95,8 @@ def test_loss_and_gradients_equal_transformers():
     params = params64()
     settings = transformers.GPT2Config(
         vocab_size=TINY.n_vocab, n_positions=TINY.n_ctx, n_embd=TINY.n_embd, n_head=TINY.n_head,
-        n_layer=TINY.n_layer, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=None, eos_token_id=None,
+        n_layer=TINY.n_layer, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+        bos_token_id=None, eos_token_id=None,
     )  # fmt: skip
     theirs = transformers.GPT2LMHeadModel(settings).double()
     state = {f"transformer.{name}": torch.from_numpy(v) for name, v in params.items()}
@@ -251,3 +252,21 @@ def test_memory_is_kept_where_glibc_is():
 
     assert memory.keep() == (platform.libc_ver()[0] == "glibc")
     assert memory.peak() > 1e6
+
+
+def test_compiled_blocks_compute_the_same_and_what_cannot_be_compiled_is_left_out(monkeypatch):
+    ids = torch.as_tensor(IDS)
+    gpt = model.build(TINY, tiny_params())
+    expected = gpt(ids).detach()
+    why = model.compile_blocks(gpt, 3, 17)
+    np.testing.assert_allclose(gpt(ids).detach(), expected, rtol=0, atol=1e-4)
+    assert why is None or isinstance(why, str)  # without a C++ compiler
+    assert all(p.grad is None for p in gpt.parameters())
+
+    def broken(*args, **options):
+        raise RuntimeError("no compiler here")
+
+    gpt = model.build(TINY, tiny_params())
+    monkeypatch.setattr(torch, "compile", lambda *a, **k: broken)
+    assert model.compile_blocks(gpt, 3, 17) == "no compiler here"
+    assert torch.equal(gpt(ids).detach(), expected)

@@ -19,6 +19,7 @@ import numpy as np
 
 from gpt2lab.config import Config
 from gpt2lab.errors import MissingExtraError
+from gpt2lab.files import reason
 
 try:
     import torch
@@ -206,3 +207,24 @@ def build(config: Config, params: Mapping[str, np.ndarray[Any, Any]], **options:
 def parameters(model: GPT2) -> dict[str, np.ndarray[Any, Any]]:
     """Name -> parameter as an array over the model's own memory (on a CPU)."""
     return {name: value.detach().cpu().numpy() for name, value in model.named_parameters()}
+
+
+def compile_blocks(model: GPT2, batch: int, length: int) -> str | None:
+    """Let torch compile each block, one graph for all; why it cannot, None where it can.
+
+    batch, length: of the texts to come. A pass through one block tells, there and back; where it
+    fails (no C++ compiler, say) the model is as it was.
+    """
+    config, weight = model.config, model.wte.weight
+    x = torch.zeros(batch, length, config.n_embd, device=weight.device, requires_grad=True)
+    for block in model.h:
+        block.compile(dynamic=False)
+    try:
+        model.h[0](x.to(model.compute or weight.dtype)).sum().backward()
+    except Exception as error:  # torch's compilers raise errors of every kind
+        for block in model.h:
+            block._compiled_call_impl = None
+        return reason(error)
+    finally:
+        model.zero_grad(set_to_none=True)
+    return None

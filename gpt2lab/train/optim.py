@@ -49,7 +49,8 @@ def update(optimizer: torch.optim.Optimizer, norm: torch.Tensor, clip: float) ->
     The fused optimiser divides while it reads the gradients, which saves a pass over them; what it
     is told is the divisor and that nothing overflowed.
     """
-    divisor = (norm / clip).clamp(min=1.0) if clip else torch.ones_like(norm)
+    # 1e-6 as in torch's clip_grad_norm_, so that other trainers' steps are met to the last digits
+    divisor = ((norm + 1e-6) / clip).clamp(min=1.0) if clip else torch.ones_like(norm)
     if optimizer.defaults["fused"] and norm.dtype == torch.float32:
         optimizer.grad_scale = divisor  # type: ignore[attr-defined]
         optimizer.found_inf = torch.zeros_like(divisor)  # type: ignore[attr-defined]

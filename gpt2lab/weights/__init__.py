@@ -12,12 +12,13 @@ from types import ModuleType
 
 from gpt2lab.errors import InputError
 from gpt2lab.files import accessing, new_folder
-from gpt2lab.weights import gpt2simple, huggingface, llmc, nanogpt, openai
+from gpt2lab.weights import gpt2simple, huggingface, llmc, nanogpt, openai, run
 from gpt2lab.weights.checkpoint import Checkpoint, Params
 
 __all__ = ["FORMATS", "Checkpoint", "Params", "load", "recognise", "save", "writable"]
 
 FORMATS: dict[str, ModuleType] = {  # asked in this order; a run folder also looks like OpenAI's
+    "run": run,
     "huggingface": huggingface,
     "gpt2simple": gpt2simple,
     "openai": openai,

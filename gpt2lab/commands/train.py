@@ -1,0 +1,273 @@
+"""`gpt2lab train`: train a model from scratch, or on from one; go on with a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gpt2lab.commands.options import dataclass_options, echo_json, given_of, printable
+from gpt2lab.commands.training import READING, SPELLING, follow, reading_options, teller
+from gpt2lab.errors import InputError
+from gpt2lab.train.settings import BUDGETS, TrainConfig
+
+if TYPE_CHECKING:
+    from gpt2lab.train.data import Batches
+    from gpt2lab.train.distributed import Group
+    from gpt2lab.train.run import Run
+    from gpt2lab.weights import Checkpoint
+
+SHAPE = ("layers", "heads", "width", "context")
+DEFAULT_SHAPE = {"layers": 6, "heads": 6, "width": 384, "context": 256}
+
+
+@click.command(
+    context_settings=SPELLING,
+    epilog="""\b
+Examples:
+  gpt2lab train book.txt --out runs/book --minutes 10
+  gpt2lab train tokens/ --out runs/small --size 124M --steps 10000 --batch-size 32
+  gpt2lab train --resume runs/book
+  gpt2lab train --resume runs/book --which-data 120
+  torchrun --nproc-per-node 2 -m gpt2lab train tokens/ --out runs/two --epochs 1
+
+\b
+DATA is texts (files, folders, globs), a folder made by gpt2lab prepare, nanoGPT's .bin files or
+gpt-2-simple's .npz. Ctrl-C and SIGTERM save first; a run that was ended in any other way goes on
+from its last checkpoint, to the same weights.""",
+)
+@click.argument("data", nargs=-1)
+@click.option("--out", metavar="RUN", help="The folder of the new run.")
+@click.option("--resume", metavar="RUN", help="Go on with the run in this folder.")
+@click.option("--allow-changes", is_flag=True, help="Of --resume: with other settings.")
+@click.option("--overwrite", is_flag=True, help="Replace the run that is in --out.")
+@click.option("-m", "--model", metavar="MODEL", help="Begin with this model, not from scratch.")
+@click.option("--size", metavar="SIZE", help="A new model of an official size: 124M, 355M, ...")
+@click.option("--layers", type=int, help="Of a new model.  [6]")
+@click.option("--heads", type=int, help="Of a new model.  [6]")
+@click.option("--width", type=int, help="Of a new model.  [384]")
+@click.option("--context", type=int, help="Of a new model: the longest text.  [256]")
+@click.option("--init", default="paper", metavar="KIND", help="paper, openai or hf.  [paper]")
+@click.option("--vocabulary", metavar="MODEL", help="For texts.  [the model's, else GPT-2's]")
+@click.option("--weights", metavar="W,W", help="The share of each DATA, as in 0.65,0.35.")
+@click.option("--val", metavar="PATH", help="Validate on this.  [what prepare held out]")
+@click.option("--held-out", type=float, default=0.01, help="Share of texts held out.  [0.01]")
+@reading_options
+@click.option("--which-data", type=int, metavar="STEP", help="Show the texts of a step; no run.")
+@click.option("--dry-run", is_flag=True, help="Take one step of a made-up group; tell its memory.")
+@click.option("--world-size", type=int, metavar="N", help="Of --dry-run: processes.")
+@click.option("--json", "as_json", is_flag=True, help="Every record as a line of JSON on stdout.")
+@dataclass_options(TrainConfig)
+def command(data: tuple[str, ...], **flags: Any) -> None:
+    """Train a GPT-2 on DATA, in a new folder RUN, or go on with a run."""
+    if flags["dry_run"]:
+        _dry_run(flags)
+    elif flags["which_data"] is not None:
+        _which_data(data, flags)
+    else:
+        _train(data, flags)
+
+
+# ---- What to begin with.
+
+
+def _settings(flags: dict[str, Any], old: TrainConfig | None = None) -> TrainConfig:
+    """The flags that were given, over those of the run that is resumed."""
+    given = given_of(TrainConfig, flags)
+    if old is None:
+        return TrainConfig(**given)
+    if any(name in given for name in BUDGETS):
+        given = {**dict.fromkeys(BUDGETS), **given}
+    return replace(old, **given)
+
+
+def _shape(flags: dict[str, Any], n_vocab: int, end_token: int | None) -> Any:
+    """The configuration of a new model."""
+    from gpt2lab.config import SIZES, Config
+
+    given = {name: flags[name] for name in SHAPE if flags[name] is not None}
+    ends = () if end_token is None else (end_token,)
+    size = flags["size"]
+    if size is not None:
+        if size not in SIZES:
+            raise InputError(f"size {size!r} is unknown; known: {', '.join(SIZES)}")
+        base = SIZES[size]
+        named = {"layers": "n_layer", "heads": "n_head", "width": "n_embd", "context": "n_ctx"}
+        changed = {named[name]: value for name, value in given.items()}
+        return replace(base, n_vocab=n_vocab, end_tokens=ends, **changed)
+    shape = {**DEFAULT_SHAPE, **given}
+    return Config(
+        n_vocab=n_vocab, n_ctx=shape["context"], n_embd=shape["width"], n_head=shape["heads"],
+        n_layer=shape["layers"], end_tokens=ends,
+    )  # fmt: skip
+
+
+def _model(flags: dict[str, Any]) -> Checkpoint | None:
+    """The model to begin with, None for a new one."""
+    from gpt2lab import weights
+    from gpt2lab.lm import place
+
+    given = [name for name in ("size", *SHAPE) if flags[name] is not None]
+    if flags["model"] is None:
+        return None
+    if given:
+        raise InputError(f"--model has a shape of its own; leave out --{given[0]}, or --model")
+    return weights.load(place(flags["model"]))
+
+
+def _vocabulary(flags: dict[str, Any], model: Checkpoint | None, data: tuple[str, ...]) -> Any:
+    """The vocabulary that texts are cut with: what was named, the model's, GPT-2's."""
+    from gpt2lab import tokenizer
+    from gpt2lab.commands.options import vocabulary
+
+    if flags["vocabulary"] is not None:
+        return vocabulary(flags["vocabulary"])
+    if model is not None:
+        return model.tokenizer
+    return tokenizer.official()
+
+
+def _scratch(flags: dict[str, Any], first: Any) -> Checkpoint:
+    """A new model for the vocabulary of the data."""
+    from gpt2lab import reference, weights
+
+    end = first.tokenizer.end_token if first.tokenizer is not None else first.end_token
+    config = _shape(flags, first.n_vocab, end)
+    params = reference.initialise(config, flags["seed"] or 0, flags["init"])
+    return weights.Checkpoint(config, params, first.tokenizer, "scratch")
+
+
+# ---- Training.
+
+
+@contextmanager
+def joined(device: str | None) -> Iterator[Group]:
+    """The processes that torchrun started, or this one alone, for the time of the block.
+
+    Of several, each leaves by `os._exit`: gloo's threads now and then abort a process that ends in
+    the usual way. An error does not wait for the others, who notice.
+    """
+    from gpt2lab.train import distributed
+
+    group, code = distributed.join(device), 0
+    try:
+        yield group
+    except SystemExit as leaving:
+        if group is distributed.ALONE:
+            raise
+        code = int(leaving.code or 0)
+    if group is not distributed.ALONE:
+        distributed.leave(group)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _train(data: tuple[str, ...], flags: dict[str, Any]) -> None:
+    if (flags["resume"] is None) == (flags["out"] is None):
+        raise InputError("give --out for a new run, or --resume to go on with one")
+    with joined(flags["device"]) as group:
+        run = _resumed(data, flags, group) if flags["resume"] else _started(data, flags, group)
+        with run:
+            follow(run, as_json=flags["as_json"])
+
+
+def _started(data: tuple[str, ...], flags: dict[str, Any], group: Group) -> Run:
+    from gpt2lab.train import opening, sources
+
+    settings, folder, say = _settings(flags), Path(flags["out"]), teller(group)
+    opening.check_folder(folder, flags["overwrite"])
+    opening.check_budget(settings)
+    model = _model(flags)
+    gathered = sources.gather(
+        data, folder / "data", weights=_numbers(flags["weights"]), val=flags["val"],
+        tokenizer=_vocabulary(flags, model, data), named=bool(flags["vocabulary"] or model),
+        held_out=flags["held_out"], force=flags["overwrite"], say=say, group=group,
+        **{name: flags[name] for name in READING if flags[name]},
+    )  # fmt: skip
+    begin = model or _scratch(flags, gathered.sets[0][0])
+    if gathered.val is None:
+        say("nothing is held out, so there is no validation; --val names a text for it")
+    return opening.start(
+        folder, begin, gathered.sets, settings, val=gathered.val, overwrite=flags["overwrite"],
+        sources={"data": gathered.places(folder), "model": flags["model"]}, group=group, say=say,
+    )  # fmt: skip
+
+
+def _resumed(data: tuple[str, ...], flags: dict[str, Any], group: Group) -> Run:
+    from gpt2lab.train import opening, sources
+
+    folder = Path(flags["resume"])
+    made = opening.described(folder)
+    old = TrainConfig.from_dict(made["settings"])
+    settings = _settings(flags, old)
+    gathered = sources.again(made["sources"], folder, data=data)
+    return opening.resume(
+        folder, gathered.sets, None if settings == old else settings, val=gathered.val,
+        allow_changes=flags["allow_changes"], group=group, say=teller(group),
+    )  # fmt: skip
+
+
+def _numbers(text: str | None) -> list[float]:
+    """0.65,0.35 as numbers."""
+    try:
+        return [float(word) for word in (text or "").split(",") if word.strip()]
+    except ValueError:
+        raise InputError(f"weights {text!r} are no numbers; write them as in 0.65,0.35") from None
+
+
+# ---- Looking.
+
+
+def _which_data(data: tuple[str, ...], flags: dict[str, Any]) -> None:
+    """The texts of a step, row by row."""
+    if flags["resume"] is None:
+        raise InputError("--which-data asks about a run; name it by --resume")
+    step, batches = flags["which_data"], _batches(data, flags)
+    if step < 1:
+        raise InputError(f"step {step} is no step; the first is 1")
+    for place in batches.where(step - 1):
+        if flags["as_json"]:
+            echo_json({**place._asdict(), "step": step})
+            continue
+        spans = ", ".join(f"{document}:{start}-{stop}" for document, start, stop in place.spans)
+        click.echo(
+            f"--- row {place.row}, {place.set}, epoch {place.epoch}, document:tokens {spans}"
+        )
+        click.echo(printable(place.text) if place.text is not None else "(no vocabulary)")
+
+
+def _batches(data: tuple[str, ...], flags: dict[str, Any]) -> Batches:
+    from gpt2lab.train import opening, sources
+    from gpt2lab.train.data import Batches
+
+    folder = Path(flags["resume"])
+    made = opening.described(folder)
+    s = TrainConfig.from_dict(made["settings"])
+    gathered = sources.again(made["sources"], folder, data=data)
+    assert s.block_size is not None
+    return Batches(
+        gathered.sets, block=s.block_size, batch=s.batch_size, order=s.order, seed=s.seed
+    )
+
+
+def _dry_run(flags: dict[str, Any]) -> None:
+    """Bytes of each process of a made-up group."""
+    from gpt2lab.train import distributed
+
+    model, settings = _model(flags), _settings({**flags, "steps": 1})
+    config = model.config if model else _shape(flags, 50257, 50256)
+    report = distributed.dry_run(config, settings, flags["world_size"] or 1)
+    if flags["as_json"]:
+        click.echo(json.dumps(report))
+        return
+    for name, value in report.items():
+        shown = f"{value / 1e6:12,.1f} MB" if name.endswith("bytes") else f"{value!s:>12}"
+        click.echo(f"{name.removesuffix('_bytes').replace('_', ' '):<24}{shown}")

@@ -1,0 +1,250 @@
+"""The loop: a generator of steps, from scratch and on from a checkpoint alike.
+
+A step is a function of the state before it, the settings and its number: its batch is
+(`data.Batches`), its learning rate is, and so are its random numbers, which are seeded anew for
+each. So what a checkpoint has to keep is small, and a run that was broken off anywhere goes on to
+the same bits. Nothing here prints, saves or measures anything else than the step: that is `run`'s.
+
+Shapes: B texts of a micro-batch, T tokens, E embedding, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from gpt2lab.train.data import Batch, Batches, Evaluation
+from gpt2lab.train.distributed import ALONE, Group
+from gpt2lab.train.loss import IGNORED, cross_entropy
+from gpt2lab.train.model import GPT2
+from gpt2lab.train.optim import gradient_norm, learning_rate, update
+from gpt2lab.train.settings import TrainConfig
+from gpt2lab.train.spikes import Window
+
+
+class Objective(nn.Module):
+    """Ids and targets to the loss that is minimised: the module that processes share or divide."""
+
+    def __init__(self, model: GPT2) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: torch.Tensor, targets: torch.Tensor, scale: float) -> torch.Tensor:
+        """scale times the summed cross entropy of targets [B, T] after ids [B, T]."""
+        h = self.model.hidden(tokens).flatten(0, 1)  # [B T, E]
+        return cross_entropy(h, self.model.head, targets.flatten(), scale)
+
+
+@dataclass
+class State:
+    """What a step changes.
+
+    objective: the model, wrapped or divided as the group needs it. step: steps done, also skipped
+    ones. tokens: trained on so far. seconds: spent in steps so far.
+    """
+
+    model: GPT2
+    objective: nn.Module
+    optimizer: torch.optim.Optimizer
+    window: Window = field(default_factory=Window)
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.wte.weight.device
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step that was done. loss: the mean over its tokens, before the update.
+
+    skipped: why the update was left out, None when it was made. The other numbers are totals up to
+    and with this step, `tokens_per_second` apart.
+    """
+
+    step: int
+    loss: float
+    grad_norm: float
+    lr: float
+    tokens: int
+    seconds: float
+    tokens_per_second: float
+    epoch: float
+    skipped: str | None
+
+
+# ---- How long, and how fast.
+
+
+def total_steps(config: TrainConfig, batches: Batches) -> int | None:
+    """The length of a run in steps; None where the clock decides."""
+    if config.steps is not None:
+        return config.steps
+    if config.tokens is not None:
+        return math.ceil(config.tokens / (config.batch_size * batches.block))
+    if config.epochs is not None:
+        return max(1, math.ceil(config.epochs * batches.steps_per_epoch - 1e-9))
+    return None
+
+
+def _is_done(state: State, config: TrainConfig, total: int | None) -> bool:
+    if total is not None:
+        return state.step >= total
+    return state.seconds >= 60 * (config.minutes or 0)
+
+
+def rate(state: State, config: TrainConfig, total: int | None) -> float:
+    """The learning rate of the next step. The warm-up is at most a tenth of the run."""
+    warmup = config.warmup if total is None else min(config.warmup, total // 10)
+    if state.step < warmup:
+        return config.learning_rate * (state.step + 1) / warmup
+    if total is None:
+        progress = state.seconds / (60 * (config.minutes or 1))
+    else:
+        progress = (state.step - warmup) / max(1, total - warmup)
+    return learning_rate(min(progress, 1), config.learning_rate, config.final, config.schedule)
+
+
+# ---- One step.
+
+
+def _seed(seed: int, step: int, rank: int) -> int:
+    """A seed of its own for the random numbers (of dropout) of each step and process."""
+    digest = hashlib.sha256(f"{seed} {step} {rank}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def tensors(batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """The ids and the targets [B, T] of a batch; past a text's length there is no target.
+
+    By length, and never by an id: the end token is a target like any other, or a model would not
+    learn to stop.
+    """
+    tokens, targets = torch.from_numpy(batch.tokens), torch.from_numpy(batch.targets)
+    T = targets.shape[1]
+    if batch.lengths.min() < T:
+        past = torch.arange(T) >= torch.from_numpy(batch.lengths)[:, None]  # [B, T]
+        targets = targets.masked_fill(past, IGNORED)
+    return tokens.to(device), targets.to(device)
+
+
+def _parts(batch: Batch, config: TrainConfig, group: Group) -> list[Batch]:
+    """This process's micro-batches of a step's batch, in order."""
+    size = config.micro_batch or config.batch_size // group.world
+    starts = range(group.rank * size, config.batch_size, group.world * size)
+    return [Batch(*(rows[start : start + size] for rows in batch)) for start in starts]
+
+
+def _gradients(
+    state: State, parts: Sequence[Batch], scale: float, group: Group, stop: Callable[[], bool]
+) -> float | None:
+    """Leave the gradient of the step in the parameters; the summed loss of this process's part.
+
+    None when it was asked to stop in between: then nothing is left of the step.
+    """
+    losses = []
+    for number, part in enumerate(parts, 1):
+        if group.any(stop()):
+            state.optimizer.zero_grad(set_to_none=True)
+            return None
+        tokens, targets = tensors(part, state.device)
+        with group.exchanging(state.objective, last=number == len(parts)):
+            loss = state.objective(tokens, targets, scale)
+            loss.backward()
+        losses.append(loss.detach())
+    return float(torch.stack(losses).sum())
+
+
+def one_step(
+    state: State,
+    batch: Batch,
+    config: TrainConfig,
+    lr: float,
+    *,
+    group: Group = ALONE,
+    stop: Callable[[], bool] = lambda: False,
+) -> tuple[float, float, str | None] | None:
+    """Do one step on a batch: (mean loss, gradient norm, why it was skipped); None if stopped.
+
+    The loss is divided by the number of targets of the whole step, on all processes: a batch in k
+    parts has the gradient of the batch. Processes average gradients, hence `world` in the scale.
+    """
+    state.objective.train()
+    torch.manual_seed(_seed(config.seed, state.step, group.rank))
+    count = int(batch.lengths.sum())
+    scale = group.world / count
+    loss = _gradients(state, _parts(batch, config, group), scale, group, stop)
+    if loss is None:
+        return None
+    (loss,) = group.sum([loss / group.world])
+    norm = gradient_norm(state.model.parameters())
+    why = state.window.judge(loss, norm.item())
+    if why is None:
+        for part in state.optimizer.param_groups:
+            part["lr"] = lr
+        update(state.optimizer, norm, config.clip)
+        state.tokens += count
+    state.optimizer.zero_grad(set_to_none=True)
+    state.step += 1
+    return loss, norm.item(), why
+
+
+def train(
+    state: State,
+    batches: Batches,
+    config: TrainConfig,
+    *,
+    group: Group = ALONE,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Step]:
+    """Do step after step on `state` until the budget of the settings is used up.
+
+    stop: asked before each micro-batch; once it says yes the step under way is dropped and the
+    generator ends, with the state as after the last step that was yielded. Raises InputError for a
+    batch that the processes cannot share.
+    """
+    total = total_steps(config, batches)
+    group.check_batch(config)
+    while not _is_done(state, config, total):
+        start, lr = time.perf_counter(), rate(state, config, total)
+        batch = batches.rows(state.step)
+        done = one_step(state, batch, config, lr, group=group, stop=stop)
+        if done is None:
+            return
+        (seconds,) = group.sum([time.perf_counter() - start if group.first else 0.0])
+        state.seconds += seconds
+        loss, norm, why = done
+        speed = int(batch.lengths.sum()) / seconds
+        epoch = state.step / batches.steps_per_epoch
+        yield Step(state.step, loss, norm, lr, state.tokens, state.seconds, speed, epoch, why)
+
+
+# ---- Validation.
+
+
+@torch.no_grad()
+def evaluate(state: State, windows: Evaluation, size: int, *, group: Group = ALONE) -> float:
+    """The mean loss over the tokens of these windows, in the dtype that is trained in.
+
+    size: windows at once. The processes take turns; where the last round has nothing for one of
+    them, it computes the last windows again, uncounted: a divided model is only there while all
+    compute.
+    """
+    state.objective.eval()
+    total, rounds = 0.0, math.ceil(len(windows) / (size * group.world))
+    for number in range(group.rank, rounds * group.world, group.world):
+        start = min(number * size, (len(windows) - 1) // size * size)
+        tokens, targets = tensors(windows.rows(start, start + size), state.device)
+        loss = float(state.objective(tokens, targets, 1.0))
+        total += loss if start == number * size else 0.0
+    (total,) = group.sum([total])
+    return total / windows.n_targets

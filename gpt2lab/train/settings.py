@@ -1,0 +1,208 @@
+"""Every setting of a training run, its range and what it means; the commands' flags are made of it.
+
+What a setting does is told where it is used: `data`, `optim`, `loop`, `run`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Annotated, Any
+
+from gpt2lab.errors import InputError
+
+BUDGETS = ("steps", "epochs", "tokens", "minutes")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Every setting of a run. Values out of range raise an error naming value and limit.
+
+    Exactly one budget is given: steps, epochs, tokens or minutes. A batch counts over all
+    processes, so the same settings are the same run on one and on many.
+    """
+
+    steps: Annotated[int | None, "budget: so many updates"] = None
+    epochs: Annotated[float | None, "budget: so many passes over the data"] = None
+    tokens: Annotated[int | None, "budget: so many tokens"] = None
+    minutes: Annotated[float | None, "budget: so much time; the one that cannot be repeated"] = None
+
+    batch_size: Annotated[int, "texts a step, over all processes"] = 16
+    micro_batch: Annotated[
+        int | None, "texts computed at once by a process; the step's others are accumulated"
+    ] = None
+    block_size: Annotated[int | None, "tokens of a text; the model's context when not given"] = None
+    order: Annotated[str, "'packed' documents in a shuffled order, or random 'windows'"] = "packed"
+
+    learning_rate: Annotated[float, "at its peak"] = 6e-4
+    final_learning_rate: Annotated[float | None, "at the end; a tenth of the peak if not given"] = (
+        None
+    )
+    warmup: Annotated[int, "steps in which the learning rate rises to its peak"] = 100
+    schedule: Annotated[str, "how it falls: cosine, linear or constant"] = "cosine"
+    beta1: Annotated[float, "of AdamW"] = 0.9
+    beta2: Annotated[float, "of AdamW"] = 0.95
+    weight_decay: Annotated[float, "of matrices"] = 0.1
+    clip: Annotated[float, "longest gradient; 0 is off"] = 1.0
+    dropout: Annotated[float, "share of values dropped"] = 0.0
+    train_only: Annotated[str, "'all', or 'blocks': embeddings and the last norm stay"] = "all"
+    seed: Annotated[int, "of the order of the data and of dropout"] = 0
+
+    dtype: Annotated[str, "of the arithmetic: auto, float32 or bfloat16; weights are float32"] = (
+        "auto"
+    )
+    compile: Annotated[bool, "let torch compile each block"] = False
+    recompute: Annotated[bool, "less memory, a third more time (gradient checkpointing)"] = False
+    parallel: Annotated[str, "on several processes: 'ddp', or 'fsdp' where one cannot hold all"] = (
+        "ddp"
+    )
+    device: Annotated[str | None, "cpu, cuda, mps; the best there is when not given"] = None
+    threads: Annotated[int | None, "of a CPU; one a core when not given"] = None
+
+    on_spike: Annotated[str, "'skip' the step, go 'back' to the last saved one, or 'stop'"] = "skip"
+    spike_sigma: Annotated[float, "how far from the mean of 128 steps is a spike; 0 is off"] = 6.0
+
+    log_every: Annotated[int, "steps between lines of the log"] = 1
+    val_every: Annotated[int, "steps between validations; 0 is only at the end"] = 250
+    val_tokens: Annotated[int, "validate on so many, evenly spaced; 0 is all"] = 1 << 18
+    patience: Annotated[int, "stop after so many validations without a better one; 0 is off"] = 0
+    save_every: Annotated[int, "steps between checkpoints; 0 is only at the end"] = 500
+    save_total_limit: Annotated[int, "checkpoints kept beside the best; 0 is all"] = 2
+    sample_every: Annotated[int, "steps between samples; 0 is never"] = 500
+    sample_length: Annotated[int, "tokens of a sample"] = 60
+    prompts: Annotated[tuple[str, ...], "what samples begin with; the start of a text if none"] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prompts", tuple(self.prompts))
+        for name, check in _RANGES.items():
+            check(name, getattr(self, name))
+        given = [name for name in BUDGETS if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise InputError(f"{' and '.join(given)} are given; a run has one budget, give one")
+        if self.micro_batch is not None and self.batch_size % self.micro_batch:
+            raise InputError(
+                f"batch_size {self.batch_size} is not a multiple of micro_batch "
+                f"{self.micro_batch}; a step is made of equal parts"
+            )
+        if self.final > self.learning_rate:
+            raise InputError(
+                f"final_learning_rate {self.final} is above learning_rate {self.learning_rate}; "
+                "the rate falls from the one to the other"
+            )
+
+    @property
+    def final(self) -> float:
+        """The learning rate at the end."""
+        given = self.final_learning_rate
+        return self.learning_rate / 10 if given is None else given
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values, for JSON."""
+        return {**asdict(self), "prompts": list(self.prompts)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """The inverse of `to_dict`. Unknown keys are an error that lists them."""
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        if unknown:
+            raise InputError(f"unknown setting {', '.join(unknown)} of a training run")
+        return cls(**values)
+
+
+#: What may differ when a run is resumed: nothing that a weight depends on.
+HARMLESS = frozenset(
+    (
+        "save_every",
+        "save_total_limit",
+        "sample_every",
+        "sample_length",
+        "prompts",
+        "log_every",
+        "device",
+    )
+)
+
+
+def changes(old: TrainConfig, new: TrainConfig) -> list[str]:
+    """What of two runs' settings differs in a way that weights depend on, as `name old -> new`."""
+    before, after = old.to_dict(), new.to_dict()
+    return [
+        f"{name} {before[name]} -> {after[name]}"
+        for name in before
+        if before[name] != after[name] and name not in HARMLESS
+    ]
+
+
+def _number(
+    low: float, high: float, *, whole: bool = False, none: bool = False
+) -> Callable[..., None]:
+    """From `low` to `high`, both allowed."""
+
+    def check(name: str, value: Any) -> None:
+        if none and value is None:
+            return
+        kinds = (int,) if whole else (int, float)
+        fits = isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high
+        if not fits or not math.isfinite(value):
+            kind = "a whole number" if whole else "a number"
+            top = "up" if high >= 1e18 else f"to {high:g}"
+            raise InputError(f"{name} is {value!r}; it must be {kind} from {low:g} {top}")
+
+    return check
+
+
+def _one_of(*known: str) -> Callable[..., None]:
+    def check(name: str, value: Any) -> None:
+        if value not in known:
+            raise InputError(f"{name} is {value!r}; it must be one of {', '.join(known)}")
+
+    return check
+
+
+def _texts(name: str, value: Any) -> None:
+    for text in value:
+        if not isinstance(text, str) or not text:
+            raise InputError(f"{name} holds {text!r}; a prompt is a text")
+
+
+_ANY = 1e18
+_count = _number(1, _ANY, whole=True)
+_optional_count = _number(1, _ANY, whole=True, none=True)
+_or_off = _number(0, _ANY, whole=True)
+
+_RANGES: dict[str, Callable[..., None]] = {
+    "steps": _optional_count,
+    "epochs": _number(1e-9, 1e9, none=True),
+    "tokens": _optional_count,
+    "minutes": _number(1e-3, 1e9, none=True),
+    "batch_size": _count,
+    "micro_batch": _optional_count,
+    "block_size": _optional_count,
+    "order": _one_of("packed", "windows"),
+    "learning_rate": _number(0, 10),
+    "final_learning_rate": _number(0, 10, none=True),
+    "warmup": _or_off,
+    "schedule": _one_of("cosine", "linear", "constant"),
+    "beta1": _number(0, 0.9999),
+    "beta2": _number(0, 0.99999),
+    "weight_decay": _number(0, 100),
+    "clip": _number(0, 1e9),
+    "dropout": _number(0, 0.99),
+    "train_only": _one_of("all", "blocks"),
+    "seed": _number(0, 2**63 - 1, whole=True),
+    "dtype": _one_of("auto", "float32", "bfloat16"),
+    "parallel": _one_of("ddp", "fsdp"),
+    "threads": _optional_count,
+    "on_spike": _one_of("skip", "back", "stop"),
+    "spike_sigma": _number(0, 1e6),
+    "log_every": _count,
+    "val_every": _or_off,
+    "val_tokens": _or_off,
+    "patience": _or_off,
+    "save_every": _or_off,
+    "save_total_limit": _or_off,
+    "sample_every": _or_off,
+    "sample_length": _count,
+    "prompts": _texts,
+}

@@ -1,0 +1,130 @@
+"""What a run learns from: token sets as they are, texts made into one, each with its weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpt2lab.errors import InputError
+from gpt2lab.tokenizer import Tokenizer
+from gpt2lab.train.prepare import prepare
+from gpt2lab.train.shards import SPLITS, TokenSet, open_set
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Sets with their weights, what is validated on, and where all of it lies."""
+
+    sets: list[tuple[TokenSet, float]]
+    val: TokenSet | None
+    paths: list[Path]
+    val_path: Path | None
+
+    def places(self, run: Path) -> dict[str, Any]:
+        """How to find it again, for run.json: what lies in the run's folder goes along with it."""
+
+        def place(path: Path | None) -> str | None:
+            if path is None:
+                return None
+            path, home = path.resolve(), run.resolve()
+            return str(path.relative_to(home) if path.is_relative_to(home) else path)
+
+        weights = [weight for _, weight in self.sets]
+        return {
+            "paths": [place(path) for path in self.paths],
+            "weights": weights,
+            "val": place(self.val_path),
+        }
+
+
+def _weights(weights: Sequence[float], count: int) -> list[float]:
+    if weights and len(weights) != count:
+        raise InputError(f"{len(weights)} weights for {count} sets of data; give one for each")
+    return list(weights) or [1.0] * count
+
+
+def _prepared(
+    texts: Sequence[str], folder: Path, tokenizer: Tokenizer | None, group: Any, **options: Any
+) -> Path:
+    """Texts as token shards in `folder`; made once, by the first process."""
+    if group is None or group.first:
+        prepare(texts, folder, tokenizer=tokenizer, **options)
+    if group is not None:
+        group.barrier()
+    return folder
+
+
+def gather(
+    data: Sequence[str],
+    folder: Path,
+    *,
+    weights: Sequence[float] = (),
+    val: str | None = None,
+    tokenizer: Tokenizer | None = None,
+    named: bool = True,
+    group: Any = None,
+    held_out: float = 0.01,
+    **options: Any,
+) -> Gathered:
+    """The sets to train on with their weights, and the one to validate on.
+
+    data: prepared folders, nanoGPT's and gpt-2-simple's files, or texts, which are prepared into
+    `folder` first. weights: one for each of `data`, equal when not given. tokenizer: for texts;
+    where it was `named`, sets must have been made with it. options: of `prepare`. Validation is on
+    the held-out part of the first set that has one, or on `val`, a set or a text.
+    """
+    if not data:
+        raise InputError("no data; name texts, or a folder made by gpt2lab prepare")
+    wanted = tokenizer if named else None
+    sets = [open_set(path, "train", wanted) for path in data]
+    shares = _weights(weights, len(data))
+    options.update(held_out=0.0 if val is not None else held_out)
+    if not any(sets) and not weights:
+        paths, shares = [_prepared(data, folder, tokenizer, group, **options)], [1.0]
+    else:
+        paths = [
+            Path(path)
+            if found
+            else _prepared([path], folder / str(number), tokenizer, group, **options)
+            for number, (path, found) in enumerate(zip(data, sets, strict=True))
+        ]
+    val_path = None if val is None else Path(val)
+    if val is not None and not any(open_set(val, split, wanted) for split in SPLITS):
+        options.update(held_out=0.0)
+        val_path = _prepared([val], folder / "val", tokenizer, group, **options)
+    return _opened(paths, shares, val_path, wanted)
+
+
+def _opened(
+    paths: Sequence[Path], weights: Sequence[float], val: Path | None, tokenizer: Tokenizer | None
+) -> Gathered:
+    """The sets at these places."""
+    sets = []
+    for path, weight in zip(paths, weights, strict=True):
+        tokens = open_set(path, "train", tokenizer)
+        if tokens is None:
+            raise InputError(
+                f"{path} holds no tokens to train on any more; prepare the texts again"
+            )
+        sets.append((tokens, weight))
+    held = [val] if val is not None else paths
+    found = (open_set(path, "val", tokenizer) for path in held)
+    tokens = next((tokens for tokens in found if tokens is not None), None)
+    if val is not None and tokens is None:
+        tokens = open_set(val, "train", tokenizer)
+    return Gathered(sets, tokens, list(paths), val)
+
+
+def again(places: dict[str, Any], run: Path, data: Sequence[str] = ()) -> Gathered:
+    """What `Gathered.places` described. data: the sets' places now, where they have moved."""
+    paths = [run / path for path in places["paths"]]
+    if data:
+        if len(data) != len(paths):
+            raise InputError(f"{len(data)} sets of data, the run was started with {len(paths)}")
+        paths = [Path(path) for path in data]
+    val = None if places["val"] is None else run / places["val"]
+    return _opened(paths, places["weights"], val, None)

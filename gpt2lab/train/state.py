@@ -1,0 +1,85 @@
+"""A model with its optimiser, made of settings; what the optimiser keeps, by names.
+
+The tensors of a checkpoint come from here and go back here; the files are `run`'s.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from gpt2lab.train import model, optim, precision
+from gpt2lab.train.distributed import Group, fill
+from gpt2lab.train.loop import Objective, State
+from gpt2lab.train.settings import TrainConfig
+from gpt2lab.train.spikes import Window
+from gpt2lab.weights import Checkpoint
+
+MOMENTS = ("exp_avg", "exp_avg_sq")  # what AdamW keeps for each number
+
+
+def _options(settings: TrainConfig) -> dict[str, Any]:
+    return {
+        "compute": precision.DTYPES[settings.dtype],
+        "dropout": settings.dropout,
+        "recompute": settings.recompute,
+    }
+
+
+def _built(start: Checkpoint, settings: TrainConfig) -> model.GPT2:
+    return model.build(start.config, start.params, **_options(settings))
+
+
+def _empty(start: Checkpoint, settings: TrainConfig) -> model.GPT2:
+    """The same without memory, for processes that each hold a part."""
+    with torch.device("meta"):
+        tied = "lm_head.weight" not in start.params
+        return model.GPT2(start.config, tied=tied, **_options(settings))
+
+
+def new_state(
+    start: Checkpoint, settings: TrainConfig, device: torch.device, group: Group
+) -> State:
+    """A model ready to be trained with these settings."""
+    gpt = _empty(start, settings) if group.divides(settings) else _built(start, settings).to(device)
+    for name, parameter in gpt.named_parameters():
+        parameter.requires_grad_(settings.train_only == "all" or name.startswith("h."))
+    objective = group.wrap(Objective(gpt), settings, device)
+    if group.divides(settings):
+        fill(gpt, start.params)
+    betas = (settings.beta1, settings.beta2)
+    optimizer = optim.adamw(gpt, settings.learning_rate, betas, settings.weight_decay)
+    return State(gpt, objective, optimizer, Window(settings.spike_sigma))
+
+
+def moments(state: State) -> tuple[int, dict[str, torch.Tensor]]:
+    """How many updates AdamW has made, and what it keeps, by names; nothing before the first."""
+    kept: dict[str, torch.Tensor] = {}
+    updates = 0
+    for name, parameter in state.model.named_parameters():
+        own = state.optimizer.state.get(parameter, {})
+        for moment in MOMENTS:
+            if moment in own:
+                kept[f"{moment}.{name}"], updates = own[moment], int(own["step"])
+    return updates, kept
+
+
+def room_for_moments(state: State) -> dict[str, torch.Tensor]:
+    """What AdamW will keep, by names, with nothing in it yet."""
+    return {
+        f"{moment}.{name}": torch.empty_like(parameter, requires_grad=False)
+        for name, parameter in state.model.named_parameters()
+        for moment in MOMENTS
+        if parameter.requires_grad
+    }
+
+
+def give_moments(state: State, updates: int, kept: dict[str, torch.Tensor]) -> None:
+    """The inverse of `moments`; the tensors become the optimiser's own."""
+    state.optimizer.state.clear()
+    for name, parameter in state.model.named_parameters():
+        own = {m: kept[f"{m}.{name}"] for m in MOMENTS if f"{m}.{name}" in kept}
+        if own:
+            step = torch.tensor(float(updates), device=parameter.device)
+            state.optimizer.state[parameter] = {"step": step, **own}
