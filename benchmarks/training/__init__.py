@@ -1,0 +1,1 @@
+"""Training and its peers side by side: `python -m benchmarks.training --help`."""

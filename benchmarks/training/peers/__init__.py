@@ -1,0 +1,1 @@
+"""The contenders, a file for each: the same work as their users do it."""

@@ -1,0 +1,100 @@
+"""gpt2lab through its own loop, set up as its commands do it; or without one of its ways.
+
+What one of them gains is measured by taking it away: `WITHOUT` puts the plain way in its place.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.training.cases import Case
+from benchmarks.training.contenders import Trained
+
+
+def _unkept() -> None:
+    from gpt2lab.train import memory
+
+    memory.keep = lambda: False
+
+
+def _sdpa() -> None:
+    from gpt2lab.train import model
+
+    model.attend_written_out = model.attend_fused
+
+
+def _whole_logits() -> None:
+    from gpt2lab.train import loop, loss
+
+    loop.cross_entropy = loss.written_out
+
+
+def _foreach() -> None:
+    """torch's default AdamW, and a pass of its own for clipping."""
+    import torch
+
+    from gpt2lab.train import optim
+
+    fused = torch.optim.AdamW
+    optim.torch.optim.AdamW = lambda *a, **k: fused(*a, **{**k, "fused": False, "foreach": True})
+
+
+def _mkl() -> None:
+    from gpt2lab.train import precision
+
+    precision.quicken_float32 = lambda: False
+
+
+WITHOUT: dict[str, Callable[[], None]] = {
+    "kept memory": _unkept,
+    "written out attention": _sdpa,
+    "loss in pieces": _whole_logits,
+    "fused AdamW": _foreach,
+    "oneDNN": _mkl,
+}
+
+
+def train(
+    case: Case, steps: int, threads: int, dtype: str, without: str | None = None, **more: Any
+) -> Trained:
+    """more: further settings."""
+    if without is not None:
+        WITHOUT[without]()
+    from gpt2lab import reference
+    from gpt2lab.config import Config
+    from gpt2lab.train import loop, opening
+    from gpt2lab.train.data import Batches
+    from gpt2lab.train.distributed import ALONE
+    from gpt2lab.train.model import compile_blocks
+    from gpt2lab.train.settings import TrainConfig
+    from gpt2lab.train.shards import TokenSet
+    from gpt2lab.train.state import new_state
+    from gpt2lab.weights import Checkpoint
+
+    config = Config(case.n_vocab, case.block, case.n_embd, case.n_head, case.n_layer)
+    settings, device = opening.ready(
+        TrainConfig(
+            steps=steps,
+            batch_size=case.batch,
+            block_size=case.block,
+            order="windows",
+            learning_rate=1e-3,
+            dtype=dtype,
+            device="cpu",
+            threads=threads,
+            **more,
+        )
+    )
+    start = Checkpoint(config, reference.initialise(config, 0), None, "new")
+    state = new_state(start, settings, device, ALONE)
+    if settings.compile and (why := compile_blocks(state.model, case.batch, case.block)):
+        raise RuntimeError(why)
+    tokens = TokenSet.of("tokens", case.tokens(), n_vocab=case.n_vocab)
+    batches = Batches([(tokens, 1.0)], block=case.block, batch=case.batch, order=settings.order)
+    trained = Trained()
+    for step in loop.train(state, batches, settings):
+        trained.times.append(time.perf_counter())
+        trained.losses.append(step.loss)
+    return trained
