@@ -54,6 +54,11 @@ def _add(total: torch.Tensor, part: torch.Tensor) -> None:
         a += b
 
 
+def _rows(head: torch.Tensor, itemsize: int) -> int:
+    """How many rows make a piece."""
+    return max(1, int(PIECE / (len(head) * itemsize)))
+
+
 class _InPieces(torch.autograd.Function):
     """The loss with its gradients to `h` and `head`, which are made while the logits are there."""
 
@@ -63,7 +68,7 @@ class _InPieces(torch.autograd.Function):
     ) -> torch.Tensor:
         w = head.to(h.dtype)  # [V, E]
         wide = torch.promote_types(h.dtype, torch.float32)
-        size = max(1, int(PIECE / (w.shape[0] * h.itemsize)))
+        size = _rows(w, h.itemsize)
         total = torch.zeros((), dtype=wide)
         dh, dw = torch.empty_like(h), None
         logits = torch.empty(min(size, len(h)), len(w), dtype=h.dtype)  # [size, V]
@@ -89,6 +94,16 @@ class _InPieces(torch.autograd.Function):
         return (dh, dw, None, None) if g == 1 else (dh * g, dw * g, None, None)
 
 
+def _alone(
+    h: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """The loss in pieces where no gradient is wanted."""
+    w = head.to(h.dtype)  # [V, E]
+    size = _rows(w, 4)
+    pairs = zip(h.split(size), targets.split(size), strict=True)
+    return torch.stack([written_out(rows, w, t, scale) for rows, t in pairs]).sum()
+
+
 def cross_entropy(
     h: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, scale: float
 ) -> torch.Tensor:
@@ -98,7 +113,9 @@ def cross_entropy(
     float32 at least; the head's gradient has the head's dtype. Differentiable once. On a GPU torch
     does it in one piece: there the memory is another question, and a kernel for each piece a cost.
     """
-    if h.is_cuda or not torch.is_grad_enabled():
+    if h.is_cuda:
         return written_out(h, head, targets, scale)
+    if not torch.is_grad_enabled():
+        return _alone(h, head, targets, scale)
     loss: torch.Tensor = _InPieces.apply(h, head, targets, scale)
     return loss
