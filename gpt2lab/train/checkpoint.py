@@ -12,6 +12,7 @@ import hashlib
 import re
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from gpt2lab.errors import Failure, InputError
@@ -54,7 +55,12 @@ def seal(folder: Path) -> None:
     files = sorted(path for path in folder.iterdir() if path.name != MANIFEST)
     for path in files:
         sync(path)
-    held = {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files}
+    with ThreadPoolExecutor() as threads:  # hashing lets them run side by side: large models have
+        digests = list(threads.map(sha256, files))  # many files, and the save may be in a hurry
+    held = {
+        path.name: {"bytes": path.stat().st_size, "sha256": digest}
+        for path, digest in zip(files, digests, strict=True)
+    }
     write_json(folder / MANIFEST, {"format": 1, "files": held})
     sync(folder / MANIFEST)
     sync(folder)

@@ -95,11 +95,12 @@ class Group:
         found: dict[str, torch.Tensor] = {}
         for name, value in model.named_parameters():
             tensor = value.detach()
-            if is_part(tensor):
-                tensor = tensor.full_tensor().cpu()  # type: ignore[attr-defined]
-                if not self.first:
-                    continue
-            found[name] = tensor
+            if not is_part(tensor):
+                found[name] = tensor
+                continue
+            together = tensor.full_tensor()  # type: ignore[attr-defined]
+            if self.first:
+                found[name] = together.cpu()
         return found
 
     def check_batch(self, config: TrainConfig) -> None:
@@ -169,7 +170,7 @@ class Joined(Group):
             dist.barrier(group=self.patient)
 
     def agree(self, act: Callable[[], T]) -> T:
-        self.barrier()
+        self.any(False)  # all are here, or one is missing, which is soon known
         result, error = _tried(act) if self.first else (None, None)
         said: list[Any] = [result, _told(error)]
         with _answered():
@@ -290,7 +291,7 @@ def is_part(tensor: torch.Tensor) -> bool:
 def own(tensor: torch.Tensor) -> torch.Tensor:
     """What of a tensor this process holds."""
     held = tensor.detach()
-    return held.to_local() if is_part(held) else held
+    return held.to_local() if is_part(held) else held  # type: ignore[attr-defined]
 
 
 def _own_rows(array: np.ndarray[Any, Any], tensor: Any) -> np.ndarray[Any, Any]:

@@ -154,7 +154,10 @@ def _run(
         most = math.ceil(settings.val_tokens / settings.block_size) if settings.val_tokens else None
         windows = evaluation(val, settings.block_size, most)
     state = new_state(start, settings, device, group)
-    if settings.compile:
+    if settings.compile and group.divides(settings):
+        for block in state.model.h:  # of these none can be tried alone
+            block.compile(dynamic=False)
+    elif settings.compile:
         rows = settings.micro_batch or settings.batch_size // group.world
         why = model.compile_blocks(state.model, rows, settings.block_size)
         if why is not None:

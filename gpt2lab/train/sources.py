@@ -50,11 +50,12 @@ def _weights(weights: Sequence[float], count: int) -> list[float]:
 def _prepared(
     texts: Sequence[str], folder: Path, tokenizer: Tokenizer | None, group: Any, **options: Any
 ) -> Path:
-    """Texts as token shards in `folder`; made once, by the first process."""
-    if group is None or group.first:
+    """Texts as token shards in `folder`; of many processes the first makes them."""
+
+    def make() -> None:
         prepare(texts, folder, tokenizer=tokenizer, **options)
-    if group is not None:
-        group.barrier()
+
+    make() if group is None else group.agree(make)
     return folder
 
 
