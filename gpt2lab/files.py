@@ -244,7 +244,14 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Ask the disk to keep a file or a folder; folders cannot be synced everywhere."""
+    """Have the disk keep a file or a folder; folders cannot be synced everywhere.
+
+    Raises OSError for a file that the disk does not take: some tell of a lack of space only then.
+    """
+    if not path.is_dir():
+        with path.open("r+b") as file:
+            os.fsync(file.fileno())
+        return
     with suppress(OSError):
         handle = os.open(path, os.O_RDONLY)
         try:

@@ -261,8 +261,8 @@ def test_fingerprints_follow_what_is_read():
     base = one(a).fingerprint
     assert base == one(c, batch=9, seed=8).fingerprint
     two = Batches([(a, 1.0), (a, 1.0)], block=8, batch=4)
-    others = [one(b), one(a, block=9), one(a, order="windows"), two]
-    assert len({base, *(other.fingerprint for other in others)}) == 5
+    assert base == one(a, block=9).fingerprint == one(a, order="windows").fingerprint
+    assert len({base, one(b).fingerprint, two.fingerprint}) == 3
 
 
 @pytest.mark.parametrize("order", ORDERS)

@@ -13,8 +13,9 @@ torch = pytest.importorskip("torch")
 
 import gpt2lab  # noqa: E402
 from gpt2lab.train import report  # noqa: E402
-from gpt2lab.train.finetune import NAMES, RULES, TOLD, finetune, translate  # noqa: E402
+from gpt2lab.train.finetune import finetune  # noqa: E402
 from gpt2lab.train.settings import TrainConfig  # noqa: E402
+from gpt2lab.train.words import NAMES, RULES, TOLD, translate  # noqa: E402
 
 STORY = "Once upon a time there was a little fox who liked to sing at night. " * 40
 
@@ -42,12 +43,16 @@ def no_report(monkeypatch):
              "accumulate_gradients": 5, "only_train_transformer_layers": True,
              "sample_every": 7, "sample_length": 9, "save_every": 8, "print_every": 2},
             {"text": "t", "model": "124M", "steps": 100, "out": "checkpoint/r", "micro_batch": 2,
-             "batch_size": 10, "train_only": "blocks", "sample_every": 7, "sample_length": 9,
+             "batch_size": 10, "resume": "if there",
+             "train_only": "blocks", "sample_every": 7, "sample_length": 9,
              "save_every": 8, "log_every": 2},
         ),
         ({"restore_from": "latest"}, {"resume": "if there"}),
         ({"restore_from": "fresh"}, {}),
         ({"restore_from": "path/to"}, {"model": "path/to"}),
+        ({"run_name": "r", "overwrite": True}, {"out": "checkpoint/r", "resume": "if there"}),
+        ({"run_name": "r", "restore_from": "fresh", "overwrite": True},
+         {"out": "checkpoint/r", "overwrite": True}),
         ({"max_iters": 5, "min_lr": 1e-5, "grad_clip": 0.5},
          {"steps": 5, "final_learning_rate": 1e-5, "clip": 0.5}),
         ({"multi_gpu": True, "report_to": "none"}, {}),

@@ -90,7 +90,7 @@ def test_a_finished_run_can_be_made_longer_when_told(run):
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)], ids=["ctrl-c", "sigterm"]
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"]
 )
 def test_a_signal_saves_and_the_run_goes_on(text, tmp_path, number, code):
     folder = tmp_path / "run"
@@ -131,6 +131,22 @@ def test_texts_with_weights_and_a_model_to_begin_with(text, tmp_path):
     assert made["config"]["n_embd"] == 256
 
 
+def test_a_wrong_overwrite_leaves_the_run_able_to_go_on(text, tmp_path):
+    """The texts were once prepared over those of the old run before anything was checked."""
+    other = tmp_path / "other.txt"
+    other.write_text("A bird in the hand is worth two in the bush. " * 50)
+    folder = tmp_path / "run"
+    words = ["--out", folder, *SMALL, "--vocabulary", FABLE, "--steps"]
+    gpt2lab("train", text, *words, 2)
+    for wrong in (["--block-size", 99], ["--prompts", "x " * 99]):
+        done = gpt2lab("train", other, *words, 2, "--overwrite", *wrong, check=False)
+        assert done.returncode == 2
+    gpt2lab("train", "--resume", folder, "--steps", 3, "--allow-changes")
+    gpt2lab("train", other, *words, 2, "--overwrite")
+    assert "bush" in gpt2lab("train", "--resume", folder, "--which-data", 1).stdout
+    assert [path.name for path in folder.glob("data*")] == ["data-2"]
+
+
 def test_finetune_understands_other_trainers(text, tmp_path):
     folder = tmp_path / "out"
     done = gpt2lab(
@@ -164,6 +180,9 @@ def test_finetune_understands_other_trainers(text, tmp_path):
         (["TEXT", "--out", "OUT", "--steps", "1", "--weights", "a"], "weights 'a' are no numbers"),
         (["TEXT", "--out", "OUT", "--steps", "1", "--weights", "1,2"], "2 weights for 1 sets"),
         (["TEXT", "--out", "OUT", "--steps", "1", "--block-size", "999"], "block_size 999 is more"),
+        (["TEXT", "--out", "OUT", "--resume", "OUT"], "give one of them"),
+        (["--resume", "OUT", "--heads", "2"], "--heads is for a new run"),
+        (["TEXT", "--out", "OUT", "--steps", "1", "--model", "M", "--init", "hf"], "give one of"),
         (["--resume", "OUT"], "holds no run"),
         (["--which-data", "1"], "name it by --resume"),
         (["TEXT", "--out", "TEXT", "--steps", "1"], "is a file; choose another name"),

@@ -136,6 +136,15 @@ def test_the_loss_in_pieces_is_the_written_out_one(dtype, rows, monkeypatch):
         np.testing.assert_allclose(a.float().detach(), b.float().detach(), rtol=close, atol=close)
 
 
+def test_a_target_of_almost_no_probability_has_a_finite_loss():
+    """Its probability is 0 in float32; the loss once was infinite, and the whole step was lost."""
+    h = torch.tensor([[200.0, 0.0], [0.0, 1.0]], requires_grad=True)
+    head, targets = torch.eye(2, requires_grad=True), torch.tensor([1, 1])
+    for function in (loss.cross_entropy, loss.written_out):
+        value = function(h, head, targets, 1.0)
+        assert value.item() == pytest.approx(200.31326, rel=1e-6)
+
+
 def test_the_whole_logits_never_exist(monkeypatch):
     monkeypatch.setattr(loss, "PIECE", 16 * 1000 * 4)
     largest = 0

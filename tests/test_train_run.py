@@ -17,13 +17,16 @@ import numpy as np
 import pytest
 
 from gpt2lab.errors import Failure, InputError
+from gpt2lab.files import accessing
 
 from .support import ROOT
 
 torch = pytest.importorskip("torch")
 
+from gpt2lab import weights  # noqa: E402
 from gpt2lab.train import checkpoint, loop, opening  # noqa: E402
 from gpt2lab.train import run as run_room  # noqa: E402
+from gpt2lab.train.distributed import Group  # noqa: E402
 from gpt2lab.train.settings import TrainConfig  # noqa: E402
 from gpt2lab.weights import huggingface  # noqa: E402
 
@@ -63,10 +66,8 @@ def test_stopped_after_any_step_and_resumed_it_is_the_same_run(whole, at, tmp_pa
     """Weights and optimiser to the bit, with dropout, and the log too."""
     dtype, reference = whole
     folder = tmp_path / "run"
-    asked = iter([False] * at + [True])
-    records = finished(
-        start(folder, dtype=dtype, save_every=100, val_every=4), lambda: next(asked, True)
-    )
+    run = start(folder, dtype=dtype, save_every=100, val_every=4)
+    records = finished(run, lambda: run.state.step >= at)
     assert records[-1] == {"kind": "stopped", "step": at}
     assert steps(records) == list(range(1, at + 1))
     finished(resume(folder))
@@ -103,7 +104,7 @@ def test_a_checkpoint_is_a_model_that_transformers_reads(whole):
     _, folder = whole
     theirs = transformers.GPT2LMHeadModel.from_pretrained(folder / "step-00000012")
     ids = np.random.default_rng(0).integers(0, helpers.CONFIG.n_vocab, (2, 16))
-    from gpt2lab import load, weights
+    from gpt2lab import load
 
     ours = load(str(folder / "step-00000012"), engine="numpy")
     with torch.no_grad():
@@ -187,15 +188,16 @@ def test_training_stops_early_when_validation_no_longer_gets_better(tmp_path, mo
 
 
 def test_a_full_disk_loses_nothing_and_the_run_goes_on(tmp_path, monkeypatch):
-    folder, real = tmp_path / "run", run_room.save_file
+    folder, real = tmp_path / "run", huggingface.write_safetensors
     fails = iter([False, True, True])
 
-    def full(tensors, path):
-        real(tensors, path)
-        if next(fails, False):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    def full(path, arrays):
+        real(path, arrays)
+        if path.name == "optimizer.safetensors" and next(fails, False):
+            with accessing(path, "written"):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    monkeypatch.setattr(run_room, "save_file", full)
+    monkeypatch.setattr(huggingface, "write_safetensors", full)
     records = finished(start(folder, val_every=0))
     failed = [r for r in records if r["kind"] == "not_saved"]
     assert [r["step"] for r in failed] == [3, 6]
@@ -210,20 +212,127 @@ def test_a_full_disk_at_the_end_is_a_failure_and_the_last_checkpoint_is_whole(
     tmp_path, monkeypatch
 ):
     folder = tmp_path / "run"
-    run, real = start(folder, val_every=0, save_every=5), run_room.save_file
+    run, real = start(folder, val_every=0, save_every=5), huggingface.write_safetensors
 
-    def full(tensors, path):
+    def full(path, arrays):
+        real(path, arrays)
         if run.state.step == 12:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        real(tensors, path)
+            with accessing(path, "written"):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    monkeypatch.setattr(run_room, "save_file", full)
+    monkeypatch.setattr(huggingface, "write_safetensors", full)
     with pytest.raises(Failure, match="No space left"):
         finished(run)
     assert checkpoint.pointed(folder, "latest") == "step-00000010"
     monkeypatch.undo()
     finished(resume(folder))
     assert checkpoint.pointed(folder, "latest") == "step-00000012"
+
+
+def test_a_disk_that_is_really_full_is_told_in_a_line(tmp_path):
+    """A limit on the size of files is the full disk that a test can make by itself. The library
+    that wrote the optimiser before raised an error of its own for it, which ended the run."""
+    resource = pytest.importorskip("resource")
+    folder = tmp_path / "run"
+    run = start(folder, val_every=0)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    whole = (folder / "step-00000000" / "model.safetensors").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (whole // 2, before[1]))
+    try:
+        with pytest.raises((Failure, InputError), match=r"model.safetensors: cannot be written"):
+            run.save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    finished(run)
+    assert checkpoint.fault(folder / "step-00000012") is None
+
+
+def test_a_best_that_could_not_be_saved_does_not_cost_the_best_there_is(tmp_path, monkeypatch):
+    """The pointer once named the checkpoint that was not there, and the true best was deleted."""
+    losses = iter([1.0, 0.5, 2.0, 3.0])
+    monkeypatch.setattr(loop, "evaluate", lambda *a, **k: next(losses))
+    folder = tmp_path / "run"
+    run = start(folder, val_every=3, save_every=1, save_total_limit=1)
+    real = checkpoint.publish
+
+    def publish(run_folder, step):
+        if step == 6:
+            raise Failure("no room")
+        return real(run_folder, step)
+
+    monkeypatch.setattr(checkpoint, "publish", publish)
+    records = finished(run)
+    assert [r["step"] for r in records if r["kind"] == "not_saved"] == [6, 6]
+    assert checkpoint.pointed(folder, "best") == "step-00000003"
+    assert huggingface.load(folder / "step-00000003")
+
+
+def test_a_run_that_ended_stays_ended(tmp_path, monkeypatch):
+    """Early stopping was once only asked after a step, so every resume trained one more."""
+    monkeypatch.setattr(loop, "evaluate", lambda *a, **k: 1.0)
+    for name, given in (("early", {"patience": 1, "steps": 50}), ("spent", {})):
+        folder = tmp_path / name
+        finished(start(folder, val_every=2, **given))
+        log = (folder / "log.jsonl").read_text()
+        [record] = finished(resume(folder))
+        assert record["kind"] == "note"
+        assert (folder / "log.jsonl").read_text() == log
+
+
+def test_changed_settings_hold_from_then_on(tmp_path):
+    folder = tmp_path / "run"
+    finished(start(folder, steps=3))
+    finished(resume(folder, settings=helpers.settings(steps=5), allow_changes=True))
+    assert opening.settings_of(folder).steps == 5
+    assert finished(resume(folder, settings=helpers.settings(steps=5)))[-1]["kind"] == "note"
+
+
+def test_what_is_trained_can_change_on_the_way_and_still_be_resumed_to_the_bit(tmp_path):
+    """AdamW counts the updates of each parameter; one count for all made other weights."""
+    for name in ("whole", "broken"):
+        finished(start(tmp_path / name, steps=4, train_only="blocks", val_every=0))
+    later = helpers.settings(steps=12, train_only="all", val_every=0, save_every=1)
+    finished(resume(tmp_path / "whole", settings=later, allow_changes=True))
+    run = resume(tmp_path / "broken", settings=later, allow_changes=True)
+    finished(run, lambda: run.state.step >= 7)
+    finished(resume(tmp_path / "broken"))
+    assert digest(tmp_path / "broken", 12) == digest(tmp_path / "whole", 12)
+
+
+def test_a_run_that_ended_while_it_was_made_leaves_no_run_and_begins_again(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    monkeypatch.setattr(opening, "_describe", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        start(folder)
+    monkeypatch.undo()
+    finished(start(folder, steps=2))
+
+
+def test_a_mistake_leaves_the_run_that_was_to_be_replaced_as_it_was(tmp_path):
+    folder = tmp_path / "run"
+    finished(start(folder))
+    before = sorted(path.name for path in folder.rglob("*"))
+    for given in ({"block_size": 99}, {"batch_size": 4, "group": Group(0, 3)}):
+        with pytest.raises(InputError):
+            start(folder, overwrite=True, **given)
+        assert sorted(path.name for path in folder.rglob("*")) == before
+
+
+def test_a_model_that_the_disk_changed_is_not_used(tmp_path):
+    folder = tmp_path / "run"
+    finished(start(folder))
+    path = folder / checkpoint.pointed(folder, "best") / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="is not what the run wrote"):
+        weights.load(folder)
+
+
+def test_prompts_that_cannot_begin_a_sample_are_told_before_the_first_step(tmp_path):
+    for prompt, message in (("\u20ac", "U\\+20AC|\u20ac"), ("the " * 9, "36 tokens, .* is 16")):
+        with pytest.raises(InputError, match=message):
+            start(tmp_path / "run", prompts=(prompt,))
 
 
 # ---- Spikes.

@@ -6,52 +6,44 @@ from typing import Any
 
 import click
 
-from gpt2lab.commands.options import dataclass_options
+from gpt2lab.commands.options import dataclass_options, field_kinds
 from gpt2lab.commands.train import joined
 from gpt2lab.commands.training import SPELLING, follow, reading_options, teller
-from gpt2lab.train.settings import TrainConfig
+from gpt2lab.errors import InputError
+from gpt2lab.train import words
+from gpt2lab.train.settings import TUNING, TrainConfig
 
-#: Other trainers' flags -> the kind of their value; what they mean is told in `train.finetune`.
-THEIRS: dict[str, Any] = {
+#: The kinds of other trainers' words that are none of our fields.
+KINDS: dict[str, Any] = {
     "output_dir": str,
-    "num_train_epochs": float,
-    "max_steps": int,
-    "per_device_train_batch_size": int,
-    "gradient_accumulation_steps": int,
-    "save_steps": int,
-    "eval_steps": int,
-    "logging_steps": int,
-    "warmup_steps": int,
-    "lr_scheduler_type": str,
-    "adam_beta1": float,
-    "adam_beta2": float,
-    "max_grad_norm": float,
-    "bf16": bool,
-    "fp16": bool,
-    "gradient_checkpointing": bool,
-    "overwrite_output_dir": bool,
     "dataset": str,
     "model_name": str,
-    "run_name": str,
-    "checkpoint_dir": str,
-    "restore_from": str,
+    "overwrite_output_dir": bool,
+    "per_device_train_batch_size": int,
+    "gradient_accumulation_steps": int,
     "accumulate_gradients": int,
     "only_train_transformer_layers": bool,
-    "use_memory_saving_gradients": bool,
-    "optimizer": str,
-    "max_checkpoints": int,
-    "print_every": int,
-    "sample_num": int,
+    "bf16": bool,
+    "fp16": bool,
+    "use_cpu": bool,
     "multi_gpu": bool,
+    "prediction_loss_only": bool,
 }
 
 
+def _kind_of(word: str, kinds: dict[str, Any]) -> Any:
+    """What a value of their word is: what ours is, where it has a field of ours."""
+    return KINDS.get(word) or kinds.get(words.NAMES.get(word, ""), str)
+
+
 def _theirs(function: Any) -> Any:
-    """Their flags, out of sight in --help."""
-    for name, kind in THEIRS.items():
-        spelt = f"--{name.replace('_', '-')}"
+    """Other trainers' flags, out of sight in --help; what they mean is told in `train.words`."""
+    kinds = field_kinds(TrainConfig)
+    for word in (*words.NAMES, *words.TOLD, *words.RULES):
+        kind = _kind_of(word, kinds)
         flag = {"is_flag": True, "default": None} if kind is bool else {"type": kind}
-        function = click.option(spelt, name, hidden=True, **flag)(function)
+        spelt = f"--{word.replace('_', '-')}"
+        function = click.option(spelt, word, hidden=True, **flag)(function)
     return function
 
 
@@ -78,18 +70,21 @@ differ from ours they are not listed here. The same command with --resume goes o
 @click.option("--allow-changes", is_flag=True, default=None, help="Of --resume: other settings.")
 @click.option("--overwrite", is_flag=True, default=None, help="Replace the run in --out.")
 @click.option("--json", "as_json", is_flag=True, help="Every record as a line of JSON on stdout.")
-@dataclass_options(TrainConfig)
+@dataclass_options(TrainConfig, defaults=TUNING)
 @_theirs
 def command(text: tuple[str, ...], as_json: bool, **flags: Any) -> None:
     """Train a model on TEXT: files, folders or patterns, of any kind that prepare reads."""
-    from gpt2lab.train.finetune import prepare_run, translate
+    from gpt2lab.train.finetune import prepare_run
 
     given = {name: value for name, value in flags.items() if value is not None and value != ()}
     with joined(given.get("device")) as group:
         say = teller(group)
-        ours, notes = translate(given, group.world)
+        ours, notes = words.translate(given, group.world)
         for note in notes:
             say(note)
-        texts = text or tuple(filter(None, [ours.pop("text", None)]))
+        named = ours.pop("text", None)
+        if text and named:
+            raise InputError("the text is given twice, as an argument and by --dataset; give one")
+        texts = text or tuple(filter(None, [named]))
         with prepare_run(texts, ours, group=group, say=say) as run:
             follow(run, as_json=as_json)

@@ -76,6 +76,13 @@ def _flags(name: str, kind: Any) -> list[str]:
     return [_SHORT[name], flag] if name in _SHORT else [flag]
 
 
+def field_kinds(cls: Any) -> dict[str, Any]:
+    """Name -> the kind of a field's value on the command line: int, float, bool or str."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    kinds = {name: typing.get_args(hint)[0] for name, hint in hints.items()}
+    return {name: bool if kind is bool else _kind(kind) for name, kind in kinds.items()}
+
+
 def dataclass_options(
     cls: Any, skip: tuple[str, ...] = (), defaults: Mapping[str, Any] | None = None
 ) -> Callable[[F], F]:

@@ -54,11 +54,11 @@ from its last checkpoint, to the same weights.""",
 @click.option("--heads", type=int, help="Of a new model.  [6]")
 @click.option("--width", type=int, help="Of a new model.  [384]")
 @click.option("--context", type=int, help="Of a new model: the longest text.  [256]")
-@click.option("--init", default="paper", metavar="KIND", help="paper, openai or hf.  [paper]")
+@click.option("--init", metavar="KIND", help="paper, openai or hf.  [paper]")
 @click.option("--vocabulary", metavar="MODEL", help="For texts.  [the model's, else GPT-2's]")
 @click.option("--weights", metavar="W,W", help="The share of each DATA, as in 0.65,0.35.")
 @click.option("--val", metavar="PATH", help="Validate on this.  [what prepare held out]")
-@click.option("--held-out", type=float, default=0.01, help="Share of texts held out.  [0.01]")
+@click.option("--held-out", type=float, help="Share of texts held out.  [0.01]")
 @reading_options
 @click.option("--which-data", type=int, metavar="STEP", help="Show the texts of a step; no run.")
 @click.option("--dry-run", is_flag=True, help="Take one step of a made-up group; tell its memory.")
@@ -117,12 +117,14 @@ def _model(flags: dict[str, Any]) -> Checkpoint | None:
     given = [name for name in ("size", *SHAPE) if flags[name] is not None]
     if flags["model"] is None:
         return None
+    if flags["init"] is not None:
+        raise InputError("--init is for a new model, --model brings its own; give one of them")
     if given:
         raise InputError(f"--model has a shape of its own; leave out --{given[0]}, or --model")
     return weights.load(place(flags["model"]))
 
 
-def _vocabulary(flags: dict[str, Any], model: Checkpoint | None, data: tuple[str, ...]) -> Any:
+def _vocabulary(flags: dict[str, Any], model: Checkpoint | None) -> Any:
     """The vocabulary that texts are cut with: what was named, the model's, GPT-2's."""
     from gpt2lab import tokenizer
     from gpt2lab.commands.options import vocabulary
@@ -140,7 +142,7 @@ def _scratch(flags: dict[str, Any], first: Any) -> Checkpoint:
 
     end = first.tokenizer.end_token if first.tokenizer is not None else first.end_token
     config = _shape(flags, first.n_vocab, end)
-    params = reference.initialise(config, flags["seed"] or 0, flags["init"])
+    params = reference.initialise(config, flags["seed"] or 0, flags["init"] or "paper")
     return weights.Checkpoint(config, params, first.tokenizer, "scratch")
 
 
@@ -171,7 +173,9 @@ def joined(device: str | None) -> Iterator[Group]:
 
 
 def _train(data: tuple[str, ...], flags: dict[str, Any]) -> None:
-    if (flags["resume"] is None) == (flags["out"] is None):
+    if flags["resume"] is not None and flags["out"] is not None:
+        raise InputError("--out begins a run, --resume goes on with one; give one of them")
+    if flags["resume"] is None and flags["out"] is None:
         raise InputError("give --out for a new run, or --resume to go on with one")
     with joined(flags["device"]) as group:
         run = _resumed(data, flags, group) if flags["resume"] else _started(data, flags, group)
@@ -180,33 +184,64 @@ def _train(data: tuple[str, ...], flags: dict[str, Any]) -> None:
 
 
 def _started(data: tuple[str, ...], flags: dict[str, Any], group: Group) -> Run:
+    from gpt2lab.train import opening
+
+    settings, folder = _settings(flags), Path(flags["out"])
+    model = _model(flags)
+    vocabulary = _vocabulary(flags, model)
+    config = model.config if model else _shape(flags, vocabulary.n_vocab, None)
+    opening.check_early(settings, config, group)
+    lock = opening.claim(folder, flags["overwrite"], group)
+    try:
+        return _new(data, flags, settings, model, vocabulary, lock, group)
+    except BaseException:
+        opening.give_up(folder, lock, group)
+        raise
+
+
+def _new(
+    data: tuple[str, ...],
+    flags: dict[str, Any],
+    settings: TrainConfig,
+    model: Checkpoint | None,
+    vocabulary: Any,
+    lock: Any,
+    group: Group,
+) -> Run:
     from gpt2lab.train import opening, sources
 
-    settings, folder, say = _settings(flags), Path(flags["out"]), teller(group)
-    opening.check_folder(folder, flags["overwrite"])
-    opening.check_budget(settings)
-    model = _model(flags)
+    folder, say = Path(flags["out"]), teller(group)
     gathered = sources.gather(
-        data, folder / "data", weights=_numbers(flags["weights"]), val=flags["val"],
-        tokenizer=_vocabulary(flags, model, data), named=bool(flags["vocabulary"] or model),
-        held_out=flags["held_out"], force=flags["overwrite"], say=say, group=group,
-        **{name: flags[name] for name in READING if flags[name]},
+        data, opening.data_folder(folder, group), weights=_numbers(flags["weights"]),
+        val=flags["val"], tokenizer=vocabulary, named=bool(flags["vocabulary"] or model),
+        held_out=0.01 if flags["held_out"] is None else flags["held_out"], force=True, say=say,
+        group=group, **{name: flags[name] for name in READING if flags[name]},
     )  # fmt: skip
     begin = model or _scratch(flags, gathered.sets[0][0])
     if gathered.val is None:
         say("nothing is held out, so there is no validation; --val names a text for it")
     return opening.start(
-        folder, begin, gathered.sets, settings, val=gathered.val, overwrite=flags["overwrite"],
-        sources={"data": gathered.places(folder), "model": flags["model"]}, group=group, say=say,
+        folder, begin, gathered.sets, settings, val=gathered.val, lock=lock, group=group, say=say,
+        sources={"data": gathered.places(folder), "model": flags["model"]},
     )  # fmt: skip
+
+
+#: What is about a new run, and cannot be said of one that goes on.
+OF_A_START = (
+    "overwrite", "model", "size", *SHAPE, "init", "vocabulary", "weights", "val", "held_out",
+    *READING,
+)  # fmt: skip
 
 
 def _resumed(data: tuple[str, ...], flags: dict[str, Any], group: Group) -> Run:
     from gpt2lab.train import opening, sources
 
+    wrong = [name for name in OF_A_START if flags[name]]
+    if wrong:
+        flag = wrong[0].replace("_", "-")
+        raise InputError(f"--{flag} is for a new run; one that is resumed has it from its start")
     folder = Path(flags["resume"])
-    made = opening.described(folder)
-    old = TrainConfig.from_dict(made["settings"])
+    made, old = opening.described(folder), opening.settings_of(folder)
     settings = _settings(flags, old)
     gathered = sources.again(made["sources"], folder, data=data)
     return opening.resume(
@@ -249,8 +284,7 @@ def _batches(data: tuple[str, ...], flags: dict[str, Any]) -> Batches:
     from gpt2lab.train.data import Batches
 
     folder = Path(flags["resume"])
-    made = opening.described(folder)
-    s = TrainConfig.from_dict(made["settings"])
+    made, s = opening.described(folder), opening.settings_of(folder)
     gathered = sources.again(made["sources"], folder, data=data)
     assert s.block_size is not None
     return Batches(
@@ -262,7 +296,7 @@ def _dry_run(flags: dict[str, Any]) -> None:
     """Bytes of each process of a made-up group."""
     from gpt2lab.train import distributed
 
-    model, settings = _model(flags), _settings({**flags, "steps": 1})
+    model, settings = _model(flags), _settings(flags)
     config = model.config if model else _shape(flags, 50257, 50256)
     report = distributed.dry_run(config, settings, flags["world_size"] or 1)
     if flags["as_json"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from gpt2lab.train.run import Run
 
 EVERY = 10.0  # seconds between lines, where there is no terminal to draw a bar on
-INTERRUPTED = 130
+#: Exit codes of a run that was stopped and saved: 128 and the signal, as a shell has it.
+STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 #: Flags may be spelt with _ for -, as in other trainers.
 SPELLING = {"token_normalize_func": lambda word: word.replace("_", "-")}
@@ -64,7 +66,7 @@ class Stop:
     """
 
     def __init__(self) -> None:
-        self.signal = 0
+        self.signal: signal.Signals | None = None
 
     def __call__(self) -> bool:
         return bool(self.signal)
@@ -73,9 +75,10 @@ class Stop:
         """The signal handler."""
         if self.signal and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.signal = number
+        self.signal = signal.Signals(number)
         if number == signal.SIGINT:
-            click.echo("\nstopping after a save; Ctrl-C again leaves at once", err=True)
+            # not through Python's streams, which a handler may find in the middle of a write
+            os.write(2, b"\nstopping after a save; Ctrl-C again leaves at once\n")
 
 
 @contextmanager
@@ -166,8 +169,8 @@ def follow(run: Run, *, as_json: bool) -> None:
                 bar.close()
     if run.group.first and not as_json:
         _close(run, last)
-    if stop.signal == signal.SIGINT:
-        sys.exit(INTERRUPTED)
+    if last.get("kind") == "stopped":
+        sys.exit(STOPPED[stop.signal] if stop.signal else 0)
 
 
 def _show(bar: Bar, record: dict[str, Any]) -> None:

@@ -203,8 +203,8 @@ class Batches:
     """All batches of a run.
 
     blocks_per_epoch: samples after which every token was predicted once; of several sets, the sum.
-    steps_per_epoch: that in steps. fingerprint: of what is read and how it is cut, whatever the
-    seed and the batch.
+    steps_per_epoch: that in steps. fingerprint: of the sets and their weights, whatever is
+    made of them.
     """
 
     def __init__(
@@ -230,7 +230,7 @@ class Batches:
         self.blocks_per_epoch = sum(map(self._blocks, range(len(sets))))
         self.steps_per_epoch = self.blocks_per_epoch / batch
         weights = [weight for _, weight in sets]
-        read = [[data.fingerprint for data in self.sets], weights, block, order]
+        read = [[data.fingerprint for data in self.sets], weights]
         self.fingerprint = hashlib.sha256(json.dumps(read).encode()).hexdigest()
 
     def _blocks(self, which: int) -> int:

@@ -22,19 +22,24 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
-import torch
-import torch.distributed as dist
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from gpt2lab.config import Config
-from gpt2lab.errors import Failure, InputError
+from gpt2lab.errors import Failure, InputError, MissingExtraError
 from gpt2lab.files import reason
-from gpt2lab.train.model import GPT2
+from gpt2lab.train.model import GPT2  # the first to import torch, and to say which extra it is in
 from gpt2lab.train.optim import adamw
 from gpt2lab.train.precision import DTYPES, choose
 from gpt2lab.train.settings import TrainConfig
+
+try:
+    import torch
+    import torch.distributed as dist
+    from torch import nn
+    from torch.nn.parallel import DistributedDataParallel
+    from torch.utils._python_dispatch import TorchDispatchMode
+except ModuleNotFoundError:
+    raise MissingExtraError("training", "torch", "train") from None
+
 
 T = TypeVar("T")
 

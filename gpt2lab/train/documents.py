@@ -286,13 +286,15 @@ def _decoded(
 
 def _lines(texts: Iterator[str]) -> Iterator[str]:
     """Lines with their ends; only a line feed ends one."""
-    rest = ""
+    rest: list[str] = []  # of a line that is not over
     for text in texts:
-        *whole, rest = (rest + text).split("\n")
+        *whole, last = text.split("\n")
         for line in whole:
-            yield line + "\n"
-    if rest:
-        yield rest
+            yield "".join([*rest, line, "\n"])
+            rest = []
+        rest.append(last)
+    if last := "".join(rest):
+        yield last
 
 
 # --- text files -----------------------------------------------------------------------------------
@@ -399,8 +401,8 @@ def _column(source: Source, header: Sequence[str], name: str, there: str) -> int
 
 
 def _delimiter(line: str) -> str:
-    """What parts the columns: a comma, unless the header has none but tabs or semicolons."""
-    return next((sign for sign in (",", "\t", ";") if sign in line), ",")
+    """What parts the columns: a tab where the header has one, else a comma, else a semicolon."""
+    return next((sign for sign in ("\t", ",", ";") if sign in line), ",")
 
 
 def _rows(source: Source, lines: Iterator[str]) -> Iterator[tuple[int, list[str]]]:

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from gpt2lab import files
-from gpt2lab.errors import InputError, MissingExtraError
+from gpt2lab.errors import Failure, InputError, MissingExtraError
 
 Record = dict[str, Any]
 
@@ -224,7 +224,10 @@ class Journal:
             raise
         self._end += len(raw)
         if self._events:
-            self._events.write(record)
+            try:
+                self._events.write(record)
+            except Failure:  # the log has it; TensorBoard's files end here, until the next opening
+                self._events = None
 
     def close(self) -> None:
         """Write out what TensorBoard has not been given yet, and close the files."""

@@ -96,7 +96,8 @@ def total_steps(config: TrainConfig, batches: Batches) -> int | None:
     return None
 
 
-def _is_done(state: State, config: TrainConfig, total: int | None) -> bool:
+def is_done(state: State, config: TrainConfig, total: int | None) -> bool:
+    """Whether the budget is used up."""
     if total is not None:
         return state.step >= total
     return state.seconds >= 60 * (config.minutes or 0)
@@ -104,14 +105,16 @@ def _is_done(state: State, config: TrainConfig, total: int | None) -> bool:
 
 def rate(state: State, config: TrainConfig, total: int | None) -> float:
     """The learning rate of the next step. The warm-up is at most a tenth of the run."""
-    warmup = config.warmup if total is None else min(config.warmup, total // 10)
-    if state.step < warmup:
-        return config.learning_rate * (state.step + 1) / warmup
+    peak, warmup = config.learning_rate, config.warmup
     if total is None:
-        progress = state.seconds / (60 * (config.minutes or 1))
-    else:
-        progress = (state.step - warmup) / max(1, total - warmup)
-    return learning_rate(min(progress, 1), config.learning_rate, config.final, config.schedule)
+        done = state.seconds / (60 * (config.minutes or 1))
+        warm = max((state.step + 1) / max(1, warmup), 10 * done)
+        return learning_rate(min(done, 1), peak, config.final, config.schedule) * min(1, warm)
+    warmup = min(warmup, total // 10)
+    if state.step < warmup:
+        return peak * (state.step + 1) / warmup
+    progress = (state.step - warmup) / max(1, total - warmup)
+    return learning_rate(min(progress, 1), peak, config.final, config.schedule)
 
 
 # ---- One step.
@@ -214,7 +217,7 @@ def train(
     """
     total = total_steps(config, batches)
     group.check_batch(config)
-    while not _is_done(state, config, total):
+    while not is_done(state, config, total):
         start, lr = time.perf_counter(), rate(state, config, total)
         batch = batches.rows(state.step)
         done = one_step(state, batch, config, lr, group=group, stop=stop)
@@ -232,16 +235,25 @@ def train(
 
 
 @torch.no_grad()
-def evaluate(state: State, windows: Evaluation, size: int, *, group: Group = ALONE) -> float:
+def evaluate(
+    state: State,
+    windows: Evaluation,
+    size: int,
+    *,
+    group: Group = ALONE,
+    stop: Callable[[], bool] = lambda: False,
+) -> float | None:
     """The mean loss over the tokens of these windows, in the dtype that is trained in.
 
-    size: windows at once. The processes take turns; where the last round has nothing for one of
-    them, it computes the last windows again, uncounted: a divided model is only there while all
-    compute.
+    size: windows at once. stop: asked before each round; after a yes there is no loss. The
+    processes take turns; where the last round has nothing for one of them, it computes the last
+    windows again, uncounted: a divided model is only there while all compute.
     """
     state.objective.eval()
     total, rounds = 0.0, math.ceil(len(windows) / (size * group.world))
     for number in range(group.rank, rounds * group.world, group.world):
+        if group.any(stop()):
+            return None
         start = min(number * size, (len(windows) - 1) // size * size)
         tokens, targets = tensors(windows.rows(start, start + size), state.device)
         loss = float(state.objective(tokens, targets, 1.0))

@@ -28,6 +28,22 @@ def written_out(
     return scale * F.cross_entropy(logits.to(wide), targets, ignore_index=IGNORED, reduction="sum")
 
 
+def _logprobs(
+    p: torch.Tensor, logits: torch.Tensor, at: torch.Tensor, wide: torch.dtype
+) -> torch.Tensor:
+    """The logarithms of the probabilities p [R, V] at one place of each row, `at` [R, 1]: [R].
+
+    Where a probability is so small that it lost its digits, they come from the logits.
+    """
+    picked = p.gather(1, at)[:, 0]  # [R]
+    found = picked.log()
+    tiny = picked < 1e-30
+    if tiny.any():
+        exact = logits.log_softmax(-1, dtype=wide).gather(1, at)[:, 0]
+        found = torch.where(tiny, exact, found)
+    return found
+
+
 def _softmax_less_target(
     logits: torch.Tensor, targets: torch.Tensor, scale: float, wide: torch.dtype
 ) -> torch.Tensor:
@@ -35,13 +51,13 @@ def _softmax_less_target(
 
     A few rows at a time, so that what is in the wide dtype stays in the cache.
     """
-    total = torch.zeros((), dtype=wide)
+    total = torch.zeros((), dtype=wide, device=logits.device)
     few = max(1, CACHED // logits.shape[1])
     for rows, target in zip(logits.split(few), targets.split(few), strict=True):
         p = rows.softmax(-1, dtype=wide)  # [few, V]
         known = target != IGNORED
         at = torch.where(known, target, 0)[:, None]  # [few, 1]
-        total -= (p.gather(1, at)[:, 0].log() * known).sum()
+        total -= (_logprobs(p, rows, at, wide) * known).sum()
         p.scatter_add_(1, at, torch.full_like(at, -1, dtype=wide))
         p *= scale * known.to(wide)[:, None]
         rows.copy_(p)
@@ -69,9 +85,9 @@ class _InPieces(torch.autograd.Function):
         w = head.to(h.dtype)  # [V, E]
         wide = torch.promote_types(h.dtype, torch.float32)
         size = _rows(w, h.itemsize)
-        total = torch.zeros((), dtype=wide)
+        total = torch.zeros((), dtype=wide, device=h.device)
         dh, dw = torch.empty_like(h), None
-        logits = torch.empty(min(size, len(h)), len(w), dtype=h.dtype)  # [size, V]
+        logits = torch.empty(min(size, len(h)), len(w), dtype=h.dtype, device=h.device)
         for start in range(0, len(h), size):
             rows = h[start : start + size]  # [size, E]
             p = torch.mm(rows, w.t(), out=logits[: len(rows)])  # [size, V]

@@ -51,7 +51,10 @@ class Conv1D(nn.Module):
 
 
 class Norm(nn.Module):
-    """Layer normalisation; the gains stay in their own dtype, which is the more exact one."""
+    """Layer normalisation; the gains stay in their own dtype, which is the more exact one.
+
+    A CPU's kernel takes both dtypes as they are; elsewhere all of it is done in that of the gains.
+    """
 
     def __init__(self, n: int, epsilon: float) -> None:
         super().__init__()
@@ -60,7 +63,12 @@ class Norm(nn.Module):
         self.epsilon = epsilon
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.epsilon)
+        if x.dtype == self.weight.dtype or x.device.type == "cpu":
+            return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.epsilon)
+        wide = x.to(self.weight.dtype)
+        return F.layer_norm(wide, self.weight.shape, self.weight, self.bias, self.epsilon).to(
+            x.dtype
+        )
 
 
 def attend_written_out(

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-import torch
 
 from gpt2lab import __version__
 from gpt2lab.config import Config
-from gpt2lab.errors import InputError
-from gpt2lab.files import accessing, read_json, write_whole
+from gpt2lab.errors import InputError, MissingExtraError
+from gpt2lab.files import accessing, read_json, sync, write_whole
+from gpt2lab.tokenizer import Tokenizer
 from gpt2lab.train import checkpoint, journal, memory, model, precision
 from gpt2lab.train.data import Batches, evaluation
 from gpt2lab.train.distributed import ALONE, Group
@@ -30,7 +30,13 @@ from gpt2lab.train.shards import TokenSet, vocabulary_hash
 from gpt2lab.train.state import new_state
 from gpt2lab.weights import Checkpoint, huggingface
 
+try:
+    import torch
+except ModuleNotFoundError:
+    raise MissingExtraError("training", "torch", "train") from None
+
 Say = Callable[[str], None]
+DATA = "data"  # the folder of a run in which its texts are prepared
 
 
 def ready(settings: TrainConfig) -> tuple[TrainConfig, torch.device]:
@@ -47,7 +53,8 @@ def ready(settings: TrainConfig) -> tuple[TrainConfig, torch.device]:
     chosen = precision.choose(settings.dtype, device)
     if device.type == "cpu" and chosen == torch.float32:
         precision.quicken_float32()
-    return replace(settings, dtype=str(chosen).removeprefix("torch.")), device
+    named = str(chosen).removeprefix("torch.")
+    return replace(settings, dtype=named, device=str(device)), device
 
 
 def _locked(folder: Path, group: Group) -> filelock.BaseFileLock | None:
@@ -66,6 +73,21 @@ def _locked(folder: Path, group: Group) -> filelock.BaseFileLock | None:
     return lock if group.first else None
 
 
+def holds_run(folder: Path) -> bool:
+    """Whether there is a run. One that ended while it was made, before its first step, is none."""
+    if (folder / RUN).exists():
+        return True
+    return any(checkpoint.step_of(path.name) > 0 for path in checkpoint.all_of(folder))
+
+
+def _check_folder(folder: Path, overwrite: bool) -> None:
+    if holds_run(folder) and not overwrite:
+        raise InputError(
+            f"{folder} holds a run already; go on with --resume, replace it with --overwrite, or "
+            "choose another folder"
+        )
+
+
 def _check_block(settings: TrainConfig, config: Config) -> TrainConfig:
     block = settings.block_size or config.n_ctx
     if block > config.n_ctx:
@@ -74,6 +96,44 @@ def _check_block(settings: TrainConfig, config: Config) -> TrainConfig:
             "lower it, or make a model with a longer context"
         )
     return replace(settings, block_size=block)
+
+
+def check_budget(settings: TrainConfig) -> None:
+    """Raise InputError where nothing says how long to train."""
+    if all(getattr(settings, name) is None for name in BUDGETS):
+        raise InputError(f"no budget; give one of {', '.join(BUDGETS)}")
+
+
+def check_early(settings: TrainConfig, config: Config, group: Group) -> None:
+    """Raise InputError for settings that cannot be, before hours go into preparing texts."""
+    check_budget(settings)
+    _check_block(settings, config)
+    group.check_batch(settings)
+    ready(settings)
+
+
+def claim(folder: Path, overwrite: bool, group: Group) -> filelock.BaseFileLock | None:
+    """Make the folder of a new run and hold it; the first process's lock, None on the others.
+
+    Raises InputError for one that holds a run which is not to be replaced, or that is in use.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; choose another name for the run's folder")
+    with accessing(folder, "written"):
+        folder.mkdir(parents=True, exist_ok=True)
+    group.agree(lambda: _check_folder(folder, overwrite))
+    return _locked(folder, group)
+
+
+def data_folder(folder: Path, group: Group) -> Path:
+    """Where the texts of a new run are prepared: never where those of a run that is there are."""
+
+    def free() -> Path:
+        names = [DATA, *(f"{DATA}-{number}" for number in range(2, 1000))]
+        taken = holds_run(folder)
+        return next(folder / n for n in names if not (taken and (folder / n).exists()))
+
+    return group.agree(free)
 
 
 def _check_vocabulary(sets: Sequence[TokenSet], start: Checkpoint) -> None:
@@ -91,26 +151,7 @@ def _check_vocabulary(sets: Sequence[TokenSet], start: Checkpoint) -> None:
             )
 
 
-def check_budget(settings: TrainConfig) -> None:
-    """Raise InputError where nothing says how long to train."""
-    if all(getattr(settings, name) is None for name in BUDGETS):
-        raise InputError(f"no budget; give one of {', '.join(BUDGETS)}")
-
-
-def check_folder(folder: Path, overwrite: bool) -> None:
-    """Raise InputError for a folder that holds a run, unless that is to be replaced."""
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; choose another name for the run's folder")
-    there = (folder / RUN).exists() or (folder.is_dir() and checkpoint.all_of(folder))
-    if there and not overwrite:
-        raise InputError(
-            f"{folder} holds a run already; go on with --resume, replace it with --overwrite, or "
-            "choose another folder"
-        )
-
-
 def _made(
-    folder: Path,
     sets: Sequence[TokenSet],
     settings: TrainConfig,
     start: Checkpoint,
@@ -120,7 +161,6 @@ def _made(
     return {
         "format": 1,
         "gpt2lab": __version__,
-        "command": sources.get("command"),
         "settings": settings.to_dict(),
         "config": start.config.to_dict(),
         "model": sources.get("model"),
@@ -129,6 +169,19 @@ def _made(
             {"name": s.name, "tokens": s.n_tokens, "fingerprint": s.fingerprint} for s in sets
         ],
     }
+
+
+def _check_prompts(settings: TrainConfig, config: Config, tokenizer: Tokenizer | None) -> None:
+    """Raise InputError for a prompt that no sample could begin with, before hours are spent."""
+    for prompt in settings.prompts:
+        if tokenizer is None:
+            raise InputError(f"the prompt {prompt!r} cannot be encoded: there is no vocabulary")
+        length = len(tokenizer.encode(prompt))
+        if length >= config.n_ctx:
+            raise InputError(
+                f"the prompt {prompt[:40]!r} has {length} tokens, the model's context is "
+                f"{config.n_ctx}; shorten it"
+            )
 
 
 def _run(
@@ -163,6 +216,7 @@ def _run(
         if why is not None:
             say(f"torch.compile does not work here and is left out: {why}")
     tokenizer = start.tokenizer or sets[0][0].tokenizer
+    _check_prompts(settings, start.config, tokenizer)
     return Run(
         folder, settings, state, batches, windows, tokenizer, made, lock, group,
         generation=dict(start.generation),
@@ -182,6 +236,7 @@ def start(
     val: TokenSet | None = None,
     sources: dict[str, Any] | None = None,
     overwrite: bool = False,
+    lock: filelock.BaseFileLock | None = None,
     group: Group = ALONE,
     say: Say = lambda line: None,
 ) -> Run:
@@ -189,34 +244,56 @@ def start(
 
     begin: the model as it is at first, fresh (`scratch`) or from anywhere (`weights.load`). sets:
     token sets with their weights. val: what is validated on. sources: where model and data came
-    from, for `resume`. say: is told what is left out. Raises InputError for all that does
-    not go together.
+    from, for `resume`. lock: what `claim` gave, where that was called before. say: is told what is
+    left out. Raises InputError for all that does not go together; what was there is then untouched.
     """
     folder = Path(folder)
     say = say if group.first else _unheard
     check_budget(settings)
     settings, device = ready(_check_block(settings, begin.config))
     _check_vocabulary([s for s, _ in sets] + ([val] if val else []), begin)
-    with accessing(folder, "written"):
-        folder.mkdir(parents=True, exist_ok=True)
-    lock = _locked(folder, group)
+    lock = lock or claim(folder, overwrite, group)
     try:
-        group.agree(lambda: check_folder(folder, overwrite))
-        group.agree(lambda: _make_room(folder))
-        made = _made(folder, [s for s, _ in sets], settings, begin, sources or {})
+        made = _made([s for s, _ in sets], settings, begin, sources or {})
         run = _run(folder, settings, begin, sets, val, made, lock, group, device, say)
-        if group.first:
-            write_whole(folder / RUN, json.dumps(made, indent=2, ensure_ascii=False) + "\n")
+        group.agree(lambda: _make_room(folder, made))
+        run.save()  # before run.json: a run can be resumed from the moment that it is one
+        group.agree(lambda: _describe(folder, made))
     except BaseException:
         if lock is not None:
             lock.release()
         raise
-    group.barrier()
     return run
 
 
-def _make_room(folder: Path) -> None:
-    """Remove the run that a folder holds."""
+def _describe(folder: Path, made: dict[str, Any]) -> None:
+    write_whole(folder / RUN, json.dumps(made, indent=2, ensure_ascii=False) + "\n")
+    sync(folder / RUN)
+    sync(folder)
+
+
+def _drop_data(folder: Path, made: dict[str, Any]) -> None:
+    """Remove what was prepared in a run's folder and is not the run's that `made` describes."""
+    used = {Path(path).parts[0] for path in made["sources"].get("paths", ()) if path}
+    for path in folder.glob(f"{DATA}*"):
+        if path.is_dir() and path.name not in used:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def give_up(folder: Path, lock: filelock.BaseFileLock | None, group: Group) -> None:
+    """Let go of a folder in which no run came about: one that was there is as it was.
+
+    Texts that were prepared for a first run stay, as they may have taken long.
+    """
+    if group.first and (folder / RUN).is_file():
+        _drop_data(folder, read_json(folder / RUN))
+    if lock is not None:
+        lock.release()
+
+
+def _make_room(folder: Path, made: dict[str, Any]) -> None:
+    """Remove the run that a folder holds, its data too; not those of the new one."""
+    _drop_data(folder, made)
     for path in checkpoint.all_of(folder):
         shutil.rmtree(path)
     checkpoint.clear(folder)
@@ -230,6 +307,13 @@ def described(folder: Path) -> dict[str, Any]:
     if not (folder / RUN).is_file():
         raise InputError(f"{folder} holds no run ({RUN} is missing); check the path")
     return read_json(folder / RUN)
+
+
+def settings_of(folder: Path) -> TrainConfig:
+    """The settings that a run goes on with: those of its newest whole checkpoint."""
+    described(folder)
+    newest = checkpoint.newest_whole(folder, _unheard)
+    return TrainConfig.from_dict(read_json(newest / STATE)["settings"])
 
 
 def resume(

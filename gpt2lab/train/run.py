@@ -28,7 +28,6 @@ from typing import Any
 import filelock
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
 from gpt2lab.config import Config
 from gpt2lab.errors import Failure, MissingExtraError
@@ -44,6 +43,7 @@ from gpt2lab.weights import Checkpoint, huggingface
 
 RUN, STATE, OPTIMIZER = "run.json", "state.json", "optimizer.safetensors"
 BEST = "best"
+ENDED = "the run is over: its budget is used up; more of it is a change of settings"
 IN_A_ROW = 10  # skipped steps after which a run is taken for lost
 
 Record = dict[str, Any]
@@ -58,13 +58,23 @@ def flops_per_token(config: Config, block: int) -> float:
     return 6.0 * matrices + 12.0 * config.n_layer * block * E
 
 
+def _never() -> bool:
+    return False
+
+
+def _device_name(device: str) -> str:
+    if torch.device(device).type != "cuda":
+        return device
+    return f"{device} {torch.cuda.get_device_name(device)}"
+
+
 def environment(settings: TrainConfig, group: Group) -> dict[str, Any]:
     """What the last bits of a step depend on, besides the settings."""
     return {
         "torch": torch.__version__,
         "machine": platform.machine(),
         "processor": torch.backends.cpu.get_cpu_capability(),
-        "device": str(torch.device(settings.device or "cpu")),
+        "device": _device_name(settings.device or "cpu"),
         "threads": torch.get_num_threads(),
         "world": group.world,
     }
@@ -92,8 +102,10 @@ class Run:
     waited: int = 0
     generation: dict[str, Any] = field(default_factory=dict)
     _saved: int = -1
+    _validated: int = -1
     _skipped: int = 0
     _peak: float = 0.0
+    _stop: Stop = _never
     _journal: journal.Journal | None = None
     _unlogged: list[Record] = field(default_factory=list)
 
@@ -128,7 +140,7 @@ class Run:
         config = self.state.model.config
         return Checkpoint(config, params, self.tokenizer, "huggingface", None, self.generation)
 
-    def _state(self, updates: int) -> dict[str, Any]:
+    def _state(self, updates: dict[str, int]) -> dict[str, Any]:
         """Everything but the tensors. There are no random states: each step seeds its own."""
         return {
             "format": 1,
@@ -140,6 +152,7 @@ class Run:
             "skipped_in_a_row": self._skipped,
             "best": self.best,
             "waited": self.waited,
+            "validated": self._validated,
             "data": self.batches.fingerprint,
             "settings": self.settings.to_dict(),
             "environment": environment(self.settings, self.group),
@@ -159,20 +172,20 @@ class Run:
         self,
         folder: Path,
         params: dict[str, np.ndarray[Any, Any]],
-        updates: int,
+        updates: dict[str, int],
         kept: dict[str, torch.Tensor] | None,
     ) -> None:
         with accessing(folder, "written"):
             huggingface.save(self.checkpoint(params), folder)
             if kept is not None:
-                tensors = {n: t.detach().cpu().contiguous() for n, t in kept.items()}
-                save_file(tensors, folder / OPTIMIZER)
+                arrays = {name: value.detach().cpu().numpy() for name, value in kept.items()}
+                huggingface.write_safetensors(folder / OPTIMIZER, arrays)
             write_json(folder / STATE, self._state(updates))
 
     def _tidy(self) -> None:
         """Name the best checkpoint, and delete old ones."""
         best = checkpoint.name_of(self.best["step"]) if self.best else None
-        if best is not None:
+        if best is not None and (self.folder / best).is_dir():
             checkpoint.point(self.folder, BEST, best)
         checkpoint.prune(self.folder, self.settings.save_total_limit, best)
 
@@ -196,6 +209,7 @@ class Run:
         self.state.window.restore(values["window"])
         self.best, self.waited = values["best"], values["waited"]
         self._skipped, self._saved = values["skipped_in_a_row"], values["step"]
+        self._validated = values["validated"]
 
     # ---- What is told.
 
@@ -242,11 +256,14 @@ class Run:
         told = f"step {step.step}: {step.skipped}"
         look = f"gpt2lab train --resume {self.folder} --which-data {step.step} shows its texts"
         if self.settings.on_spike == "stop":
-            raise Failure(f"{told}; the update was not made, the run stops as told; {look}")
+            raise Failure(
+                f"{told}; the update was not made, the run stops as told; go on past it with "
+                f"--resume {self.folder} --on-spike skip --allow-changes; {look}"
+            )
         if self._skipped >= IN_A_ROW:
             raise Failure(
                 f"{told}; that is the {IN_A_ROW}th step in a row, the run is taken for lost: "
-                f"resume it with a lower learning rate; {look}"
+                f"resume it with a lower --learning-rate and --allow-changes; {look}"
             )
         if self.settings.on_spike == "back":
             yield from self._back()
@@ -269,14 +286,17 @@ class Run:
         """The loss on what was held out; a checkpoint when it is the best so far."""
         assert self.windows is not None
         size = self.settings.micro_batch or self.settings.batch_size // self.group.world
-        loss = loop.evaluate(self.state, self.windows, size, group=self.group)
+        loss = loop.evaluate(self.state, self.windows, size, group=self.group, stop=self._stop)
+        if loss is None:
+            return
         is_best = math.isfinite(loss) and (self.best is None or loss < self.best["loss"])
-        self.waited = 0 if is_best else self.waited + 1
-        if is_best:
-            self.best = {"step": self.state.step, "loss": loss}
+        self.waited, self._validated = 0 if is_best else self.waited + 1, self.state.step
         yield self._told({"kind": "val", "step": self.state.step, "loss": loss, "best": is_best})
         if is_best:
+            before, self.best = self.best, {"step": self.state.step, "loss": loss}
             yield from self._try_to_save()
+            if self._saved != self.state.step:  # what is not on the disk is not the best there
+                self.best = before
 
     def _try_to_save(self) -> Iterator[Record]:
         """A checkpoint; where the disk is full the run goes on, and says so."""
@@ -286,10 +306,18 @@ class Run:
             yield self._told({"kind": "not_saved", "step": self.state.step, "why": str(error)})
 
     def samples(self) -> Iterator[Record]:
-        """What the model writes now after each of the prompts, the same draws every time."""
-        params = self.params()
-        if not self.group.first or self.tokenizer is None:
-            return
+        """What the model writes now after each of the prompts, the same draws every time.
+
+        The first process writes, and the others wait.
+        """
+        if not self.group.any(self._stop()):
+            params = self.params()
+            if self.group.first and self.tokenizer is not None:
+                yield from self._written(params)
+            self.group.barrier()
+
+    def _written(self, params: dict[str, np.ndarray[Any, Any]]) -> Iterator[Record]:
+        assert self.tokenizer is not None
         lm = LM(self.checkpoint(params), engine="numpy")
         for prompt in self.settings.prompts or (None,):
             start: Any = prompt
@@ -310,6 +338,7 @@ class Run:
         iterating can `save` himself. Raises Failure for a run that is lost, or told to stop at a
         spike.
         """
+        self._stop = stop
         if self.group.first:
             events = importlib.util.find_spec("tensorboardX") is not None
             self._journal = journal.Journal(self.folder, after=self.state.step, tensorboard=events)
@@ -317,12 +346,14 @@ class Run:
         self._peak = precision.matmul_speed(precision.DTYPES[self.settings.dtype], device)
         flops = flops_per_token(self.state.model.config, self.batches.block)
         kind = "resume" if self.state.step else "start"
+        if self.group.agree(self._has_ended):
+            yield {"kind": "note", "step": self.state.step, "text": ENDED}
+            return
         yield self._told({"kind": kind, "step": self.state.step, **self.made})
-        if kind == "start" and self._saved < 0:
-            yield from self._try_to_save()  # so that there is always a state to go back to
-        for step in loop.train(
-            self.state, self.batches, self.settings, group=self.group, stop=stop
-        ):
+        if self._owes_a_validation(self.state.step):
+            yield from self.validate()
+        steps = loop.train(self.state, self.batches, self.settings, group=self.group, stop=stop)
+        while not self._is_early() and (step := next(steps, None)) is not None:
             self._skipped = self._skipped + 1 if step.skipped else 0
             if step.step % self.settings.log_every == 0 or step.skipped:
                 yield self._told(self._step_record(step, flops))
@@ -331,27 +362,44 @@ class Run:
             if step.skipped:
                 yield from self._after_a_spike(step)
             yield from self._due(step.step)
-            if self.settings.patience and self.waited >= self.settings.patience:
-                break
         yield from self._end(self.group.any(stop()))
+
+    def _has_ended(self) -> bool:
+        """Whether the run was over when it was left."""
+        over = self._is_early() or loop.is_done(self.state, self.settings, self.total)
+        ends = {"kind": "end", "step": self.state.step}.items()
+        return over and any(
+            ends <= record.items() for record in journal.read(self.folder / journal.NAME)
+        )
+
+    def _is_early(self) -> bool:
+        """Whether validation has not got better for as long as the settings wait."""
+        return 0 < self.settings.patience <= self.waited
+
+    def _owes_a_validation(self, step: int) -> bool:
+        """Whether one is due after this step and was not done; a stop may have cut it off."""
+        every = self.settings.val_every
+        return bool(
+            self.windows and step and every and step % every == 0 and self._validated != step
+        )
 
     def _due(self, step: int) -> Iterator[Record]:
         """What is done beside training after this step."""
         s = self.settings
-        if self.windows and s.val_every and step % s.val_every == 0:
+        if self._owes_a_validation(step):
             yield from self.validate()
-        if s.sample_every and step % s.sample_every == 0:
-            yield from self.samples()
         if s.save_every and step % s.save_every == 0 and self._saved != step:
             yield from self._try_to_save()
+        if s.sample_every and step % s.sample_every == 0:
+            yield from self.samples()
 
     def _end(self, stopped: bool) -> Iterator[Record]:
         """The last validation, checkpoint and report. Stopped: the checkpoint only."""
         step = self.state.step
-        early = self.settings.patience and self.waited >= self.settings.patience
         s = self.settings
-        if not stopped and self.windows and not (s.val_every and step % s.val_every == 0):
+        if not stopped and self.windows and self._validated != step:
             yield from self.validate()
+            stopped = self.group.any(self._stop())
         if self._saved != step:
             yield self._told(self.save())
         if stopped:
@@ -359,7 +407,7 @@ class Run:
             return
         if s.sample_every and step % s.sample_every:
             yield from self.samples()
-        why = "no better validation" if early else "the budget is used up"
+        why = "no better validation" if self._is_early() else "the budget is used up"
         yield self._told(
             {
                 "kind": "end",

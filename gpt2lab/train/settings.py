@@ -15,6 +15,19 @@ from gpt2lab.errors import InputError
 BUDGETS = ("steps", "epochs", "tokens", "minutes")
 
 
+#: What a tuning run differs in from one from scratch, where nothing else is said.
+TUNING: dict[str, Any] = {
+    "epochs": 3.0,
+    "batch_size": 8,
+    "block_size": 128,
+    "learning_rate": 1e-4,
+    "warmup": 20,
+    "weight_decay": 0.01,
+    "val_every": 100,
+    "sample_every": 100,
+}
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """Every setting of a run. Values out of range raise an error naming value and limit.
@@ -25,8 +38,10 @@ class TrainConfig:
 
     steps: Annotated[int | None, "budget: so many updates"] = None
     epochs: Annotated[float | None, "budget: so many passes over the data"] = None
-    tokens: Annotated[int | None, "budget: so many tokens"] = None
-    minutes: Annotated[float | None, "budget: so much time; the one that cannot be repeated"] = None
+    tokens: Annotated[int | None, "budget: so many tokens, counted in whole blocks"] = None
+    minutes: Annotated[
+        float | None, "budget: so much time in steps; such a run cannot be repeated"
+    ] = None
 
     batch_size: Annotated[int, "texts a step, over all processes"] = 16
     micro_batch: Annotated[
@@ -39,7 +54,9 @@ class TrainConfig:
     final_learning_rate: Annotated[float | None, "at the end; a tenth of the peak if not given"] = (
         None
     )
-    warmup: Annotated[int, "steps in which the learning rate rises to its peak"] = 100
+    warmup: Annotated[
+        int, "steps in which the rate rises to its peak; at most a tenth of the run"
+    ] = 100
     schedule: Annotated[str, "how it falls: cosine, linear or constant"] = "cosine"
     beta1: Annotated[float, "of AdamW"] = 0.9
     beta2: Annotated[float, "of AdamW"] = 0.95
@@ -57,7 +74,7 @@ class TrainConfig:
     parallel: Annotated[str, "on several processes: 'ddp', or 'fsdp' where one cannot hold all"] = (
         "ddp"
     )
-    device: Annotated[str | None, "cpu, cuda, mps; the best there is when not given"] = None
+    device: Annotated[str | None, "cpu, cuda or mps; cuda where there is one, else cpu"] = None
     threads: Annotated[int | None, "of a CPU; one a core when not given"] = None
 
     on_spike: Annotated[str, "'skip' the step, go 'back' to the last saved one, or 'stop'"] = "skip"
@@ -71,7 +88,9 @@ class TrainConfig:
     save_total_limit: Annotated[int, "checkpoints kept beside the best; 0 is all"] = 2
     sample_every: Annotated[int, "steps between samples; 0 is never"] = 500
     sample_length: Annotated[int, "tokens of a sample"] = 60
-    prompts: Annotated[tuple[str, ...], "what samples begin with; the start of a text if none"] = ()
+    prompts: Annotated[
+        tuple[str, ...], "what a sample begins with, again for more; the start of a text if none"
+    ] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompts", tuple(self.prompts))

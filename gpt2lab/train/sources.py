@@ -109,7 +109,8 @@ def _opened(
         tokens = open_set(path, "train", tokenizer)
         if tokens is None:
             raise InputError(
-                f"{path} holds no tokens to train on any more; prepare the texts again"
+                f"{path} holds no tokens to train on; a run that is resumed finds its data by "
+                "itself, leave them out, or name the prepared folder where it has moved"
             )
         sets.append((tokens, weight))
     held = [val] if val is not None else paths

@@ -53,15 +53,18 @@ def new_state(
     return State(gpt, objective, optimizer, Window(settings.spike_sigma))
 
 
-def moments(state: State) -> tuple[int, dict[str, torch.Tensor]]:
-    """How many updates AdamW has made, and what it keeps, by names; nothing before the first."""
+def moments(state: State) -> tuple[dict[str, int], dict[str, torch.Tensor]]:
+    """How many updates AdamW has made of each parameter, and what it keeps, by names.
+
+    Nothing before the first. The counts differ where what is trained was changed on the way.
+    """
     kept: dict[str, torch.Tensor] = {}
-    updates = 0
+    updates: dict[str, int] = {}
     for name, parameter in state.model.named_parameters():
         own = state.optimizer.state.get(parameter, {})
         for moment in MOMENTS:
             if moment in own:
-                kept[f"{moment}.{name}"], updates = own[moment], int(own["step"])
+                kept[f"{moment}.{name}"], updates[name] = own[moment], int(own["step"])
     return updates, kept
 
 
@@ -75,11 +78,11 @@ def room_for_moments(state: State) -> dict[str, torch.Tensor]:
     }
 
 
-def give_moments(state: State, updates: int, kept: dict[str, torch.Tensor]) -> None:
+def give_moments(state: State, updates: dict[str, int], kept: dict[str, torch.Tensor]) -> None:
     """The inverse of `moments`; the tensors become the optimiser's own."""
     state.optimizer.state.clear()
     for name, parameter in state.model.named_parameters():
         own = {m: kept[f"{m}.{name}"] for m in MOMENTS if f"{m}.{name}" in kept}
         if own:
-            step = torch.tensor(float(updates), device=parameter.device)
+            step = torch.tensor(float(updates[name]), device=parameter.device)
             state.optimizer.state[parameter] = {"step": step, **own}
