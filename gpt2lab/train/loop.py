@@ -182,7 +182,8 @@ def one_step(
     parts has the gradient of the batch. Processes average gradients, hence `world` in the scale.
     """
     state.objective.train()
-    torch.manual_seed(_seed(config.seed, state.step, group.rank))
+    if config.dropout:
+        torch.manual_seed(_seed(config.seed, state.step, group.rank))
     count = int(batch.lengths.sum())
     scale = group.world / count
     loss = _gradients(state, _parts(batch, config, group), scale, group, stop)

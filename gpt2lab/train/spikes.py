@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable
-from statistics import fmean, pstdev
 from typing import Any
 
 SIZE = 128
@@ -44,7 +43,10 @@ class Window:
         values = list(before)
         if not self.sigma or len(values) < SIZE // 2:
             return None
-        most = fmean(values) + self.sigma * pstdev(values)
+        mean = math.fsum(values) / len(values)
+        most = mean + self.sigma * math.sqrt(
+            math.fsum((v - mean) ** 2 for v in values) / len(values)
+        )
         if value <= most:
             return None
         return (
