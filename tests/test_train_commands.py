@@ -89,6 +89,14 @@ def test_a_finished_run_can_be_made_longer_when_told(run):
     assert steps == [7, 8]
 
 
+def test_a_run_that_is_over_says_so(text, tmp_path):
+    folder = tmp_path / "run"
+    gpt2lab("train", text, "--out", folder, *SMALL, "--steps", 2, "--vocabulary", FABLE)
+    done = gpt2lab("train", "--resume", folder)
+    assert "the run is over" in done.stderr
+    assert done.stdout == ""
+
+
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"]
 )

@@ -186,7 +186,9 @@ def _close(run: Run, last: dict[str, Any]) -> None:
         click.echo(f"stopped and saved after step {last['step']}; to go on:", err=True)
         click.echo(f"  gpt2lab train --resume {run.folder}", err=True)
         return
-    best = last.get("best")
+    if last.get("kind") != "end":  # it was over before
+        return
+    best = last["best"]
     held = f", best validation loss {best['loss']:.4f} at step {best['step']}" if best else ""
-    click.echo(f"{run.folder}: {last.get('step')} steps, {last.get('why')}{held}")
+    click.echo(f"{run.folder}: {last['step']} steps, {last['why']}{held}")
     click.echo(f'  gpt2lab generate --model {run.folder} "..."', err=True)
