@@ -460,7 +460,7 @@ def torchrun(world, folder, parallel, seconds="0"):
 def after_another_save(folder, pause="0.05"):
     """A job that has got further than the ones before it."""
     before, job = step_of(folder), torchrun(2, folder, "ddp", pause)
-    wait_for(lambda: step_of(folder) > before, lambda: job.poll() is None)
+    wait_for(lambda: step_of(folder) > max(before, 0), lambda: job.poll() is None)
     return job
 
 
@@ -654,12 +654,13 @@ if __name__ == "__main__":  # one process of torchrun's: a run that is started, 
     where, how, pause = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
     asked_to_stop = _stopped_by_sigterm()
     mine = distributed.join("cpu", timeout=30)
+    where.mkdir(exist_ok=True)
+    (where / f"pid-{mine.rank}").write_text(str(os.getpid()))
     hurry()
     if (where / "run.json").exists():
         training = helpers.resume(where, group=mine)
     else:
         training = begin(where, mine, dropout=0.1, steps=30, parallel=how, save_every=2)
-    (where / f"pid-{mine.rank}").write_text(str(os.getpid()))
     with training:
         for told in training.go(asked_to_stop):
             if told["kind"] == "step":

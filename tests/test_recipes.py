@@ -129,7 +129,7 @@ def test_fable(recipe, tmp_path):
     assert manifests[1]["splits"]["val"]["documents"] == 16
     begun = [record["prompt"] for record in records(tmp_path / "out/run", "sample")]
     assert begun[0] == "Once upon a time"
-    assert "resuming" in recipe("fable.sh", "out", **small).stderr
+    assert "the run is over" in recipe("fable.sh", "out", **small).stderr
 
 
 def test_finetune(recipe, tmp_path):
