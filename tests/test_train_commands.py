@@ -155,6 +155,17 @@ def test_a_wrong_overwrite_leaves_the_run_able_to_go_on(text, tmp_path):
     assert [path.name for path in folder.glob("data*")] == ["data-2"]
 
 
+def test_texts_are_prepared_once_for_two_attempts(text, tmp_path):
+    """And again when the second attempt wants them otherwise."""
+    words = ["train", text, "--out", tmp_path / "run", *SMALL, "--steps", 2, "--vocabulary", FABLE]
+    assert gpt2lab(*words, "--prompts", "x " * 99, check=False).returncode == 2
+    made = (tmp_path / "run" / "data" / "train-00000.tokens").stat().st_mtime_ns
+    assert gpt2lab(*words, "--prompts", "x " * 99, check=False).returncode == 2
+    assert (tmp_path / "run" / "data" / "train-00000.tokens").stat().st_mtime_ns == made
+    gpt2lab(*words, "--held-out", 0.5)
+    assert (tmp_path / "run" / "data" / "train-00000.tokens").stat().st_mtime_ns != made
+
+
 def test_finetune_understands_other_trainers(text, tmp_path):
     folder = tmp_path / "out"
     done = gpt2lab(

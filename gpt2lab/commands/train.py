@@ -214,7 +214,7 @@ def _new(
     gathered = sources.gather(
         data, opening.data_folder(folder, group), weights=_numbers(flags["weights"]),
         val=flags["val"], tokenizer=vocabulary, named=bool(flags["vocabulary"] or model),
-        held_out=0.01 if flags["held_out"] is None else flags["held_out"], force=True, say=say,
+        held_out=0.01 if flags["held_out"] is None else flags["held_out"], say=say,
         group=group, **{name: flags[name] for name in READING if flags[name]},
     )  # fmt: skip
     begin = model or _scratch(flags, gathered.sets[0][0])

@@ -98,7 +98,7 @@ def _new(
 ) -> Run:
     gathered = gather(
         texts, data_folder(folder, group), val=more.get("val"), tokenizer=begin.tokenizer,
-        held_out=more.get("held_out", 0.01), force=True, say=say, group=group,
+        held_out=more.get("held_out", 0.01), say=say, group=group,
         **{name: more[name] for name in READING if name in more},
     )  # fmt: skip
     sources = {"data": gathered.places(folder), "model": more.get("model")}

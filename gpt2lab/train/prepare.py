@@ -55,6 +55,10 @@ NO_TEXT = "no text in these files but white space; give files with some"
 RANGE = 1 << 64  # of the number that is drawn for a document
 
 
+class PreparedOtherwiseError(InputError):
+    """The folder holds what other texts or settings made."""
+
+
 class Progress(NamedTuple):
     """How far it is: bytes read of all, and what they became."""
 
@@ -367,7 +371,7 @@ def _finished(job: _Job) -> Prepared:
     if not other and not _is_same(manifest, job):
         other = "other texts, or the texts have changed"
     if other:
-        raise InputError(
+        raise PreparedOtherwiseError(
             f"{job.out}: was prepared otherwise ({other}); choose another folder, or replace it "
             "with --force"
         )
@@ -412,7 +416,7 @@ def _left(job: _Job) -> _Journal | None:
     if not journal.vocabulary or not journal.at.characters:
         return None
     if other := _differences(journal.settings, job.settings()):
-        raise InputError(
+        raise PreparedOtherwiseError(
             f"{job.out}: unfinished work with other settings ({other}); choose another folder, or "
             "start anew with --force"
         )

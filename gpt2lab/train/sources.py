@@ -9,7 +9,7 @@ from typing import Any
 
 from gpt2lab.errors import InputError
 from gpt2lab.tokenizer import Tokenizer
-from gpt2lab.train.prepare import prepare
+from gpt2lab.train.prepare import PreparedOtherwiseError, prepare
 from gpt2lab.train.shards import SPLITS, TokenSet, open_set
 
 Say = Callable[[str], None]
@@ -50,10 +50,17 @@ def _weights(weights: Sequence[float], count: int) -> list[float]:
 def _prepared(
     texts: Sequence[str], folder: Path, tokenizer: Tokenizer | None, group: Any, **options: Any
 ) -> Path:
-    """Texts as token shards in `folder`; of many processes the first makes them."""
+    """Texts as token shards in `folder`; of many processes the first makes them.
+
+    The folder belongs to a run that is yet to be: what an earlier attempt left there is used, or
+    gone on with, where it fits, and replaced where it does not.
+    """
 
     def make() -> None:
-        prepare(texts, folder, tokenizer=tokenizer, **options)
+        try:
+            prepare(texts, folder, tokenizer=tokenizer, **options)
+        except PreparedOtherwiseError:
+            prepare(texts, folder, tokenizer=tokenizer, force=True, **options)
 
     make() if group is None else group.agree(make)
     return folder
