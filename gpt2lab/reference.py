@@ -22,6 +22,12 @@ from gpt2lab.errors import InputError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Params = dict[str, Array]
+Tap = Callable[[str, Array], Array]
+
+
+def untouched(name: str, value: Array) -> Array:
+    """The plain `at`: every value passes as it is."""
+    return value
 
 
 def softmax(x: Array, axis: int = -1) -> Array:
@@ -117,14 +123,21 @@ def attention_mask(nd: int, ns: int, *, dtype: Any = np.float32) -> Array:
     return (i >= j - ns + nd).astype(dtype)  # [nd, ns]
 
 
-def _scale(config: Config, layer: int) -> float:
+def scale_of(config: Config, layer: int) -> float:
     """What the scores of a layer are multiplied by."""
     scale = 1 / math.sqrt(config.head_width) if config.scale_attn_weights else 1.0
     return scale / (layer + 1) if config.scale_attn_by_inverse_layer_idx else scale
 
 
 def attn(
-    x: Array, params: Params, layer: int, n_state: int, *, past: Array | None, config: Config
+    x: Array,
+    params: Params,
+    layer: int,
+    n_state: int,
+    *,
+    past: Array | None,
+    config: Config,
+    at: Tap = untouched,
 ) -> tuple[Array, Array]:
     """Masked self-attention of x [B, T, E] over itself and `past` [B, 2, H, P, D] or None.
 
@@ -132,24 +145,30 @@ def attn(
     """
 
     def split_heads(x: Array) -> Array:
+        """Give every head its own slice of the width, heads before tokens."""
         return np.swapaxes(split_states(x, config.n_head), 1, 2)  # [B, H, T, D]
 
     def merge_heads(x: Array) -> Array:
+        """Lay the heads' results side by side again."""
         return merge_states(np.swapaxes(x, 1, 2))  # [B, T, E]
 
     def mask_attn_weights(w: Array) -> Array:
+        """Put -1e10 where a token would look at a later one; softmax makes 0 of it."""
         nd, ns = w.shape[-2:]
         b = attention_mask(nd, ns, dtype=w.dtype)
         return w * b - w.dtype.type(1e10) * (1 - b)
 
     def multihead_attn(q: Array, k: Array, v: Array) -> Array:
+        """Each token takes the values it looks at, weighted by how well query meets key."""
         w = q @ np.swapaxes(k, -1, -2)  # [B, H, T, S]
-        w = mask_attn_weights(w * _scale(config, layer))
-        return softmax(w) @ v  # [B, H, T, D]
+        w = at(f"{scope}.scores", mask_attn_weights(w * scale_of(config, layer)))
+        w = at(f"{scope}.pattern", softmax(w))
+        return at(f"{scope}.z", w @ v)  # [B, H, T, D]
 
     scope = f"h.{layer}.attn"
     c = conv1d(x, params[f"{scope}.c_attn.weight"], params[f"{scope}.c_attn.bias"])  # [B, T, 3 E]
     q, k, v = map(split_heads, np.split(c, 3, axis=2))  # 3 x [B, H, T, D]
+    q, k, v = at(f"{scope}.q", q), at(f"{scope}.k", k), at(f"{scope}.v", v)
     present = np.stack([k, v], axis=1)  # [B, 2, H, T, D]
     if past is not None:
         k = np.concatenate([past[:, 0], k], axis=-2)  # [B, H, S, D]
@@ -159,16 +178,25 @@ def attn(
     return a, present
 
 
-def mlp(x: Array, params: Params, layer: int, n_state: int, *, config: Config) -> Array:
+def mlp(
+    x: Array, params: Params, layer: int, n_state: int, *, config: Config, at: Tap = untouched
+) -> Array:
     """Out to width n_state, through the activation, and back: [B, T, E] -> [B, T, E]."""
     scope = f"h.{layer}.mlp"
     act = ACTIVATIONS[config.activation_function]
-    h = act(conv1d(x, params[f"{scope}.c_fc.weight"], params[f"{scope}.c_fc.bias"]))  # [B, T, F]
+    h = conv1d(x, params[f"{scope}.c_fc.weight"], params[f"{scope}.c_fc.bias"])  # [B, T, F]
+    h = at(f"h.{layer}.mlp_post", act(at(f"h.{layer}.mlp_pre", h)))
     return conv1d(h, params[f"{scope}.c_proj.weight"], params[f"{scope}.c_proj.bias"])  # [B, T, E]
 
 
 def block(
-    x: Array, params: Params, layer: int, *, past: Array | None, config: Config
+    x: Array,
+    params: Params,
+    layer: int,
+    *,
+    past: Array | None,
+    config: Config,
+    at: Tap = untouched,
 ) -> tuple[Array, Array]:
     """One layer: attention and MLP, each normalised before and added to the residual stream.
 
@@ -176,12 +204,15 @@ def block(
     """
     nx, eps = x.shape[-1], config.layer_norm_epsilon
     scope = f"h.{layer}"
+    x = at(f"{scope}.resid_pre", x)
     n = norm(x, params[f"{scope}.ln_1.weight"], params[f"{scope}.ln_1.bias"], epsilon=eps)
-    a, present = attn(n, params, layer, nx, past=past, config=config)
-    x = x + a
+    n = at(f"{scope}.ln_1", n)
+    a, present = attn(n, params, layer, nx, past=past, config=config, at=at)
+    x = at(f"{scope}.resid_mid", x + at(f"{scope}.attn_out", a))
     n = norm(x, params[f"{scope}.ln_2.weight"], params[f"{scope}.ln_2.bias"], epsilon=eps)
-    m = mlp(n, params, layer, config.mlp_width, config=config)
-    return x + m, present
+    n = at(f"{scope}.ln_2", n)
+    m = mlp(n, params, layer, config.mlp_width, config=config, at=at)
+    return at(f"{scope}.resid_post", x + at(f"{scope}.mlp_out", m)), present
 
 
 def past_shape(
@@ -235,7 +266,13 @@ def _checked(config: Config, tokens: Any, past: Array | None) -> tuple[Array, in
 
 
 def model(
-    config: Config, params: Params, tokens: Any, past: Array | None = None, *, last: bool = False
+    config: Config,
+    params: Params,
+    tokens: Any,
+    past: Array | None = None,
+    *,
+    last: bool = False,
+    at: Tap = untouched,
 ) -> dict[str, Array]:
     """The whole of GPT-2: tokens [B, T] after a past [B, L, 2, H, P, D] or none.
 
@@ -245,18 +282,20 @@ def model(
     """
     tokens, past_length = _checked(config, tokens, past)
     wpe, wte = params["wpe.weight"], params["wte.weight"]
-    h = wte[tokens] + wpe[positions_for(tokens, past_length)]  # [B, T, E]
+    positions = positions_for(tokens, past_length)  # [B, T]
+    h = at("embed", wte[tokens]) + at("pos_embed", wpe[positions])  # [B, T, E]
 
     presents = []
     for layer in range(config.n_layer):
         layer_past = None if past is None else past[:, layer]  # [B, 2, H, P, D]
-        h, present = block(h, params, layer, past=layer_past, config=config)
+        h, present = block(h, params, layer, past=layer_past, config=config, at=at)
         presents.append(present)
 
     h = norm(h, params["ln_f.weight"], params["ln_f.bias"], epsilon=config.layer_norm_epsilon)
+    h = at("ln_f", h)
     if last:
         h = h[:, -1:]  # [B, 1, E]
-    logits = h @ params.get("lm_head.weight", wte).T  # [B, T, V]
+    logits = at("logits", h @ params.get("lm_head.weight", wte).T)  # [B, T, V]
     return {"logits": logits, "present": np.stack(presents, axis=1)}  # [B, L, 2, H, T, D]
 
 

@@ -131,7 +131,7 @@ def choose(
 def described(engine: Engine) -> dict[str, Any]:
     """What a text depends on beside weights and settings, as plain values for a record."""
     found = {"name": engine.name, "dtype": engine.dtype}
-    for more in ("cache_dtype", "device"):
+    for more in ("cache_dtype", "device", "acts"):
         if getattr(engine, more, None) is not None:
             found[more] = getattr(engine, more)
     return found

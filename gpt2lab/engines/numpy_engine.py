@@ -6,7 +6,7 @@ and a row's bits, so a sample, would depend on its neighbours. That costs speed 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,18 +22,31 @@ DTYPES = {"float32": np.float32, "float64": np.float64}
 
 
 class NumpyEngine:
-    """Keeps the protocol of `engines.Engine`. dtype: "float32" (default) or "float64"."""
+    """Keeps the protocol of `engines.Engine`. dtype: "float32" (default) or "float64".
+
+    tap: given how many tokens stand before, the `at` of a call of the reference, which sees its
+    inner values and may change them. acts: what it changes, as plain values for a record.
+    """
 
     name = "numpy"
 
-    def __init__(self, config: Config, params: dict[str, Array], dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        params: dict[str, Array],
+        dtype: str | None = None,
+        *,
+        tap: Callable[[int], reference.Tap] = lambda before: reference.untouched,
+        acts: Sequence[Any] | None = None,
+    ) -> None:
         found = params["wte.weight"].dtype.name
         dtype = dtype or found
         if not isinstance(dtype, str) or dtype not in DTYPES:
             raise InputError(
                 f"dtype {dtype!r} is not one of the numpy engine's; choose {' or '.join(DTYPES)}"
             )
-        self.config, self.dtype = config, dtype
+        self.config, self.dtype, self.tap = config, dtype, tap
+        self.acts = list(acts) if acts else None
         kind = DTYPES[dtype]
         self.params = {name: value.astype(kind, copy=False) for name, value in params.items()}
 
@@ -52,7 +65,12 @@ class NumpyEngine:
                 with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
                     # Some BLAS kernels on Arm raise these over finite numbers (numpy#28687).
                     result = reference.model(
-                        self.config, self.params, np.array([new]), past=cache.past(slot), last=True
+                        self.config,
+                        self.params,
+                        np.array([new]),
+                        past=cache.past(slot),
+                        last=True,
+                        at=self.tap(cache.length(slot)),
                     )
                 cache.append(slot, result["present"])
                 rows.append(result["logits"][0, 0])
@@ -64,4 +82,4 @@ class NumpyEngine:
 
     def logits(self, tokens: Any) -> Array:
         """The logits of every position of a batch [B, T] without a past: [B, T, V]."""
-        return reference.model(self.config, self.params, tokens)["logits"]
+        return reference.model(self.config, self.params, tokens, at=self.tap(0))["logits"]
