@@ -6,6 +6,7 @@ and the record that lets a text be written again. All work is theirs.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import warnings
@@ -13,12 +14,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpt2lab import __version__, compat, engines, generate, weights
 from gpt2lab import score as scoring
+from gpt2lab.engines.numpy_engine import NumpyEngine
 from gpt2lab.errors import Failure, InputError
 from gpt2lab.files import let_go
 from gpt2lab.generate import Completion, Piece
@@ -26,6 +28,9 @@ from gpt2lab.prompts import check_ids, check_prompt, fit, resolve
 from gpt2lab.settings import WRITING, Sampling
 from gpt2lab.weights import local, remembered
 from gpt2lab.weights.names import PART
+
+if TYPE_CHECKING:
+    from gpt2lab.lens import Act, Trace
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Prompt = str | Sequence[int] | None
@@ -51,6 +56,7 @@ class LM:
         self.config, self.params, self.tokenizer = checkpoint
         self.checkpoint = checkpoint
         self.name = name or (checkpoint.path.name if checkpoint.path else "model")
+        self.acts: tuple[Act, ...] = ()
         self.engine = engines.choose(
             self.config, self.params, engine, dtype, key=lambda: self.hash, **more
         )
@@ -89,6 +95,26 @@ class LM:
                 digest.update(flat[start : start + PART].data)
                 let_go(flat[start : start + PART])
         return digest.hexdigest()
+
+    def acting(self, *acts: Act) -> LM:
+        """The same model with acts on its inner values (`lens.acts`), as an object beside this one.
+
+        It writes, scores and traces by the reference in NumPy. This one stays as it is.
+        """
+        from gpt2lab import lens
+        from gpt2lab.lens.traces import exact
+
+        other = copy.copy(self)
+        other.acts = (*self.acts, *lens.checked(acts, self.config))
+        plain = exact(self)
+        other.engine = NumpyEngine(
+            self.config,
+            plain.params,
+            plain.dtype,
+            tap=lambda before: lens.tap(other.acts, before),
+            acts=[act.about for act in other.acts],
+        )
+        return other
 
     # ---- From what people give to what the floors take.
 
@@ -262,6 +288,42 @@ class LM:
         return scoring.score(
             self.engine, self.tokenizer, tokens, after_end=after_end, stride=stride
         )
+
+    def trace(
+        self,
+        text: Any,
+        names: Iterable[str] | str | None = None,
+        layers: Iterable[int] | int | None = None,
+        acts: Iterable[Act] = (),
+    ) -> Trace:
+        """Every inner value of reading a text, by name: `lm.trace(text)["h.3.attn.pattern"]`.
+
+        text: a text, ids, or several of one length. names: which values, as "pattern",
+        "h.3.resid_post", "h.*.attn.*" or TransformerLens's hooks; layers: of which layers; the rest
+        costs nothing. acts: changes on the way (`lens.acts`). The names stand in `lens.NAMES`.
+        """
+        from gpt2lab import lens
+
+        return lens.trace(self, text, names, layers, acts)
+
+    def watch(
+        self,
+        prompt: Prompt = None,
+        *,
+        names: Iterable[str] | str | None = None,
+        layers: Iterable[int] | int | None = None,
+        acts: Iterable[Act] = (),
+        overflow: str = "refuse",
+        **given: Any,
+    ) -> Iterator[tuple[Piece, Trace]]:
+        """`stream`, and with each piece the trace of the step that it was drawn from.
+
+        The first trace is of the prompt, each further one of a single token after the cache.
+        """
+        from gpt2lab import lens
+
+        [encoded], s = self.prepare([prompt], overflow, given)
+        return lens.watch(self, encoded, s, names, layers, acts)
 
 
 def _spelled(engine: Mapping[str, Any]) -> str:

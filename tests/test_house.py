@@ -23,8 +23,9 @@ FLOORS = [
     {"engines", "compat", "writer"},
     {"beam"},
     {"generate", "score", "weights"},
+    {"lens"},
     {"lm"},
-    {"chat", "train", "evals", "lens"},
+    {"chat", "train", "evals"},
     {"server"},
     {"commands"},
 ]

@@ -1,0 +1,274 @@
+"""A trace: the inner values of one reading, under their names.
+
+It runs the reference with an `at` that keeps what was asked for. The values are those that were
+computed anyway and nothing is copied, so a trace costs the memory of what it keeps. The weights are
+the checkpoint's, whatever the engine that writes made of them (int8, say).
+
+Shapes: B batch, T tokens of this call, L layers, E embedding, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+
+from gpt2lab import reference
+from gpt2lab.config import Config
+from gpt2lab.engines.numpy_engine import NumpyEngine
+from gpt2lab.errors import InputError
+from gpt2lab.generate import Piece, pieces
+from gpt2lab.lens import acts as acting
+from gpt2lab.lens import names as naming
+from gpt2lab.lens.acts import Act
+from gpt2lab.prompts import check_ids
+from gpt2lab.settings import Sampling
+from gpt2lab.tokenizer import Tokenizer
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Names = Iterable[str] | str | None
+Layers = Iterable[int] | int | None
+
+
+class Model(Protocol):
+    """What a look inside needs of a model object (`gpt2lab.LM` is one)."""
+
+    config: Config
+    params: dict[str, Array]
+    tokenizer: Tokenizer | None
+    engine: Any
+    acts: tuple[Act, ...]
+
+    def encode(self, prompt: Any) -> list[int]: ...
+
+
+class Trace:
+    """The inner values of one reading: `trace["h.3.attn.pattern"]` is an array [B, H, T, S].
+
+    Also `trace["pattern", 3]`, and TransformerLens's `trace["blocks.3.attn.hook_pattern"]`.
+    config, params, tokenizer: of the model. tokens: ids [B, T]. start: how many tokens stood
+    before them, in the cache. acts: what was changed.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        params: dict[str, Array],
+        tokenizer: Tokenizer | None,
+        tokens: Array,
+        values: dict[str, Array],
+        *,
+        start: int = 0,
+        acts: Sequence[Act] = (),
+    ) -> None:
+        self.config, self.params, self.tokenizer = config, params, tokenizer
+        self.tokens, self.start, self.acts = tokens, start, tuple(acts)
+        self._values = values
+
+    def __getitem__(self, key: str | tuple[str, int]) -> Array:
+        wanted = key if isinstance(key, str) else self._key(key)
+        if wanted in self._values:
+            return self._values[wanted]
+        name, layer = naming.parse(wanted)
+        if layer is not None:
+            naming.check_layer(self.config, layer)
+        found = naming.key_of(name, layer)
+        if found not in self._values:
+            raise InputError(
+                f"{found} was not traced; trace with names={[name]!r} or without names for all"
+            )
+        return self._values[found]
+
+    def _key(self, pair: Any) -> str:
+        if not isinstance(pair, tuple) or len(pair) != 2 or pair[0] not in naming.OF_A_LAYER:
+            raise naming.unknown(pair)
+        return naming.key_of(pair[0], naming.check_layer(self.config, pair[1]))
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def keys(self) -> Iterable[str]:
+        """The keys that were traced, in the order of the forward pass."""
+        return self._values.keys()
+
+    def items(self) -> Iterable[tuple[str, Array]]:
+        """(key, array) of everything that was traced."""
+        return self._values.items()
+
+    def stack(self, name: str) -> Array:
+        """A value of all layers in one array: [L, B, ...]."""
+        if name not in naming.OF_A_LAYER:
+            raise naming.unknown(name)
+        return np.stack([self[name, layer] for layer in range(self.config.n_layer)])
+
+    def as_transformer_lens(self) -> dict[str, Array]:
+        """The values under TransformerLens's hooks, what has heads of width D as [B, T, H, D]."""
+        found = {}
+        for key, value in self._values.items():
+            name, hook = naming.parse(key)[0], naming.hook_of(key)
+            if hook:
+                found[hook] = np.swapaxes(value, 1, 2) if name in ("q", "k", "v", "z") else value
+        return found
+
+    @cached_property
+    def pieces(self) -> list[str]:
+        """The first text's tokens as text; ids in brackets where there is no tokenizer."""
+        ids = self.tokens[0].tolist()
+        return pieces_of(self.tokenizer, ids)
+
+    def __repr__(self) -> str:
+        batch, length = self.tokens.shape
+        size = sum(value.nbytes for value in self._values.values()) / 2**20
+        return f"Trace({len(self)} values of {batch} x {length} tokens, {size:.1f} MiB)"
+
+    def _repr_html_(self) -> str:
+        from gpt2lab.lens import show
+
+        return show.trace(self)
+
+
+def pieces_of(tokenizer: Tokenizer | None, ids: Sequence[int]) -> list[str]:
+    """Each id as text; [id] where there is no tokenizer, or none for this id."""
+    if tokenizer is None:
+        return [f"[{token}]" for token in ids]
+    known = tokenizer.n_vocab
+    return [tokenizer.pieces([token])[0] if token < known else f"[{token}]" for token in ids]
+
+
+def batch_of(model: Model, texts: Any, what: str = "text") -> Array:
+    """A text, ids, or a list of either of one length as ids [B, T] that fit the window."""
+    config = model.config
+    several = not isinstance(texts, str) and isinstance(texts, Iterable)
+    listed = list(texts) if several else [texts]
+    flat = several and bool(listed) and not isinstance(listed[0], str | Iterable)
+    rows = [model.encode(row) for row in ([listed] if flat else listed)]
+    if not rows:
+        raise InputError(f"the {what} is empty; give at least one token")
+    rows = [check_ids(row, config, what) for row in rows]
+    lengths = sorted({len(row) for row in rows})
+    if len(lengths) > 1:
+        raise InputError(
+            f"the texts have {', '.join(map(str, lengths))} tokens; those read at once have to be "
+            "equally long, read them one by one"
+        )
+    if lengths[0] > config.n_ctx:
+        raise InputError(
+            f"the {what} has {lengths[0]} tokens, the model sees {config.n_ctx}; shorten it"
+        )
+    return np.array(rows)  # [B, T]
+
+
+def exact(model: Model) -> NumpyEngine:
+    """The reference over a model's weights, in float64 where the model's engine is."""
+    engine = model.engine
+    if isinstance(engine, NumpyEngine):
+        return engine
+    return NumpyEngine(model.config, model.params)
+
+
+def trace(
+    model: Model, texts: Any, names: Names = None, layers: Layers = None, acts: Iterable[Act] = ()
+) -> Trace:
+    """Read a text and keep its inner values.
+
+    texts: a text, ids, or several of one length. names, layers: what to keep (`names.select`);
+    None is everything. acts: what to change on the way (`lens.acts`).
+    """
+    config, tokens = model.config, batch_of(model, texts)
+    wanted = naming.select(config, names, layers)
+    made = [*model.acts, *acting.checked(acts, config)]
+    for act in made:
+        for position in act.positions or ():
+            if position >= tokens.shape[1]:
+                raise InputError(
+                    f"{act.about:.100}: position {position} is beyond the text, whose "
+                    f"{tokens.shape[1]} tokens end at {tokens.shape[1] - 1}"
+                )
+    values: dict[str, Array] = {}
+    at = acting.tap(made, 0, keeper(wanted, values))
+    params = exact(model).params
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):  # see numpy_engine
+        reference.model(config, params, tokens, at=at)
+    return Trace(config, params, model.tokenizer, tokens, values, acts=made)
+
+
+def keeper(wanted: Iterable[str], values: dict[str, Array]) -> reference.Tap:
+    """An `at` that puts what is wanted into `values`."""
+    chosen = frozenset(wanted)
+
+    def at(key: str, value: Array) -> Array:
+        if key in chosen:
+            values[key] = value
+        return value
+
+    return at
+
+
+def watch(
+    model: Model,
+    prompt: Sequence[int],
+    s: Sampling,
+    names: Names = None,
+    layers: Layers = None,
+    acts: Iterable[Act] = (),
+) -> Iterator[tuple[Piece, Trace]]:
+    """Write, and give with each piece the trace of the step that it was drawn from.
+
+    The first trace is of the whole prompt, each further one of one token after the cache
+    (`trace.start` tokens): k and v are the new ones alone, scores and pattern go over all S.
+    prompt: ids that fit. s: settings for one text without beams.
+    """
+    if s.n != 1 or s.num_beams != 1:
+        raise InputError(
+            f"n is {s.n} and num_beams {s.num_beams}; one text at a time is watched, without beams"
+        )
+    config = model.config
+    wanted = naming.select(config, names, layers)
+    made = [*model.acts, *acting.checked(acts, config)]
+    step = _Step(wanted, made)
+    base = exact(model)
+    engine = NumpyEngine(config, base.params, base.dtype, tap=step.tap)
+    tokens = list(prompt)
+    for piece in pieces(engine, model.tokenizer, [tokens], s):
+        read = np.array([tokens[-step.length :]])  # [1, T]
+        yield (
+            piece,
+            Trace(
+                config,
+                engine.params,
+                model.tokenizer,
+                read,
+                step.values,
+                start=step.start,
+                acts=made,
+            ),
+        )
+        tokens.append(piece.token)
+
+
+class _Step:
+    """What is kept of the newest step of an engine: its values, and which tokens it read."""
+
+    def __init__(self, wanted: Iterable[str], acts: Sequence[Act]) -> None:
+        self.wanted, self.acts = wanted, acts
+
+    def tap(self, before: int) -> reference.Tap:
+        """The `at` of a step that comes after `before` tokens."""
+        self.start = before
+        self.values: dict[str, Array] = {}
+        keep = keeper(self.wanted, self.values)
+
+        def then(key: str, value: Array) -> Array:
+            if key == "embed":
+                self.length = value.shape[1]
+            return keep(key, value)
+
+        return acting.tap(self.acts, before, then)
