@@ -2,7 +2,7 @@
 
     from gpt2lab import lens
     trace = lm.trace("The cat sat")
-    trace["h.3.attn.pattern"]
+    lens.logit_lens(trace)
 
 Everything works on the reference in NumPy and on any checkpoint; no weight is folded or centred.
 """
@@ -19,25 +19,48 @@ from gpt2lab.lens.acts import (
     steer,
     tap,
 )
+from gpt2lab.lens.heads import (
+    attention,
+    copying_scores,
+    head_scores,
+    ov_circuit,
+    ov_tokens,
+    qk_circuit,
+)
+from gpt2lab.lens.logits import attribution, logit_lens, unembed
 from gpt2lab.lens.names import NAMES, hook_of, keys, select
+from gpt2lab.lens.patching import direction, sweep
+from gpt2lab.lens.prediction import next_tokens
 from gpt2lab.lens.traces import Trace, trace, watch
 
 __all__ = [
     "NAMES",
     "Act",
     "Trace",
+    "attention",
+    "attribution",
     "checked",
+    "copying_scores",
     "custom",
+    "direction",
+    "head_scores",
     "hook_of",
     "keys",
+    "logit_lens",
+    "next_tokens",
+    "ov_circuit",
+    "ov_tokens",
     "patch",
+    "qk_circuit",
     "scale_heads",
     "scale_neurons",
     "select",
     "silence_heads",
     "silence_neurons",
     "steer",
+    "sweep",
     "tap",
     "trace",
+    "unembed",
     "watch",
 ]

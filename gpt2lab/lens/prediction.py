@@ -1,0 +1,146 @@
+"""What the model expects next: probability, rank, entropy and alternatives, place by place.
+
+Shapes: T tokens, V vocabulary, K alternatives.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpt2lab.errors import InputError
+from gpt2lab.lens.traces import Array, Trace, pieces_of
+from gpt2lab.sampling import log_softmax
+from gpt2lab.tokenizer import Tokenizer
+
+CHUNK = 32  # rows of logits at once: 50,257 float64 each
+
+
+@dataclass
+class Expected:
+    """The distribution of one token, given those before it; logarithms are natural.
+
+    token: the one that stands there, None where the text is over. probability, rank (1 is the
+    likeliest), surprisal (-log probability, nats): of that token. entropy: of the distribution, in
+    nats. alternatives: (id, probability) of the likeliest.
+    """
+
+    token: int | None
+    probability: float | None
+    rank: int | None
+    surprisal: float | None
+    entropy: float
+    alternatives: list[tuple[int, float]]
+
+
+@dataclass
+class NextTokens:
+    """What was expected at each place of one text; the first token was expected by nothing.
+
+    expected[i] is the distribution of token i; the last one, beyond the text, is what comes next.
+    """
+
+    tokens: list[int]
+    pieces: list[str]
+    expected: list[Expected | None]
+    tokenizer: Tokenizer | None
+
+    @property
+    def next(self) -> Expected:
+        """What is expected after the whole text."""
+        last = self.expected[-1]
+        assert last is not None
+        return last
+
+    @property
+    def surprisals(self) -> list[float | None]:
+        """-log probability of each token, in nats; None for the first."""
+        return [None if row is None else row.surprisal for row in self.expected[:-1]]
+
+    @property
+    def total(self) -> float:
+        """The surprisal of the whole text, without its first token."""
+        return math.fsum(value for value in self.surprisals if value is not None)
+
+    def names(self, row: Expected) -> list[tuple[str, float]]:
+        """The alternatives as text."""
+        texts = pieces_of(self.tokenizer, [token for token, _ in row.alternatives])
+        return [(text, value) for text, (_, value) in zip(texts, row.alternatives, strict=True)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values, for JSON."""
+
+        def told(row: Expected) -> dict[str, Any]:
+            named = zip(row.alternatives, self.names(row), strict=True)
+            return {
+                "probability": row.probability,
+                "rank": row.rank,
+                "surprisal": row.surprisal,
+                "entropy": row.entropy,
+                "alternatives": [
+                    {"token": token, "text": text, "probability": value}
+                    for (token, value), (text, _) in named
+                ],
+            }
+
+        rows = [
+            {"token": token, "text": piece, **({} if row is None else told(row))}
+            for token, piece, row in zip(self.tokens, self.pieces, self.expected[:-1], strict=True)
+        ]
+        after = {k: v for k, v in told(self.next).items() if v is not None}
+        return {"tokens": rows, "next": after, "surprisal": self.total}
+
+    def _repr_html_(self) -> str:
+        from gpt2lab.lens import show
+
+        return show.next_tokens(self)
+
+
+def top(probabilities: Array, count: int) -> Array:
+    """The ids of the `count` largest of a row [V], the largest first; ties by the smaller id."""
+    count = min(count, len(probabilities))
+    if count < len(probabilities):
+        floor = np.partition(probabilities, -count)[-count]
+        chosen = np.flatnonzero(probabilities >= floor)
+    else:
+        chosen = np.arange(count)
+    order = np.argsort(-probabilities[chosen], kind="stable")
+    return chosen[order][:count]
+
+
+def expect(logits: Array, token: int | None, count: int) -> Expected:
+    """The distribution that a row of logits [V] is, and where a token stands in it."""
+    logprobs = log_softmax(logits)
+    p = np.exp(logprobs)
+    entropy = -float(np.sum(p * np.where(p > 0, logprobs, 0)))
+    best = [(int(i), float(p[i])) for i in top(p, count)]
+    if token is None:
+        return Expected(None, None, None, None, entropy, best)
+    rank = int(np.sum(logprobs > logprobs[token])) + 1
+    return Expected(token, float(p[token]), rank, -float(logprobs[token]), entropy, best)
+
+
+def check_count(what: str, value: Any) -> int:
+    """A count from 1 up, or an error."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InputError(f"{what} is {value!r}; it must be a whole number from 1 up")
+    return value
+
+
+def next_tokens(trace: Trace, top: int = 10, *, row: int = 0) -> NextTokens:
+    """What the model expected at each place of a traced text, and what it expects after it.
+
+    top: how many alternatives. row: which text of the trace.
+    """
+    count, logits = check_count("top", top), trace["logits"]
+    if not 0 <= row < len(logits):
+        raise InputError(f"text {row} is not in the trace; it holds {len(logits)}")
+    if logits.shape[1] != trace.tokens.shape[1]:
+        raise InputError("this trace is of a step of writing and has the last logits alone")
+    ids = trace.tokens[row].tolist()
+    after: list[int | None] = [*ids[1:], None]
+    expected = [expect(logits[row, i], token, count) for i, token in enumerate(after)]
+    return NextTokens(ids, pieces_of(trace.tokenizer, ids), [None, *expected], trace.tokenizer)
