@@ -6,14 +6,18 @@ runs in another dtype: each is brought to the dtype of what it meets, where it m
 gradient that arrives at it is in its own dtype again. That is mixed precision without a second copy
 of the weights to keep in step.
 
+Every inner value is the result of a submodule named by its key (`lens.names`), so a forward hook on
+`model.get_submodule("h.3.attn.pattern")` sees that value, and what it returns takes its place. The
+values are the reference's but for the masked scores, which are minus infinity here and -1e10 there.
+
 Shapes: B batch, T tokens, H heads, D head width, E embedding, F width of the MLP, V vocabulary.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Self
 
 import numpy as np
 
@@ -28,6 +32,8 @@ try:
     from torch.utils.checkpoint import checkpoint
 except ModuleNotFoundError:
     raise MissingExtraError("training", "torch", "train") from None
+
+Tap = Callable[[str, torch.Tensor], torch.Tensor]
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
@@ -71,15 +77,56 @@ class Norm(nn.Module):
         )
 
 
+class Point(nn.Identity):
+    """A place that one inner value passes as it is, for forward hooks to see or to replace it."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Nothing: a point is the same in both, and the walk through all of them costs time."""
+        return self
+
+
+def hooks_of(points: Iterable[nn.Module]) -> tuple[Mapping[int, Any], ...]:
+    """Where torch keeps the hooks of modules: each is empty as long as there is none.
+
+    The containers stay the same for a module's life, so a look at whether one is filled is cheap.
+    """
+    return tuple(
+        hooks
+        for p in points
+        for hooks in (
+            p._forward_pre_hooks,
+            p._forward_hooks,
+            p._backward_pre_hooks,
+            p._backward_hooks,
+        )
+    )
+
+
+def untouched(name: str, value: torch.Tensor) -> torch.Tensor:
+    """The plain `at`, as in the reference: every value passes as it is."""
+    return value
+
+
 def attend_written_out(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, dropout: float
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    scale: float,
+    dropout: float,
+    at: Tap = untouched,
 ) -> torch.Tensor:
     """Causal attention of [B, H, T, D] as two batched products with a masked softmax in between."""
+
+    def seen(name: str, w: torch.Tensor) -> torch.Tensor:
+        if at is untouched:  # spares two views, there and back
+            return w
+        return at(name, w.view(B, H, T, T)).flatten(0, 1)  # [B H, T, T]
+
     B, H, T, D = q.shape
     q, k, v = (t.flatten(0, 1) for t in (q, k, v))  # 3 x [B H, T, D]
     mask = torch.full((T, T), float("-inf"), dtype=q.dtype, device=q.device).triu(1)  # [T, T]
     w = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=scale)  # [B H, T, T]
-    w = w.softmax(-1)
+    w = seen("attn.pattern", seen("attn.scores", w).softmax(-1))
     if dropout:
         w = F.dropout(w, dropout)
     return torch.bmm(w, v).view(B, H, T, D)
@@ -92,25 +139,43 @@ def attend_fused(
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, dropout_p=dropout)
 
 
+def fuses(x: torch.Tensor) -> bool:
+    """Whether attention over x goes through torch's one function."""
+    return x.is_cuda
+
+
 class Attention(nn.Module):
-    """Masked self-attention, with the fused query, key and value matrix of the official code."""
+    """Masked self-attention, with the fused query, key and value matrix of the official code.
+
+    A hook on `scores` or `pattern` has them written out wherever they otherwise are not made.
+    `pattern` is seen before its dropout: its rows sum to 1.
+    """
 
     def __init__(self, config: Config, layer: int, dropout: float) -> None:
         super().__init__()
         E = config.n_embd
         self.c_attn = Conv1D(E, 3 * E)
         self.c_proj = Conv1D(E, E)
+        self.q, self.k, self.v = Point(), Point(), Point()
+        self.scores, self.pattern, self.z = Point(), Point(), Point()
+        self._hooks_within = hooks_of((self.scores, self.pattern))
         self.n_head = config.n_head
         self.scale = 1 / math.sqrt(config.head_width) if config.scale_attn_weights else 1.0
         if config.scale_attn_by_inverse_layer_idx:
             self.scale /= layer + 1
         self.dropout = dropout
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, at: Tap = untouched) -> torch.Tensor:
         c = self.c_attn(x).unflatten(-1, (3, self.n_head, -1))  # [B, T, 3, H, D]
         q, k, v = c.permute(2, 0, 3, 1, 4)  # 3 x [B, H, T, D]
-        attend = attend_fused if x.is_cuda else attend_written_out
-        a = attend(q, k, v, self.scale, self.dropout if self.training else 0.0)
+        q, k, v = at("attn.q", q), at("attn.k", k), at("attn.v", v)
+        settings = self.scale, self.dropout if self.training else 0.0
+        if at is not untouched and any(self._hooks_within):
+            a = attend_written_out(q, k, v, *settings, at)
+        else:
+            attend = attend_fused if fuses(x) else attend_written_out
+            a = attend(q, k, v, *settings)
+        a = at("attn.z", a)  # [B, H, T, D]
         return self.c_proj(a.transpose(1, 2).flatten(2))  # [B, T, E]
 
 
@@ -123,27 +188,48 @@ class MLP(nn.Module):
         self.c_proj = Conv1D(config.mlp_width, config.n_embd)
         self.activation = ACTIVATIONS[config.activation_function]
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.c_proj(self.activation(self.c_fc(x)))  # [B, T, E]
+    def forward(self, x: torch.Tensor, at: Tap = untouched) -> torch.Tensor:
+        x = at("mlp_post", self.activation(at("mlp_pre", self.c_fc(x))))  # [B, T, F]
+        return self.c_proj(x)  # [B, T, E]
 
 
 class Block(nn.Module):
-    """One layer: attention and MLP, each normalised before and added to the residual stream."""
+    """One layer: attention and MLP, each normalised before and added to the residual stream.
+
+    `attn_out` and `mlp_out` are seen after their dropout, as they are added.
+    """
 
     def __init__(self, config: Config, layer: int, dropout: float) -> None:
         super().__init__()
+        self.resid_pre, self.resid_mid, self.resid_post = Point(), Point(), Point()
+        self.attn_out, self.mlp_out = Point(), Point()
+        self.mlp_pre, self.mlp_post = Point(), Point()
         self.ln_1 = Norm(config.n_embd, config.layer_norm_epsilon)
         self.attn = Attention(config, layer, dropout)
         self.ln_2 = Norm(config.n_embd, config.layer_norm_epsilon)
         self.mlp = MLP(config)
         self.dropout = dropout
+        inner = (m for m in self.modules() if isinstance(m, Point | Norm))
+        self._hooks_within = hooks_of(inner)
+
+    @property
+    def watched(self) -> bool:
+        """Whether a hook waits for one of the inner values."""
+        return any(self._hooks_within)
+
+    def through(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        """The `at` of a block that is watched: the value as it comes out of its point."""
+        return self.get_submodule(name)(value)
 
     def drop(self, x: torch.Tensor) -> torch.Tensor:
         return F.dropout(x, self.dropout) if self.dropout and self.training else x
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x + self.drop(self.attn(self.ln_1(x)))
-        return x + self.drop(self.mlp(self.ln_2(x)))  # [B, T, E]
+    def forward(self, x: torch.Tensor, at: Tap = untouched) -> torch.Tensor:
+        x = at("resid_pre", x)
+        a = self.drop(self.attn(self.ln_1(x), at=at))
+        x = at("resid_mid", x + at("attn_out", a))
+        m = self.drop(self.mlp(self.ln_2(x), at=at))
+        return at("resid_post", x + at("mlp_out", m))  # [B, T, E]
 
 
 class GPT2(nn.Module):
@@ -154,6 +240,10 @@ class GPT2(nn.Module):
     code. recompute: keep only the input of each block for the backward pass and compute the rest
     again (gradient checkpointing). tied: without a head of its own, `lm_head.weight` [V, E].
     The parameters are not set: give them by `load`.
+
+    A block that is watched is neither compiled nor recomputed, so that a hook sees its value once a
+    pass and need not stay until the gradients are made. `logits` is passed by `forward` alone:
+    training makes its loss of what `hidden` gives.
     """
 
     def __init__(
@@ -168,6 +258,7 @@ class GPT2(nn.Module):
         super().__init__()
         self.config, self.compute = config, compute
         self.dropout, self.recompute = dropout, recompute
+        self.embed, self.pos_embed, self.logits = Point(), Point(), Point()
         self.wte = nn.Embedding(config.n_vocab, config.n_embd)
         self.wpe = nn.Embedding(config.n_ctx, config.n_embd)
         self.h = nn.ModuleList(Block(config, layer, dropout) for layer in range(config.n_layer))
@@ -181,12 +272,15 @@ class GPT2(nn.Module):
 
     def hidden(self, tokens: torch.Tensor) -> torch.Tensor:
         """What the head meets: ids [B, T] -> [B, T, E], in the dtype of the arithmetic."""
-        x = self.wte(tokens) + self.wpe.weight[: tokens.shape[1]]  # [B, T, E]
+        x = self.embed(self.wte(tokens))  # [B, T, E]
+        x = x + self.pos_embed(self.wpe.weight[: tokens.shape[1]].expand_as(x))
         x = x.to(self.compute or x.dtype)
         if self.dropout and self.training:
             x = F.dropout(x, self.dropout)
         for block in self.h:
-            if self.recompute and self.training:
+            if block.watched:
+                x = block._call_impl(x, at=block.through)  # past compiled code, which sees no hooks
+            elif self.recompute and self.training:
                 x = checkpoint(block, x, use_reentrant=False)
             else:
                 x = block(x)
@@ -195,7 +289,7 @@ class GPT2(nn.Module):
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Logits [B, T, V] of ids [B, T]."""
         h = self.hidden(tokens)
-        return F.linear(h, self.head.to(h.dtype))
+        return self.logits(F.linear(h, self.head.to(h.dtype)))
 
 
 def build(config: Config, params: Mapping[str, np.ndarray[Any, Any]], **options: Any) -> GPT2:
