@@ -1,0 +1,289 @@
+"""The flow of the page: the steps of the model, and where the reference takes each of them.
+
+The source and its values come from `source.walk`; here they are told once each, and every step of
+the diagram is found in them by what its line begins with, so that a step that is no longer there
+is an error and never a wrong line.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gpt2lab import reference
+from gpt2lab.lens import names as naming
+from gpt2lab.lens.source import Call, Seen, walk
+from gpt2lab.lens.traces import Array, Model
+
+
+class Stage(NamedTuple):
+    """A step of the flow: in which call of the reference it is seen, and what it is for.
+
+    function, owner: of the call, owner being the end of the scope whose parameters it takes. line:
+    what the line of this step begins with, "" where the whole function is meant. gives: the name
+    of the inner value that it makes, if it has one (`lens.names`). label: where it is not the id.
+    """
+
+    id: str
+    function: str
+    about: str
+    label: str = ""
+    owner: str = ""
+    line: str = ""
+    gives: str = ""
+
+
+IN_LAYER = (
+    Stage(
+        "ln_1",
+        "norm",
+        "Brings each token's row of the stream to mean 0 and spread 1, then to a gain and "
+        "an offset of its own, so that attention reads values of one size.",
+        owner="ln_1",
+        gives="ln_1",
+    ),
+    Stage(
+        "c_attn",
+        "conv1d",
+        "One matrix makes three rows of each token: query, key and value.",
+        owner="attn.c_attn",
+    ),
+    Stage(
+        "split_heads",
+        "split_heads",
+        "Cuts each row into the slices of the heads, which work apart from here on.",
+        gives="q",
+    ),
+    Stage(
+        "dots",
+        "multihead_attn",
+        "Each query meets each key: a large product means that this token looks for what "
+        "that one offers.",
+        label="q kᵀ",
+        line="w = q @",
+    ),
+    Stage(
+        "scale",
+        "scale_of",
+        "The products are multiplied by this, so that their size does not grow with the "
+        "width of a head.",
+    ),
+    Stage(
+        "mask",
+        "mask_attn_weights",
+        "Later tokens get -1e10: a token sees itself and what stands before it.",
+        gives="scores",
+    ),
+    Stage(
+        "softmax",
+        "softmax",
+        "Makes shares of the scores: each row of the pattern sums to 1.",
+        gives="pattern",
+    ),
+    Stage(
+        "mix",
+        "multihead_attn",
+        "Each token takes the values of the tokens that it looks at, by their shares.",
+        label="· v",
+        line='return at(f"{scope}.z"',
+        gives="z",
+    ),
+    Stage("merge_heads", "merge_heads", "Lays the heads' results side by side again."),
+    Stage(
+        "attn_proj",
+        "conv1d",
+        "Mixes what the heads brought into one row, which is to be added to the stream.",
+        label="c_proj",
+        owner="attn.c_proj",
+        gives="attn_out",
+    ),
+    Stage(
+        "attn_add",
+        "block",
+        "Attention adds to the stream; nothing that stood there is lost.",
+        label="+ residual",
+        line='x = at(f"{scope}.resid_mid"',
+        gives="resid_mid",
+    ),
+    Stage("ln_2", "norm", "Normalises again, for the MLP to read.", owner="ln_2", gives="ln_2"),
+    Stage(
+        "c_fc",
+        "conv1d",
+        "Each neuron asks one question of the token's row; tokens do not meet here.",
+        owner="mlp.c_fc",
+        gives="mlp_pre",
+    ),
+    Stage(
+        "act",
+        "",
+        "Lets through what is above zero and little of what is below: this is where the "
+        "model is not linear.",
+        label="gelu",
+        gives="mlp_post",
+    ),
+    Stage(
+        "mlp_proj",
+        "conv1d",
+        "Every neuron that is active writes its row, and these are summed.",
+        label="c_proj",
+        owner="mlp.c_proj",
+        gives="mlp_out",
+    ),
+    Stage(
+        "mlp_add",
+        "block",
+        "The MLP adds to the stream, which goes on to the next layer.",
+        label="+ residual",
+        line='return at(f"{scope}.resid_post"',
+        gives="resid_post",
+    ),
+    Stage(
+        "present",
+        "attn",
+        "Keys and values are kept: the next token needs them, and no token computes them twice.",
+        line="present = ",
+    ),
+)
+ENDS = (
+    Stage(
+        "embed",
+        "model",
+        "Each token's row of wte (what it is) plus its place's row of wpe (where it is): "
+        "the beginning of the stream.",
+        label="wte + wpe",
+        line='h = at("embed"',
+    ),
+    Stage("ln_f", "norm", "Normalises the stream a last time.", owner="ln_f", gives="ln_f"),
+    Stage(
+        "logits",
+        "model",
+        "The product with each token's row of the head, wte again in a tied model: one "
+        "score for every token that could come next.",
+        line='logits = at("logits"',
+        gives="logits",
+    ),
+)
+
+
+def packed(values: Array, kind: str) -> str:
+    """An array as base64 of little-endian numbers."""
+    return base64.b64encode(np.ascontiguousarray(values, np.dtype(kind)).tobytes()).decode()
+
+
+def digits(value: float) -> float | None:
+    """A number to four digits; None for what is no number, which JSON does not have."""
+    return float(f"{value:.4g}") if math.isfinite(value) else None
+
+
+def flow(model: Model, tokens: list[int]) -> dict[str, Any]:
+    """Calls, sources and values of one run of the reference, each told once."""
+    calls = walk(model, [tokens])
+    pool = _Pool()
+    told = [pool.call(call) for call in calls]
+    layers = range(model.config.n_layer)
+    act = reference.ACTIVATIONS[model.config.activation_function].__name__
+    in_layer = [
+        stage._replace(function=act, label=act) if stage.id == "act" else stage
+        for stage in IN_LAYER
+    ]
+    return {
+        "calls": told,
+        "sources": list(pool.sources.values()),
+        "values": [json.loads(value) for value in pool.values],
+        "pictures": list(pool.pictures),
+        "stages": [
+            *({**_stage(stage), "at": [_find(calls, stage, None)]} for stage in ENDS),
+            *({**_stage(s), "at": [_find(calls, s, layer) for layer in layers]} for s in in_layer),
+        ],
+        "parts": _calls_of_layers(calls),
+    }
+
+
+def _stage(stage: Stage) -> dict[str, str]:
+    """A stage as plain values, with the key and the hook of what it makes ({} is the layer)."""
+    name = naming.NAMES[stage.gives] if stage.gives else None
+    return {
+        "id": stage.id,
+        "label": stage.label or stage.id,
+        "about": stage.about,
+        "key": name.key if name else "",
+        "hook": name.hook if name else "",
+    }
+
+
+def _calls_of_layers(calls: list[Call]) -> list[int]:
+    """The indices of the calls of `block`, one a layer."""
+    return [i for i, call in enumerate(calls) if call.name == "block"]
+
+
+def _find(calls: list[Call], stage: Stage, layer: int | None) -> list[int]:
+    """Where a stage is seen: [index of the call, number of the line or 0]."""
+    for index, call in enumerate(calls):
+        own = call.layer == layer and call.name == stage.function
+        if own and call.scope.endswith(stage.owner):
+            if not stage.line:
+                return [index, 0]
+            for line in call.lines:
+                if line.text.strip().startswith(stage.line):
+                    return [index, line.number]
+    raise AssertionError(f"the reference has no {stage.id}: {stage.function} {stage.line}")
+
+
+class _Pool:
+    """Sources, values and pictures that are told once and then pointed at by their index."""
+
+    def __init__(self) -> None:
+        self.sources: dict[int, dict[str, Any]] = {}
+        self.values: dict[str, int] = {}
+        self.pictures: dict[str, int] = {}
+        self.order: dict[int, int] = {}
+
+    def call(self, call: Call) -> dict[str, Any]:
+        first = call.lines[0].number
+        if first not in self.sources:
+            self.order[first] = len(self.sources)
+            lines = [[line.number, line.text] for line in call.lines]
+            self.sources[first] = {"name": call.name, "about": call.about, "lines": lines}
+        return {
+            "source": self.order[first],
+            "scope": call.scope,
+            "layer": call.layer,
+            "depth": call.depth,
+            "inputs": [self.value(one) for one in call.inputs],
+            "outputs": [self.value(one) for one in call.outputs],
+            "seen": {
+                str(x.number): [self.value(one) for one in x.seen] for x in call.lines if x.seen
+            },
+        }
+
+    def value(self, one: Seen) -> int:
+        """The index of a value: what it is as JSON, so that equal ones are the same."""
+        told = [
+            one.name,
+            one.parameter,
+            list(one.shape),
+            one.dtype,
+            digits(one.low),
+            digits(one.high),
+            int(one.masked),
+            one.times,
+            self.picture(one),
+            one.text[:200],
+        ]
+        return self.values.setdefault(json.dumps(told), len(self.values))
+
+    def picture(self, one: Seen) -> list[Any]:
+        """[index, rows, columns, largest size]; the bytes are 128 + 127 x / largest, 0 for none."""
+        if not one.picture:
+            return []
+        values = np.array(one.picture, np.float64)
+        real = np.isfinite(values)
+        most = float(np.abs(values[real]).max(initial=0.0))
+        scaled = np.where(real, values, 0) / (most or 1.0)
+        levels = np.where(real, np.rint(128 + 127 * scaled), 0)
+        index = self.pictures.setdefault(packed(levels, "u1"), len(self.pictures))
+        return [index, *values.shape, digits(most)]
