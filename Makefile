@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: test install bench clean
+.PHONY: test install bench docs clean
 
 test: install
 	$(BIN)/ruff check .
@@ -20,6 +20,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 bench: install
 	$(BIN)/python -m benchmarks
+
+docs: install
+	$(BIN)/python -m tests.lesson
 
 clean:
 	rm -rf $(VENV)
