@@ -170,3 +170,12 @@ def test_another_activation_is_told_by_its_own_function():
 
     found = source.walk(tiny(dataclasses.replace(TINY, activation_function="relu")), IDS)
     assert named(found, "relu") and not named(found, "gelu")
+
+
+def test_a_model_that_acts_is_told_as_it_acts():
+    from gpt2lab import lens
+
+    found = source.walk(tiny().acting(lens.silence_heads(1, None)), IDS)
+    merged = named(found, "merge_heads", "h.1")[0].outputs[0]
+    assert (merged.low, merged.high) == (0, 0)
+    assert named(found, "merge_heads", "h.0")[0].outputs[0].high > 0

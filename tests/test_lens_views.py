@@ -470,3 +470,13 @@ def test_plain_values_for_json(fable, trace):
     ]
     for one in made:
         assert json.loads(json.dumps(one.to_dict())) == one.to_dict()
+
+
+def test_weights_that_make_nan_are_told():
+    """A row of NaN has no largest entries: an error of ours, not one of NumPy's shapes."""
+    broken = tiny_params()["h.1.mlp.c_fc.weight"].copy()
+    broken[0, 0] = np.nan
+    trace = tiny(**{"h.1.mlp.c_fc.weight": broken}).trace(IDS)
+    for view in (lens.next_tokens, lens.logit_lens):
+        with pytest.raises(InputError, match="NaN"):
+            view(trace)

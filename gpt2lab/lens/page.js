@@ -501,8 +501,7 @@ function drawPanel() {
     inner.length ? h('p', {class: 'crumbs'}, 'It calls ', between(inner.map(link), ', ')) : null,
     h('p', {class: 'small muted'}, source.name + ' of gpt2lab/reference.py, as it is installed, with the values of this text. ',
       key ? ['Its result is ', h('span', {class: 'mono'}, key), ' of a trace',
-        hook ? [', ', h('span', {class: 'mono'}, hook), ' in TransformerLens'] : '', '. '] : null,
-      D.model.acts.length ? 'Here the model runs without its acts.' : null));
+        hook ? [', ', h('span', {class: 'mono'}, hook), ' in TransformerLens'] : '', '. '] : null));
 }
 view('call line stage theme', () => {
   drawPanel();

@@ -101,6 +101,8 @@ class NextTokens:
 
 def top(probabilities: Array, count: int) -> Array:
     """The ids of the `count` largest of a row [V], the largest first; ties by the smaller id."""
+    if np.isnan(probabilities).any():
+        raise InputError("a row of probabilities holds NaN; check the weights, and what acts add")
     count = min(count, len(probabilities))
     if count < len(probabilities):
         floor = np.partition(probabilities, -count)[-count]

@@ -24,6 +24,7 @@ import numpy as np
 
 from gpt2lab import reference
 from gpt2lab.errors import InputError
+from gpt2lab.lens import acts as acting
 from gpt2lab.lens.traces import Array, Model, batch_of, exact
 
 ROWS, COLUMNS = 12, 40  # of a picture
@@ -84,13 +85,13 @@ class Call:
 def walk(model: Model, text: Any) -> list[Call]:
     """Run the reference on a text and tell every call in its order.
 
-    text: a text or ids that fit the window. Raises InputError where Python has the reference
-    without its source, or where a text does not fit.
+    text: a text or ids that fit the window. A model that acts is told as it acts. Raises InputError
+    where Python has the reference without its source, or where a text does not fit.
     """
     tokens = batch_of(model, text)[:1]
     teller = _Teller(exact(model).params)
     with teller.listening(), np.errstate(all="ignore"):
-        reference.model(model.config, teller.params, tokens)
+        reference.model(model.config, teller.params, tokens, at=acting.tap(model.acts, 0))
     return teller.calls
 
 
