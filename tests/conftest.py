@@ -1,9 +1,13 @@
-"""One cache folder for a whole run; the kernels are compiled into it before the first test."""
+"""For all tests: the program to call, and a cache folder with the kernels compiled into it."""
 
 from __future__ import annotations
 
+import io
+import sys
+
 import pytest
 
+from gpt2lab.commands import main
 from gpt2lab.engines import machine
 
 DTYPES = ("float32", "bfloat16", "int8")
@@ -20,3 +24,20 @@ def kernels(tmp_path_factory):
             compiled.library("crew", machine.here())
             compiled.library("run", machine.here(), "float32", "float32")
         yield
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Call the program in this process: (exit code, stdout, stderr)."""
+
+    def call(*args: str, stdin: bytes = b"") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
+        code = 0
+        try:
+            main(list(args))
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call

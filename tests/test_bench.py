@@ -15,9 +15,7 @@ from gpt2lab.engines import machine, measure
 from gpt2lab.engines.numpy_engine import NumpyEngine
 
 from .support import FABLE, TINY
-from .test_commands import fails, run
-
-__all__ = ["run"]  # the fixture
+from .test_commands import fails
 
 QUICK = ("--shape", "fable", "--seconds", "0.02")
 

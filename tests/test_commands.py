@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pty
@@ -14,26 +13,9 @@ import time
 import pytest
 
 import gpt2lab
-from gpt2lab.commands import VERBS, main
+from gpt2lab.commands import VERBS
 
 from .support import FABLE
-
-
-@pytest.fixture
-def run(capsys, monkeypatch):
-    """Call the program in this process: (exit code, stdout, stderr)."""
-
-    def call(*args: str, stdin: bytes = b"") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
-        code = 0
-        try:
-            main(list(args))
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 def fails(result, *words, code=2):

@@ -28,6 +28,7 @@ VERBS = {
     "chat": "Talk with a model in the terminal.",
     "tokenize": "Turn text into tokens and back, and watch the merges.",
     "score": "Tell how likely a text is: a token, a word, a byte, in all.",
+    "look": "See a model think: surprisal, logit lens, heads, the source at work.",
     "prepare": "Turn texts into token shards for training.",
     "train": "Train a model from scratch or on, exactly resumable.",
     "finetune": "Train a model on your own texts.",

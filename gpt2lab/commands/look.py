@@ -1,0 +1,227 @@
+"""`gpt2lab look`: see a model think, in a terminal, as JSON, or as a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gpt2lab.commands import looking
+from gpt2lab.commands.options import check_target, echo_json, given_text, load_model, printable
+from gpt2lab.errors import InputError
+from gpt2lab.files import write_whole
+
+if TYPE_CHECKING:
+    from gpt2lab.lens import Act
+    from gpt2lab.lens.heads import HeadScores
+    from gpt2lab.lm import LM
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  gpt2lab look "The cat sat on the"
+  gpt2lab look "The cat sat on the" --html cat.html
+  gpt2lab look "The cat sat on the" --source --layer 2 | less -R
+  gpt2lab look "The dog saw the boy. The" --token " dog" --against " boy" --silence 4.1
+  gpt2lab look --run runs/letters --html grown.html
+
+\b
+Everything is computed by the reference in NumPy. Logarithms are natural, a head is
+LAYER.HEAD, both from 0."""
+)
+@click.argument("prompt", required=False)
+@click.option(
+    "-m",
+    "--model",
+    metavar="MODEL",
+    help="A folder or file of any format, an official size (124M), or a hub name; the bundled "
+    "model when not given.",
+)
+@click.option("--file", metavar="PATH", help="Read the prompt from a file; - is standard input.")
+@click.option("--after-end", is_flag=True, help="Begin with the token that ends documents.")
+@click.option("--top", type=int, default=10, show_default=True, help="How many alternatives.")
+@click.option("--token", metavar="TEXT", help="Whose logit is taken apart.  [the likeliest]")
+@click.option("--against", metavar="TEXT", help="A token whose logit is taken off.")
+@click.option("--position", type=int, default=-1, help="At which position.  [the last]")
+@click.option(
+    "--silence", multiple=True, metavar="LAYER.HEAD", help="Silence a head; again for more."
+)
+@click.option(
+    "--scale", multiple=True, metavar="LAYER.HEAD=X", help="Scale what a head gives by X."
+)
+@click.option("--source", is_flag=True, help="Walk through the source, with the numbers in it.")
+@click.option("--layer", type=int, help="Of --source: which layer is shown in full.  [0]")
+@click.option(
+    "--run", metavar="DIR", help="A training run: its heads at every checkpoint, no prompt needed."
+)
+@click.option("--html", metavar="FILE", help="Write one page that needs nothing else.")
+@click.option("--force", is_flag=True, help="Write over a page that is there.")
+@click.option("--json", "as_json", is_flag=True, help="Everything as one JSON object.")
+@click.option("--color", metavar="WHEN", default="auto", help="auto, always or never.  [auto]")
+def command(prompt: str | None, **flags: Any) -> None:
+    """See what a model makes of PROMPT: surprisal, logit lens, heads, the source at work."""
+    _check_flags(prompt, flags)
+    target = check_target(flags["html"], flags["force"]) if flags["html"] is not None else None
+    canvas = looking.Canvas(flags["color"])
+    if flags["run"] is not None:
+        _grown(canvas, Path(flags["run"]), prompt, target, flags)
+        return
+    text = given_text(prompt, flags["file"], "prompt")
+    lm = load_model(flags["model"], engine="numpy")
+    lm = lm.acting(*_acts(flags))
+    tokens = _tokens(lm, text, flags["after_end"])
+    if flags["source"]:
+        _source(canvas, lm, tokens, flags)
+        return
+    if target is not None:
+        from gpt2lab.lens.page import render
+
+        write_whole(target, render(lm, tokens))
+        click.echo(f"note: {flags['html']} is written; open it in a browser", err=True)
+        return
+    _looked(canvas, lm, tokens, flags)
+
+
+def _check_flags(prompt: str | None, flags: dict[str, Any]) -> None:
+    """Flags that have no meaning together, told before anything is loaded."""
+    if flags["run"] is not None:
+        for name in ("model", "file", "source", "token", "against", "silence", "scale"):
+            if flags[name]:
+                raise InputError(f"--run looks at every checkpoint of a run; leave --{name} out")
+    if flags["source"]:
+        for name in ("html", "as_json"):
+            if flags[name]:
+                raise InputError(
+                    f"--source is for a terminal; leave --{name.removeprefix('as_')} out, or leave "
+                    "--source out: the page has the source in it"
+                )
+    if flags["layer"] is not None and not flags["source"]:
+        raise InputError("--layer says which layer --source shows; add --source, or leave it out")
+    if flags["html"] is not None and flags["as_json"]:
+        raise InputError("--html and --json are two ways out; give one of them")
+    if flags["force"] and flags["html"] is None:
+        raise InputError("--force is for --html FILE; add that, or leave --force out")
+    if flags["top"] < 1:
+        raise InputError(f"--top is {flags['top']}; it must be 1 or more")
+
+
+def _head(text: str) -> tuple[int, int]:
+    """LAYER.HEAD as two numbers."""
+    layer, dot, head = text.partition(".")
+    if not (dot and layer.isdecimal() and head.isdecimal()):
+        raise InputError(f"{text!r} is no head; write LAYER.HEAD, both from 0, as in 4.1")
+    return int(layer), int(head)
+
+
+def _acts(flags: dict[str, Any]) -> list[Act]:
+    """What --silence and --scale ask for."""
+    from gpt2lab import lens
+
+    made = [lens.silence_heads(layer, head) for layer, head in map(_head, flags["silence"])]
+    for text in flags["scale"]:
+        where, sign, factor = text.partition("=")
+        layer, head = _head(where)
+        try:
+            number = float(factor)
+        except ValueError:
+            sign = ""
+        if not sign:
+            raise InputError(f"scale {text!r} is not LAYER.HEAD=X, as in 4.1=0.5")
+        made.append(lens.scale_heads(layer, head, number))
+    return made
+
+
+def _tokens(lm: LM, text: str, after_end: bool) -> list[int]:
+    """The prompt as ids."""
+    begin = []
+    if after_end:
+        begin = lm.encode(None)
+    tokens = [*begin, *lm.encode(text)]
+    if len(tokens) > lm.config.n_ctx:
+        raise InputError(
+            f"the prompt has {len(tokens)} tokens, the model sees {lm.config.n_ctx}; shorten it"
+        )
+    return tokens
+
+
+def _scores(lm: LM) -> HeadScores | None:
+    """Head scores on one text of random tokens; None where the window is too short for it."""
+    from gpt2lab import lens
+
+    return lens.head_scores(lm, batch=1) if lm.config.n_ctx >= 5 else None
+
+
+def _looked(canvas: looking.Canvas, lm: LM, tokens: list[int], flags: dict[str, Any]) -> None:
+    """The prompt in a terminal, or as JSON."""
+    from gpt2lab import lens
+
+    wanted = ["embed", "pos_embed", "z", "mlp_out", "resid_pre", "resid_post", "logits"]
+    trace = lm.trace(tokens, wanted)
+    seen = lens.next_tokens(trace, flags["top"])
+    read = lens.logit_lens(trace, top=min(5, flags["top"]))
+    parts = lens.attribution(
+        trace,
+        flags["token"],
+        against=flags["against"],
+        position=flags["position"],
+        by="head",
+    )
+    scores = _scores(lm)
+    if flags["as_json"]:
+        echo_json(
+            {
+                "model": lm.name,
+                "acts": [act.about for act in lm.acts],
+                "tokens": tokens,
+                "next_tokens": seen.to_dict(),
+                "logit_lens": read.to_dict(),
+                "attribution": parts.to_dict(),
+                "head_scores": scores.to_dict() if scores else None,
+            }
+        )
+        return
+    looking.text_view(canvas, seen)
+    looking.next_view(canvas, seen, seen.next)
+    looking.lens_view(canvas, read, trace.pieces)
+    looking.heads_view(canvas, parts, scores, 8)
+
+
+def _source(canvas: looking.Canvas, lm: LM, tokens: list[int], flags: dict[str, Any]) -> None:
+    """The walk through the reference."""
+    from gpt2lab.lens import names, source
+
+    layer = names.check_layer(lm.config, flags["layer"] or 0)
+    looking.source_view(canvas, source.walk(lm, tokens), layer)
+
+
+def _grown(
+    canvas: looking.Canvas,
+    run: Path,
+    text: str | None,
+    target: Path | None,
+    flags: dict[str, Any],
+) -> None:
+    """The heads of a run at every checkpoint."""
+    from gpt2lab.lens import growth
+    from gpt2lab.train import journal
+
+    log = run / journal.NAME
+    records = journal.read(log) if log.is_file() else []
+    shown = not flags["as_json"] and target is None
+    stages: list[growth.Stage] = []
+    for stage in growth.stages(run, records, text):
+        if shown and not stages:
+            looking.growth_head(canvas)
+        stages.append(stage)
+        if shown:
+            looking.growth_row(canvas, stage)
+    grown = growth.Growth(str(run), stages, text or "")
+    if flags["as_json"]:
+        echo_json(grown.to_dict())
+    elif target is not None:
+        write_whole(target, growth.page(grown))
+        click.echo(f"note: {printable(flags['html'])} is written; open it in a browser", err=True)
+    else:
+        looking.growth_view(canvas, grown)
