@@ -78,6 +78,8 @@ def test_the_table_names_every_recipe():
     [
         ("shakespeare_char.sh", ["one", "two"]),
         ("shakespeare_char.sh", ["--fast"]),
+        ("induction.sh", ["one", "two"]),
+        ("induction.sh", ["--fast"]),
         ("fable.sh", ["out", "soon"]),
         ("finetune.sh", []),
         ("gpt2_124M.sh", ["out"]),
@@ -107,6 +109,37 @@ def test_shakespeare_char(recipe, tmp_path):
     assert len(both[0]) == len(VERSE) * 9 // 10
     assert [r["step"] for r in records(tmp_path / "out/run", "step")] == [1, 2, 3]
     assert records(tmp_path / "out/run", "val")
+
+
+def test_induction_refuses_a_number_of_steps_that_is_none(recipe, tmp_path):
+    for name, value in (("STEPS", "many"), ("STEPS", "0"), ("SEED", "-1"), ("SEED", "007")):
+        done = recipe("induction.sh", "out", code=2, **{name: value})
+        assert f"{name} '{value}' is no whole number" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_induction(recipe, tmp_path):
+    """Every document is a stretch and its copy, every checkpoint stays, and the end tells what
+    to look at; the text is that of the seed."""
+    done = recipe("induction.sh", "out", STEPS="2", SEED="5")
+    assert done.stderr.rstrip().endswith("gpt2lab look --run out/run")
+    made, shape = settings(tmp_path / "out/run")
+    assert (shape["n_layer"], shape["n_head"], shape["n_vocab"]) == (2, 2, 128)
+    assert (made["steps"], made["seed"], made["save_total_limit"]) == (2, 5, 0)
+    assert made["val_every"] % made["save_every"] == 0  # the best is none that is not saved anyway
+    kept = sorted(path.name for path in (tmp_path / "out/run").glob("step-*"))
+    assert kept == ["step-00000000", "step-00000002"]
+
+    text = (tmp_path / "out/text.txt").read_text(encoding="utf-8")
+    documents = text.split("\n<|endoftext|>\n")[:-1]
+    assert all(document == document[: len(document) // 2] * 2 for document in documents)
+    assert {len(document) // 2 for document in documents} == set(range(8, 51))
+
+    again = recipe("induction.sh", "out", STEPS="2", SEED="5")
+    assert "the run is over" in again.stderr
+    assert "look --run out/run" in again.stderr
+    recipe("induction.sh", "other", STEPS="2", SEED="6")
+    assert (tmp_path / "other/text.txt").read_text(encoding="utf-8") != text
 
 
 def test_fable(recipe, tmp_path):
