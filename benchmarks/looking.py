@@ -27,7 +27,7 @@ from gpt2lab.weights import Checkpoint
 TURNS = 25
 PROMPT = (
     "Once upon a time, there was a little girl named Lily. She had a big red ball and a small dog. "
-    "One day, the ball rolled into the dark forest, and Lily"
+    "One day, the ball rolled into the dark forest, and Lily and her dog went after it."
 )
 
 
