@@ -110,7 +110,16 @@ def test_signs_stand_for_what_would_move_the_cursor(run):
 def test_wide_and_combined_characters_keep_the_columns():
     assert looking.columns("你好") == 4 and looking.columns("e\u0301") == 1
     for text in ("short", "a much longer piece", "你好你好你好", ""):
-        assert looking.columns(looking.fit(text, 9)) == 9
+        for width in range(10):
+            assert looking.columns(looking.fit(text, width)) == width
+
+
+@pytest.mark.parametrize("width", ["1", "40", "59", "61", "200"])
+def test_a_terminal_of_any_width(width, run, monkeypatch):
+    """At 40 columns nothing was left for the last column, and it was cut for ever."""
+    monkeypatch.setenv("COLUMNS", width)
+    code, out, _ = run("look", "The cat sat on 你好")
+    assert code == 0 and "What comes next" in out
 
 
 @pytest.mark.parametrize("share", [0, 0.001, 0.1, 0.5, 0.99, 1])

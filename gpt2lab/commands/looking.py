@@ -76,9 +76,11 @@ def columns(text: str) -> int:
 
 
 def fit(text: str, width: int) -> str:
-    """A text cut or filled to a width."""
-    while columns(text) > width:
-        text = text[:-2] + "…"
+    """A text cut or filled to a width; nothing fits into none."""
+    if columns(text) > width:
+        while text and columns(text) > width - 1:
+            text = text[:-1]
+        text += "…" if width > 0 else ""
     return text + " " * (width - columns(text))
 
 
