@@ -51,7 +51,8 @@ class Token(NamedTuple):
 
 def check_ids(ids: Any, config: Config, what: str = "prompt") -> list[int]:
     """Token ids as a list of int, or an error that names what is wrong with them."""
-    if isinstance(ids, str | bytes | bytearray | Mapping | set) or not isinstance(ids, Iterable):
+    wrong = isinstance(ids, str | bytes | bytearray | Mapping | set)
+    if wrong or not isinstance(ids, Iterable) or getattr(ids, "ndim", 1) == 0:
         raise InputError(f"the {what} is {ids!r:.80}; it takes a text or a list of token ids")
     ids = list(ids)
     if not ids:

@@ -12,7 +12,7 @@ import pytest
 import gpt2lab
 from gpt2lab import lens, reference
 from gpt2lab.errors import InputError
-from gpt2lab.lens import heads, logits, prediction
+from gpt2lab.lens import heads, logits, page, prediction
 from gpt2lab.sampling import log_softmax
 
 from .support import TINY, tiny_params
@@ -480,3 +480,67 @@ def test_weights_that_make_nan_are_told():
     for view in (lens.next_tokens, lens.logit_lens):
         with pytest.raises(InputError, match="NaN"):
             view(trace)
+
+
+ODD = (
+    None,
+    True,
+    10**30,
+    1.5,
+    math.nan,
+    "x",
+    "",
+    [None],
+    {1: 2},
+    b"ab",
+    np.array(3),
+    object(),
+    "\ud800",
+)
+
+
+@pytest.mark.parametrize("odd", ODD, ids=lambda odd: ascii(odd)[:12])
+def test_whatever_is_given_is_taken_or_refused_by_name(fable, trace, odd):
+    """No caller sees an error of NumPy or of Python's own: each border says what it takes."""
+    works = [
+        lambda: fable.trace(odd),
+        lambda: fable.trace("The", odd),
+        lambda: fable.trace("The", layers=odd),
+        lambda: fable.trace("The", acts=odd),
+        lambda: trace[odd],
+        lambda: trace["z", odd],
+        lambda: trace.stack(odd),
+        lambda: lens.next_tokens(trace, odd),
+        lambda: lens.next_tokens(trace, row=odd),
+        lambda: lens.logit_lens(trace, names=odd),
+        lambda: lens.logit_lens(trace, row=odd),
+        lambda: lens.attribution(trace, odd),
+        lambda: lens.attribution(trace, position=odd),
+        lambda: lens.attribution(trace, by=odd),
+        lambda: lens.attribution(trace, row=odd),
+        lambda: lens.attention(trace, odd, 0),
+        lambda: lens.attention(trace, 0, 0, row=odd),
+        lambda: lens.attention(trace, 0, 0).explain(odd),
+        lambda: lens.attention(trace, 0, 0).explain(top=odd),
+        lambda: lens.ov_tokens(fable, 0, odd, 5),
+        lambda: lens.head_scores(fable, length=3, batch=odd),
+        lambda: lens.head_scores(fable, length=3, batch=1, seed=odd),
+        lambda: lens.sweep(fable, odd, "The", 1),
+        lambda: lens.sweep(fable, "The", "A", odd),
+        lambda: lens.sweep(fable, "The", "A", 1, name=odd),
+        lambda: lens.direction(fable, odd, ["a"], 1),
+        lambda: lens.direction(fable, ["a"], ["b"], 1, name=odd),
+        lambda: fable.trace("The", acts=[lens.scale_heads(odd, 0, 2)]),
+        lambda: fable.trace("The", acts=[lens.scale_heads(0, odd, 2)]),
+        lambda: fable.trace("The", acts=[lens.scale_heads(0, 0, odd)]),
+        lambda: fable.trace("The", acts=[lens.steer(0, odd)]),
+        lambda: fable.trace("The", acts=[lens.patch("h.0.attn.z", odd)]),
+        lambda: fable.trace("The", acts=[lens.custom("logits", lambda value: odd, "odd")]),
+        lambda: lens.custom(odd, lambda value: value, "odd"),
+        lambda: page.render(fable, odd),
+    ]
+    for work in works:
+        try:
+            work()
+        except InputError as error:
+            assert len(str(error)) < 400

@@ -94,6 +94,8 @@ class Act:
 def _same_shape(new: Any, old: Array, key: str) -> Array:
     """`new` as it stands in place of `old`; axes of length 1 stretch."""
     new = np.asarray(new)
+    if new.dtype.kind not in "fiub":
+        raise InputError(f"what goes into {key} is {new!r:.60}; it has to be an array of numbers")
     try:
         return np.broadcast_to(new, old.shape).astype(old.dtype)
     except ValueError:
@@ -107,7 +109,7 @@ def _indices(what: str, given: Any) -> tuple[int, ...] | None:
     """Whole numbers from 0 up as a tuple."""
     if given is None:
         return None
-    listed: list[Any] = list(given) if isinstance(given, Iterable) else [given]
+    listed = names.listed(what, given)
     for number in listed:
         whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
         if not whole or number < 0:
@@ -122,8 +124,8 @@ def _indices(what: str, given: Any) -> tuple[int, ...] | None:
 def _number(what: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise InputError(f"{what} is {value!r:.60}; it must be a number")
-    if not np.isfinite(value):
-        raise InputError(f"{what} is {value}; it must be finite")
+    if not abs(value) < 1e30:
+        raise InputError(f"{what} is {value:.6g}; it must be finite, and smaller than 1e30")
     return float(value)
 
 
@@ -262,7 +264,11 @@ def steer(
     name: another value of width E. positions: of which tokens, None is all.
     Turner et al. 2023, "Steering language models with activation engineering".
     """
-    if name not in names.OF_A_LAYER or names.NAMES[name].shape != "B T E":
+    if (
+        not isinstance(name, str)
+        or name not in names.OF_A_LAYER
+        or names.NAMES[name].shape != "B T E"
+    ):
         wide = [n for n in names.OF_A_LAYER if names.NAMES[n].shape == "B T E"]
         raise InputError(f"no direction is added to {name!r}; choose one of {', '.join(wide)}")
     key, places = names.key_of(name, _layer(layer)), _indices("positions", positions)
@@ -296,8 +302,7 @@ def custom(key: str, change: Callable[[Array], Array], about: str) -> Act:
 
 def checked(acts: Iterable[Act], config: Config) -> list[Act]:
     """The acts for a model, each unit in range, or an error that names what is not there."""
-    listed = [acts] if isinstance(acts, Act) else list(acts)
-    return [_checked(act, config) for act in listed]
+    return [_checked(act, config) for act in names.listed("acts", acts)]
 
 
 def _checked(act: Any, config: Config) -> Act:

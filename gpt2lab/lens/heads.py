@@ -45,7 +45,8 @@ class Attention:
 
     def explain(self, position: int = -1, top: int = 5) -> str:
         """The arithmetic of one token's look back, as lines of text: the strongest sources."""
-        at = range(len(self.pieces))[position]
+        at = naming.in_range("position", position, len(self.pieces))
+        top = check_count("top", top)
         lines = [
             f"layer {self.layer}, head {self.head}: {self.pieces[at]!r} at {at} looks back",
             f"{'source':>20} {'q.k':>9} {'x scale':>9} {'exp(x - max)':>13} {'softmax':>8}",
@@ -77,7 +78,7 @@ def attention(trace: Trace, layer: int, head: int, *, row: int = 0) -> Attention
     has to be traced in one reading: a step of writing holds its own keys alone.
     """
     layer = naming.check_layer(trace.config, layer)
-    head = naming.check_head(trace.config, head)
+    head, row = naming.check_head(trace.config, head), trace.row(row)
     if trace.start:
         raise InputError(
             f"this trace is of a step after {trace.start} cached tokens; trace the whole text"
@@ -186,7 +187,7 @@ class HeadScores:
 
     def strongest(self, kind: str, count: int = 5) -> list[tuple[int, int, float]]:
         """(layer, head, score) of the heads that score highest in a kind."""
-        if kind not in KINDS:
+        if not isinstance(kind, str) or kind not in KINDS:
             raise InputError(f"the kind of score is {kind!r}; choose {', '.join(KINDS)}")
         scores = getattr(self, kind)
         order = np.argsort(-scores, axis=None, kind="stable")[:count]
@@ -221,6 +222,13 @@ def repeated_tokens(model: Model, length: int, batch: int, seed: int) -> Array:
     return np.concatenate([*begin, half, half], axis=1)
 
 
+def _seed(seed: Any) -> int:
+    """A seed, or an error."""
+    if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or not 0 <= seed < 2**64:
+        raise InputError(f"seed is {seed!r:.60}; it must be a whole number from 0 up")
+    return int(seed)
+
+
 def head_scores(
     model: Model, *, length: int | None = None, batch: int = 4, seed: int = 0
 ) -> HeadScores:
@@ -231,7 +239,7 @@ def head_scores(
     config = model.config
     room = (config.n_ctx - (config.begin is not None)) // 2
     length = min(50, room) if length is None else check_count("length", length)
-    check_count("batch", batch)
+    batch, seed = check_count("batch", batch), _seed(seed)
     if not 2 <= length <= room:
         raise InputError(
             f"length is {length}; repeated once it has to fit the window, so 2 to {room}"

@@ -103,9 +103,9 @@ def stream_keys(trace: Trace, names: Iterable[str]) -> list[str]:
 
     In any other layer it is the resid_post of the layer before.
     """
-    listed = [names] if isinstance(names, str) else list(names)
+    listed = naming.listed("names", names)
     allowed = ("resid_pre", "resid_mid", "resid_post")
-    wrong = [name for name in listed if name not in allowed]
+    wrong = [name for name in listed if not isinstance(name, str) or name not in allowed]
     if wrong or not listed:
         raise InputError(f"the lens reads {', '.join(allowed)}, one or more; not {listed!r:.80}")
     chosen = naming.select(trace.config, listed)
@@ -124,7 +124,7 @@ def logit_lens(
     names: where the stream is read; resid_mid adds the places between attention and MLP. top: how
     many alternatives. row: which text of the trace.
     """
-    count, keys = check_count("top", top), stream_keys(trace, names)
+    count, keys, row = check_count("top", top), stream_keys(trace, names), trace.row(row)
     stream = [trace[key][row] for key in keys]  # N x [T, E]
     last = trace["resid_post", trace.config.n_layer - 1][row]  # [T, E]
     tokens = trace.tokens[row]
@@ -229,11 +229,7 @@ def token_of(trace: Trace, token: Any, what: str = "token") -> int:
 
 def place_of(trace: Trace, position: Any) -> int:
     """A position of the trace, from its first token; negative ones from the end."""
-    length = trace.tokens.shape[1]
-    whole = isinstance(position, int | np.integer) and not isinstance(position, bool)
-    if not whole or not -length <= position < length:
-        raise InputError(f"position {position!r} is not there; they go from 0 to {length - 1}")
-    return int(position) % length
+    return naming.in_range("position", position, trace.tokens.shape[1])
 
 
 def attribution(
@@ -254,9 +250,9 @@ def attribution(
     MLPs) or "neuron" (neurons and attentions).
     Elhage et al. 2021, "A mathematical framework for transformer circuits".
     """
-    if by not in ("layer", "head", "neuron"):
-        raise InputError(f"by is {by!r}; choose layer, head or neuron")
-    at = place_of(trace, position)
+    if not isinstance(by, str) or by not in ("layer", "head", "neuron"):
+        raise InputError(f"by is {by!r:.60}; choose layer, head or neuron")
+    row, at = trace.row(row), place_of(trace, position)
     logits = trace["logits"][row, -1 if trace["logits"].shape[1] == 1 else at]
     chosen = int(np.argmax(logits)) if token is None else token_of(trace, token)
     other = None if against is None else token_of(trace, against, "other token")

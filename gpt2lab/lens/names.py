@@ -13,7 +13,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError
@@ -108,6 +108,8 @@ def hook_of(key: str) -> str:
 
 def parse(key: str) -> tuple[str, int | None]:
     """A key, ours or TransformerLens's, as (name, layer); InputError with the closest ones."""
+    if not isinstance(key, str):
+        raise unknown(key)
     if key in OF_A_LAYER:
         raise InputError(f"{key} stands in every layer; name one, as {key_of(key, 0)}")
     for name, row in NAMES.items():
@@ -128,12 +130,22 @@ def unknown(key: object) -> InputError:
     forms = [form.format(layer) for row in NAMES.values() for form in (row.key, row.hook) if form]
     near = difflib.get_close_matches(str(key), [*NAMES, *forms], n=3, cutoff=0.5)
     hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(NAMES)}"
-    return InputError(f"no inner value is named {key!r}; {hint}")
+    return InputError(f"no inner value is named {key!r:.60}; {hint}")
+
+
+def listed(what: str, given: object) -> list[Any]:
+    """One thing or several as a list; InputError for what is neither."""
+    if isinstance(given, str) or not hasattr(given, "__iter__"):
+        return [given]
+    try:
+        return list(given)
+    except TypeError:  # an array without axes has a way to go through it, which fails
+        raise InputError(f"{what} are {given!r:.60}; give one, or a list of them") from None
 
 
 def check_layer(config: Config, layer: object) -> int:
     """A layer of the model as an int, negative ones from the end; InputError out of range."""
-    return _in_range("layer", layer, config.n_layer)
+    return in_range("layer", layer, config.n_layer)
 
 
 def check_head(config: Config, head: object) -> int:
@@ -149,18 +161,17 @@ def check_unit(config: Config, letter: str, unit: object) -> int:
         "E": ("entry", config.n_embd),
         "V": ("token", config.n_vocab),
     }[letter]
-    return _in_range(what, unit, count)
+    return in_range(what, unit, count)
 
 
-def _in_range(what: str, value: object, count: int) -> int:
+def in_range(what: str, value: object, count: int) -> int:
+    """A whole number from 0 to count - 1, negative ones from the end; InputError for another."""
     try:
         number = value.__index__()  # type: ignore[attr-defined]
     except (AttributeError, TypeError):
         number = None
     if number is None or isinstance(value, bool) or not -count <= number < count:
-        raise InputError(
-            f"{what} {value!r} is not there; in this model they go from 0 to {count - 1}"
-        )
+        raise InputError(f"{what} {value!r:.60} is not there; they go from 0 to {count - 1}")
     return int(number) % count
 
 
@@ -179,11 +190,10 @@ def select(
     if names is None:
         chosen = set(every)
     else:
-        listed = [names] if isinstance(names, str) else list(names)
-        chosen = {key for wanted in listed for key in _meant(config, wanted, every)}
+        wanted = listed("names", names)
+        chosen = {key for one in wanted for key in _meant(config, one, every)}
     if layers is not None:
-        listed_layers = list(layers) if isinstance(layers, Iterable) else [layers]
-        allowed = {check_layer(config, layer) for layer in listed_layers}
+        allowed = {check_layer(config, layer) for layer in listed("layers", layers)}
         chosen = {key for key in chosen if (at := parse(key)[1]) is None or at in allowed}
     return [key for key in every if key in chosen]
 

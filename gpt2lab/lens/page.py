@@ -31,6 +31,7 @@ from gpt2lab.lens.heads import KINDS, head_scores
 from gpt2lab.lens.logits import Attribution, LogitLens, attribution, logit_lens, unembed
 from gpt2lab.lens.prediction import NextTokens, next_tokens, top
 from gpt2lab.lens.traces import Array, Model, Trace, pieces_of, trace
+from gpt2lab.prompts import check_ids
 from gpt2lab.sampling import log_softmax
 
 LIMIT = 40 * 2**20  # bytes of a page; browsers open more, but not at once
@@ -49,6 +50,7 @@ def render(model: Model, tokens: list[int], *, layer_scores: bool = True) -> str
     tokens: ids that fit the window. layer_scores: whether what heads look for on random tokens is
     told too, which reads some more text. Raises InputError where the page would pass 40 MB.
     """
+    tokens = check_ids(tokens, model.config, "text")
     check_size(model.config, len(tokens))
     return assemble(gather(model, tokens, layer_scores=layer_scores))
 

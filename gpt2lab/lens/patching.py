@@ -19,7 +19,7 @@ from gpt2lab.errors import InputError
 from gpt2lab.lens import acts as acting
 from gpt2lab.lens import names as naming
 from gpt2lab.lens.logits import place_of, token_of, unembed
-from gpt2lab.lens.traces import Array, Model, Trace, exact, trace
+from gpt2lab.lens.traces import Array, Model, Trace, check_name, exact, trace
 
 ROWS = 16  # patched readings at once
 Metric = Callable[[Array], Array]
@@ -82,8 +82,7 @@ def sweep(
     swept by head over all positions, all others by position.
     Meng et al. 2022 (causal tracing); Wang et al. 2023 (IOI).
     """
-    if name not in naming.OF_A_LAYER:
-        raise naming.unknown(name)
+    check_name(name)
     by = "head" if name in naming.OF_HEADS else "position"
     good = trace(model, clean, [name, "logits", "resid_pre", "resid_post"])
     bad = trace(model, corrupt, ["logits", "resid_pre", "resid_post"])
@@ -160,14 +159,15 @@ def direction(
     Give it to `steer`. Turner et al. 2023; Rimsky et al. 2024, "Steering Llama 2 via contrastive
     activation addition".
     """
-    if tokens not in ("last", "mean"):
-        raise InputError(f"tokens is {tokens!r}; choose last or mean")
-    if name not in naming.OF_A_LAYER or naming.NAMES[name].shape != "B T E":
+    if not isinstance(tokens, str) or tokens not in ("last", "mean"):
+        raise InputError(f"tokens is {tokens!r:.60}; choose last or mean")
+    check_name(name)
+    if naming.NAMES[name].shape != "B T E":
         raise InputError(f"no direction is taken from {name!r}; take resid_post, say")
     key = naming.key_of(name, naming.check_layer(model.config, layer))
     means = []
     for what, texts in (("toward", toward), ("away", away)):
-        listed = [texts] if isinstance(texts, str) else list(texts)
+        listed = naming.listed(what, texts)
         if not listed:
             raise InputError(f"there is no text in {what}; give at least one of each kind")
         states = [trace(model, text, [key])[key][0] for text in listed]  # each [T, E]

@@ -16,7 +16,7 @@ from gpt2lab.lens.traces import Array, Trace, pieces_of
 from gpt2lab.sampling import log_softmax
 from gpt2lab.tokenizer import Tokenizer
 
-CHUNK = 32  # rows of logits at once: 50,257 float64 each
+MOST = 1_000_000  # of anything that is counted
 
 
 @dataclass
@@ -127,9 +127,10 @@ def expect(logits: Array, token: int | None, count: int) -> Expected:
 
 def check_count(what: str, value: Any) -> int:
     """A count from 1 up, or an error."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(f"{what} is {value!r}; it must be a whole number from 1 up")
-    return value
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or not 1 <= value <= MOST:
+        raise InputError(f"{what} is {value!r:.60}; it must be a whole number from 1 to {MOST:,}")
+    return int(value)
 
 
 def next_tokens(trace: Trace, top: int = 10, *, row: int = 0) -> NextTokens:
@@ -137,9 +138,7 @@ def next_tokens(trace: Trace, top: int = 10, *, row: int = 0) -> NextTokens:
 
     top: how many alternatives. row: which text of the trace.
     """
-    count, logits = check_count("top", top), trace["logits"]
-    if not 0 <= row < len(logits):
-        raise InputError(f"text {row} is not in the trace; it holds {len(logits)}")
+    count, row, logits = check_count("top", top), trace.row(row), trace["logits"]
     if logits.shape[1] != trace.tokens.shape[1]:
         raise InputError("this trace is of a step of writing and has the last logits alone")
     ids = trace.tokens[row].tolist()

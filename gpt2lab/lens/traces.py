@@ -44,6 +44,12 @@ class Model(Protocol):
     def encode(self, prompt: Any) -> list[int]: ...
 
 
+def check_name(name: object) -> None:
+    """InputError where a name is none of the values that stand in every layer."""
+    if not isinstance(name, str) or name not in naming.OF_A_LAYER:
+        raise naming.unknown(name)
+
+
 class Trace:
     """The inner values of one reading: `trace["h.3.attn.pattern"]` is an array [B, H, T, S].
 
@@ -82,8 +88,9 @@ class Trace:
         return self._values[found]
 
     def _key(self, pair: Any) -> str:
-        if not isinstance(pair, tuple) or len(pair) != 2 or pair[0] not in naming.OF_A_LAYER:
+        if not isinstance(pair, tuple) or len(pair) != 2:
             raise naming.unknown(pair)
+        check_name(pair[0])
         return naming.key_of(pair[0], naming.check_layer(self.config, pair[1]))
 
     def __contains__(self, key: object) -> bool:
@@ -105,8 +112,7 @@ class Trace:
 
     def stack(self, name: str) -> Array:
         """A value of all layers in one array: [L, B, ...]."""
-        if name not in naming.OF_A_LAYER:
-            raise naming.unknown(name)
+        check_name(name)
         return np.stack([self[name, layer] for layer in range(self.config.n_layer)])
 
     def as_transformer_lens(self) -> dict[str, Array]:
@@ -117,6 +123,10 @@ class Trace:
             if hook:
                 found[hook] = np.swapaxes(value, 1, 2) if name in ("q", "k", "v", "z") else value
         return found
+
+    def row(self, row: object) -> int:
+        """Which of the texts is meant, as an int; InputError for one that is not there."""
+        return naming.in_range("text", row, len(self.tokens))
 
     @cached_property
     def pieces(self) -> list[str]:
@@ -146,9 +156,8 @@ def pieces_of(tokenizer: Tokenizer | None, ids: Sequence[int]) -> list[str]:
 def batch_of(model: Model, texts: Any, what: str = "text") -> Array:
     """A text, ids, or a list of either of one length as ids [B, T] that fit the window."""
     config = model.config
-    several = not isinstance(texts, str) and isinstance(texts, Iterable)
-    listed = list(texts) if several else [texts]
-    flat = several and bool(listed) and not isinstance(listed[0], str | Iterable)
+    listed = naming.listed("texts", texts)
+    flat = not isinstance(texts, str) and bool(listed) and not isinstance(listed[0], str | Iterable)
     rows = [model.encode(row) for row in ([listed] if flat else listed)]
     if not rows:
         raise InputError(f"the {what} is empty; give at least one token")
