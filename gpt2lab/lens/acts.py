@@ -14,6 +14,7 @@ Shapes: B batch, T tokens of a call, H heads, E embedding, F width of the MLP.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -124,9 +125,13 @@ def _indices(what: str, given: Any) -> tuple[int, ...] | None:
 def _number(what: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise InputError(f"{what} is {value!r:.60}; it must be a number")
-    if not abs(value) < 1e30:
-        raise InputError(f"{what} is {value:.6g}; it must be finite, and smaller than 1e30")
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number that no float reaches
+        number = math.inf
+    if not abs(number) < 1e30:
+        raise InputError(f"{what} is {value!r:.60}; it must be finite, and smaller than 1e30")
+    return number
 
 
 def _layer(layer: Any) -> int:
@@ -264,12 +269,8 @@ def steer(
     name: another value of width E. positions: of which tokens, None is all.
     Turner et al. 2023, "Steering language models with activation engineering".
     """
-    if (
-        not isinstance(name, str)
-        or name not in names.OF_A_LAYER
-        or names.NAMES[name].shape != "B T E"
-    ):
-        wide = [n for n in names.OF_A_LAYER if names.NAMES[n].shape == "B T E"]
+    wide = [n for n in names.OF_A_LAYER if names.NAMES[n].shape == "B T E"]
+    if not isinstance(name, str) or name not in wide:
         raise InputError(f"no direction is added to {name!r}; choose one of {', '.join(wide)}")
     key, places = names.key_of(name, _layer(layer)), _indices("positions", positions)
     strength, vector = _number("the strength", strength), np.asarray(direction)
