@@ -24,18 +24,20 @@ import numpy as np
 from gpt2lab.errors import Failure, InputError
 
 WIDTHS = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}  # bytes of one number
+_LONGEST = 300  # characters of a name or reason in a message
 
 
 def reason(error: BaseException) -> str:
     """One printable line saying what an exception said, for use inside another sentence."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     line = " ".join(text.split()) or type(error).__name__
-    return shown(line if len(line) <= 200 else line[:197] + "...")
+    return shown(line)
 
 
 def shown(name: str) -> str:
-    """A name from a file as it may stand in a message: no control characters, no line breaks."""
-    return name if name.isprintable() else ascii(name)
+    """A name from a file as it may stand in a message: no control characters, not too long."""
+    said = name if name.isprintable() else ascii(name[:_LONGEST])
+    return said if len(said) <= _LONGEST else said[: _LONGEST - 3] + "..."
 
 
 def is_file_name(name: str) -> bool:
