@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from gpt2lab.errors import InputError
+from gpt2lab.errors import InputError, few, quoted
 
+MOST = 2**31 - 1  # of each number; what formats and kernels count with
+MOST_ENDS = 1000
 ACTIVATIONS = ("gelu_new", "gelu", "relu")
 
 
@@ -41,9 +43,9 @@ class Config:
             value = getattr(self, name)
             if value is None and name == "n_inner":
                 continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
                 raise InputError(
-                    f"config: {name} is {value!r}, it must be a whole number from 1 up"
+                    f"config: {name} is {quoted(value)}, it must be a whole number from 1 to {MOST}"
                 )
         if self.n_embd % self.n_head:
             raise InputError(
@@ -52,17 +54,27 @@ class Config:
             )
         if self.activation_function not in ACTIVATIONS:
             raise InputError(
-                f"config: activation_function {self.activation_function!r} is unknown; "
+                f"config: activation_function {quoted(self.activation_function)} is unknown; "
                 f"known: {', '.join(ACTIVATIONS)}"
             )
-        if not self.layer_norm_epsilon > 0:
+        epsilon = self.layer_norm_epsilon
+        if not isinstance(epsilon, float | int) or not 0 < epsilon < 1:
             raise InputError(
-                f"config: layer_norm_epsilon is {self.layer_norm_epsilon}, it must be above 0"
+                f"config: layer_norm_epsilon is {quoted(epsilon)}, it must be above 0 and below 1"
+            )
+        for name in ("scale_attn_weights", "scale_attn_by_inverse_layer_idx"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(
+                    f"config: {name} is {quoted(getattr(self, name))}, it must be true or false"
+                )
+        if len(self.end_tokens) > MOST_ENDS:
+            raise InputError(
+                f"config: {len(self.end_tokens)} end tokens, at most {MOST_ENDS} are possible"
             )
         for token in (*self.end_tokens, *([] if self.start_token is None else [self.start_token])):
-            if not 0 <= token < self.n_vocab:
+            if not isinstance(token, int) or not 0 <= token < self.n_vocab:
                 raise InputError(
-                    f"config: the end or start token {token} is outside the vocabulary of "
+                    f"config: the end or start token {quoted(token)} is outside the vocabulary of "
                     f"{self.n_vocab}"
                 )
 
@@ -92,7 +104,7 @@ class Config:
         """The inverse of `to_dict`. Unknown keys are an error that lists them."""
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
-            raise InputError(f"config: unknown keys {', '.join(unknown)}")
+            raise InputError(f"config: unknown keys {few(map(quoted, unknown))}")
         return cls(**{**values, "end_tokens": tuple(values.get("end_tokens", ()))})
 
 

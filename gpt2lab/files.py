@@ -14,6 +14,7 @@ import shutil
 import stat
 import tempfile
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +26,8 @@ from gpt2lab.errors import Failure, InputError
 
 WIDTHS = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}  # bytes of one number
 _LONGEST = 300  # characters of a name or reason in a message
+TEXT_LIMIT = 1 << 25  # bytes of a text or JSON file; a vocabulary of 200,000 tokens has 12 million
+CONTAINERS = 1 << 20  # lists and objects in one JSON file; each takes 60 bytes and more
 
 
 def reason(error: BaseException) -> str:
@@ -73,6 +76,23 @@ def read_head(path: Path, size: int) -> bytes:
         return b""
 
 
+def check_regular(path: Path) -> int:
+    """The size of a file; InputError for a pipe or a device, which would be waited for for ever."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        kind = "folder" if stat.S_ISDIR(status.st_mode) else "pipe or device"
+        raise InputError(f"{path}: is a {kind}, expected a file; put the real file in its place")
+    return status.st_size
+
+
+def contents(path: Path, limit: int) -> bytes:
+    """The bytes of a regular file that is not meant to be large."""
+    with accessing(path):
+        if (size := check_regular(path)) > limit:
+            raise InputError(f"{path}: has {size} bytes, at most {limit} are read; it is damaged")
+        return path.read_bytes()
+
+
 def map_bytes(path: Path) -> np.ndarray:
     """A file as uint8 [size], mapped, not read: a 6 GB model opens at once and pages in by use.
 
@@ -80,7 +100,7 @@ def map_bytes(path: Path) -> np.ndarray:
     them. Copy what you want to change.
     """
     with accessing(path):
-        if path.stat().st_size == 0:
+        if check_regular(path) == 0:
             return np.zeros(0, np.uint8)
         return np.asarray(np.memmap(path, np.uint8, "r"))  # [size]
 
@@ -128,7 +148,7 @@ class Identity(NamedTuple):
 def identity(path: Path) -> Identity:
     """The identity of a file as it is now, by its real path; InputError when there is none."""
     with accessing(path):
-        real = path.resolve()
+        real = Path(os.path.realpath(path))  # Path.resolve raises RuntimeError at a link to itself
         s = real.stat()
     return Identity(str(real), s.st_size, s.st_mtime_ns, s.st_ino, s.st_ctime_ns)
 
@@ -173,8 +193,7 @@ def cache_folder(name: str) -> Path:
 
 def read_text(path: Path) -> str:
     """A small UTF-8 file."""
-    with accessing(path):
-        data = path.read_bytes()
+    data = contents(path, TEXT_LIMIT)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -184,9 +203,9 @@ def read_text(path: Path) -> str:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = sorted({key for key in keys if keys.count(key) > 1})
-        raise InputError(f"the key {', '.join(map(shown, twice))} stands there twice")
+        counts = Counter(key for key, _ in pairs)
+        twice = counts.most_common(1)[0][0]
+        raise InputError(f"the key {shown(twice)} stands there twice")
     return values
 
 
@@ -207,6 +226,9 @@ def _without_collecting() -> Iterator[None]:
 
 def parse_json(text: str | bytes, where: str) -> dict[str, Any]:
     """A JSON object; a key that stands twice in it is refused, as one of the two would be lost."""
+    data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+    if data.count(b"[") + data.count(b"{") > CONTAINERS:
+        raise InputError(f"{where}: holds more than {CONTAINERS} lists and objects; it is damaged")
     try:
         with _without_collecting():
             values = json.loads(text, object_pairs_hook=_once)

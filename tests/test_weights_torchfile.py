@@ -167,7 +167,6 @@ def test_every_other_name_is_refused(tmp_path, program):
         b"0.",
         b"h\x05.",
         b"}(]]u.",  # an unhashable key
-        b"\x80\x02}r\xff\xff\xff\x7f.",  # a memo of two thousand million places
         b"ctorch._utils\n_rebuild_tensor_v2\n)R.",
         b"ctorch._utils\n_rebuild_tensor_v2\n}b.",  # change the function itself
         b"ctorch\nFloatStorage\n}b.",
@@ -205,9 +204,9 @@ def tensor_program(count: bytes, shape: bytes, stride: bytes, offset: bytes = b"
         (tensor_program(b"I4\n", b"I4\n", b"I1\n", b"I1\n"), "reaches past its 4 numbers"),
         (tensor_program(b"I4\n", b"I1000000000000\n", b"I0\n"), "reaches past its 4 numbers"),
         (tensor_program(b"I4\n", b"I2\n", b"I-1\n"), "impossible shape"),
-        (tensor_program(b"I4\n", b"I2\n", b""), "without a storage"),
+        (tensor_program(b"I4\n", b"I2\n", b""), "1 dimensions, 0 strides"),
         (tensor_program(b"I9\n", b"I2\n", b"I1\n"), "9 numbers are not all there"),
-        (tensor_program(b"S'4'\n", b"I2\n", b"I1\n"), "unknown kind of storage"),
+        (tensor_program(b"S'4'\n", b"I2\n", b"I1\n"), "impossible number"),
     ],
 )
 def test_tensors_that_reach_beyond_their_storage(tmp_path, program, said):

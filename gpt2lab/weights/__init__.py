@@ -10,8 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from types import ModuleType
 
-from gpt2lab.errors import InputError
-from gpt2lab.files import accessing, new_folder
+from gpt2lab.errors import InputError, few
+from gpt2lab.files import accessing, new_folder, shown
 from gpt2lab.weights import gpt2simple, huggingface, llmc, nanogpt, openai, run
 from gpt2lab.weights.checkpoint import Checkpoint, Params
 
@@ -56,7 +56,7 @@ def recognise(path: Path | str) -> str:
     format = _format_of(path)
     if format is not None:
         return format
-    inside = ", ".join(str(entry) for entry in _inside(path)[:10])
+    inside = few([shown(str(entry)) for entry in _inside(path)])
     step = f"but these are: {inside}" if inside else "the file may be empty, truncated or foreign"
     raise InputError(f"{path}: not a checkpoint of a known format ({', '.join(FORMATS)}); {step}")
 

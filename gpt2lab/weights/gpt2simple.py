@@ -13,7 +13,8 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from gpt2lab.errors import InputError
+from gpt2lab.errors import InputError, few
+from gpt2lab.files import shown
 from gpt2lab.weights import openai
 from gpt2lab.weights.checkpoint import Checkpoint
 
@@ -64,7 +65,7 @@ def load(path: Path) -> Checkpoint:
     else:
         runs = _runs(path)
         if len(runs) != 1:
-            listed = ", ".join(str(run) for run in runs)
+            listed = few([shown(str(run)) for run in runs])
             raise InputError(f"{path}: holds {len(runs)} runs; load one of them: {listed}")
         prefix = _latest(runs[0])
     checkpoint = openai.read_folder(prefix, FORMAT)

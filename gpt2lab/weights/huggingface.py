@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from gpt2lab.config import Config
-from gpt2lab.errors import InputError
+from gpt2lab.errors import InputError, quoted
 from gpt2lab.files import (
     WIDTHS,
     accessing,
@@ -55,6 +55,7 @@ GENERATION = (  # generation_config.json's names that are also Sampling's
     "length_penalty",
     "early_stopping",
 )
+HEADER = 1 << 22  # bytes of a safetensors header; that of the largest GPT-2 has 60,000
 _SAFE_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _ALIASES = {  # attribute_map of GPT2Config
     "hidden_size": "n_embd",
@@ -80,6 +81,13 @@ def _check_safetensors(path: Path) -> None:
     """Raise InputError when the library finds the file truncated, damaged or foreign."""
     from safetensors import SafetensorError, safe_open
 
+    data = map_bytes(path)
+    size = int.from_bytes(data[:8].tobytes(), "little")
+    if HEADER < size < data.size:
+        raise InputError(
+            f"{path}: its header has {size} bytes, a GPT-2's has less than {HEADER}; it is damaged "
+            "or of another model"
+        )
     try:
         with accessing(path), safe_open(path, framework="np"):
             pass
@@ -123,15 +131,18 @@ def tensors_of(state: Any, where: str) -> Params:
     """The floating-point arrays of a torch state dict; stored masks are left out."""
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         raise InputError(f"{where}: holds no state dict (tensors by name)")
-    params: Params = {}
+    wanted: dict[str, torchfile.Tensor] = {}
     for name, tensor in state.items():
         if names.is_buffer(names.bare(name)):
             continue
         if not isinstance(tensor, torchfile.Tensor) or tensor.dtype not in WIDTHS:
             kind = getattr(tensor, "dtype", type(tensor).__name__)
             raise InputError(f"{where}: {shown(name)} is {kind}, expected a floating-point tensor")
-        params[name] = tensor.array()
-    return params
+        wanted[name] = tensor
+    storages = {id(tensor.storage): tensor.storage.count for tensor in wanted.values()}
+    if sum(tensor.size for tensor in wanted.values()) > 2 * sum(storages.values()):
+        raise InputError(f"{where}: its tensors share their numbers far too often; it is damaged")
+    return {name: tensor.array() for name, tensor in wanted.items()}
 
 
 def _read_one(path: Path) -> Params:
@@ -184,7 +195,7 @@ def weight_files(path: Path) -> tuple[Path, list[Path]]:
 def _refuse_foreign(values: dict[str, Any], where: Path) -> None:
     kind = values.get("model_type", "gpt2")
     if kind != "gpt2":
-        raise InputError(f"{where}: model_type is {kind!r}; only gpt2 can be loaded")
+        raise InputError(f"{where}: model_type is {quoted(kind)}; only gpt2 can be loaded")
     for key in ("add_cross_attention", "quantization_config"):
         if values.get(key):
             raise InputError(f"{where}: {key} is set, which this GPT-2 does not compute")
@@ -193,7 +204,7 @@ def _refuse_foreign(values: dict[str, Any], where: Path) -> None:
 def _activation(name: Any, where: Path) -> str:
     if not isinstance(name, str) or name not in _ACTIVATIONS:
         raise InputError(
-            f"{where}: activation_function {name!r} is not computed; "
+            f"{where}: activation_function {quoted(name)} is not computed; "
             f"known: {', '.join(_ACTIVATIONS)}"
         )
     return _ACTIVATIONS[name]
@@ -204,7 +215,7 @@ def _typed(
 ) -> Any:
     value = values.get(key, default)
     if type(value) not in kinds:
-        raise InputError(f"{where}: {key} is {value!r}, expected a {kinds[0].__name__}")
+        raise InputError(f"{where}: {key} is {quoted(value)}, expected a {kinds[0].__name__}")
     return value
 
 
@@ -215,7 +226,7 @@ def _end_tokens(values: dict[str, Any], generation: dict[str, Any], where: Path)
         ids = values.get("eos_token_id", 50256)
     ids = ids if isinstance(ids, list) else [] if ids is None else [ids]
     if not all(type(token) is int for token in ids):
-        raise InputError(f"{where}: eos_token_id is {ids!r}, expected whole numbers")
+        raise InputError(f"{where}: eos_token_id is {quoted(ids)}, expected whole numbers")
     return tuple(ids)
 
 
@@ -313,7 +324,7 @@ def _described(folder: Path) -> tuple[dict[str, Any], dict[str, Any], Config, tu
     config = _config(values, known, start, folder / "config.json")
     if len(known) == len(ends):
         return values, generation, config, ()
-    note = f"an end token of {list(ends)} is outside the vocabulary and is left out"
+    note = f"an end token of {quoted(list(ends))} is outside the vocabulary and is left out"
     return values, generation, config, (note,)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from gpt2lab.config import Config
-from gpt2lab.errors import InputError
+from gpt2lab.errors import InputError, few
 from gpt2lab.files import WIDTHS, accessing, floats, map_bytes, read_head, shown
 from gpt2lab.weights import names, tokenizers
 from gpt2lab.weights.checkpoint import Checkpoint, Params
@@ -52,7 +52,7 @@ def _one(path: Path) -> tuple[Path, tuple[str, ...]]:
         return files[0], ()
     if files and len(steps) == len(files):
         return steps[-1], (f"{len(steps)} checkpoints in {path}; the latest is used",)
-    listed = ", ".join(shown(file.name) for file in files)
+    listed = few([shown(file.name) for file in files])
     raise InputError(f"{path}: holds several models ({listed}); give one of the files")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gpt2lab.config import Config, parameter_shapes
-from gpt2lab.errors import InputError
+from gpt2lab.errors import InputError, few
 from gpt2lab.files import let_go, shown
 from gpt2lab.weights.checkpoint import Checkpoint, Params
 
@@ -70,9 +70,6 @@ def _is_finite(array: np.ndarray) -> bool:
 
 def configured(where: str, **fields: Any) -> Config:
     """The Config of numbers from a file; what is wrong with them is told with the file's name."""
-    for name, value in fields.items():
-        if type(value) is int and abs(value) >= 2**31:
-            raise InputError(f"{where}: {name} has more than ten digits; the file is damaged")
     try:
         return Config(**fields)
     except InputError as error:
@@ -84,10 +81,10 @@ def _complaints(
 ) -> list[str]:
     known = {**shapes, HEAD: shapes["wte.weight"]}
     missing = [name for name in shapes if name not in params]
-    extra = [shown(name) for name in params if name not in known]
+    extra = [name for name in params if name not in known]
     both = [name for name in known if name in params]
     wrong = [
-        f"{name} is {list(params[name].shape)}, expected {list(known[name])}"
+        f"{name} is {list(params[name].shape[:8])}, expected {list(known[name])}"
         for name in both
         if params[name].shape != known[name]
     ]
@@ -99,7 +96,7 @@ def _complaints(
         ("wrong shape", wrong),
         ("holding NaN or infinity", broken),
     )
-    return [f"{len(items)} {what}: {', '.join(items)}" for what, items in parts if items]
+    return [f"{len(items)} {what}: {few(map(shown, items))}" for what, items in parts if items]
 
 
 def check(params: Params, config: Config, where: str, *, finite: bool = False) -> Params:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gpt2lab.config import Config, parameter_shapes
-from gpt2lab.errors import InputError
+from gpt2lab.errors import InputError, few, quoted
 from gpt2lab.files import accessing, is_file_name, read_head, shown
 from gpt2lab.tokenizer import Tokenizer
 from gpt2lab.weights import names, tokenizers, torchfile
@@ -59,15 +59,15 @@ def _config(arguments: Any, where: str) -> tuple[Config, bool]:
     """The configuration, and whether the model has biases."""
     if not isinstance(arguments, dict):
         raise InputError(f"{where}: model_args is no dict; it is not from nanoGPT's train.py")
-    unknown = sorted(str(key) for key in set(arguments) - {*DEFAULTS, "dropout"})
+    unknown = [key for key in arguments if key not in {*DEFAULTS, "dropout"}]
     if unknown:
+        named = few([shown(key) if isinstance(key, str) else quoted(key) for key in unknown])
         raise InputError(
-            f"{where}: model_args has unknown keys {', '.join(map(shown, unknown))}; "
-            "the model is from a changed nanoGPT"
+            f"{where}: model_args has unknown keys {named}; the model is from a changed nanoGPT"
         )
     values = {**DEFAULTS, **arguments}
     if type(values["bias"]) is not bool:
-        raise InputError(f"{where}: model_args' bias is {values['bias']!r}, expected a bool")
+        raise InputError(f"{where}: model_args' bias is {quoted(values['bias'])}, expected a bool")
     config = names.configured(
         f"{where}: model_args",
         n_vocab=values["vocab_size"],
@@ -128,7 +128,7 @@ def load(path: Path) -> Checkpoint:
     """A ckpt.pt, or the folder that it lies in."""
     files = _found(path)
     if len(files) != 1:
-        listed = ", ".join(shown(file.name) for file in files)
+        listed = few([shown(file.name) for file in files])
         raise InputError(f"{path}: holds several checkpoints ({listed}); give one of the files")
     file, where = files[0], str(files[0])
     value = torchfile.read(file)

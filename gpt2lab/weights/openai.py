@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from gpt2lab.config import Config
-from gpt2lab.errors import InputError
+from gpt2lab.errors import InputError, few
 from gpt2lab.files import accessing, read_json, read_text, shown, write_json
 from gpt2lab.tokenizer import Tokenizer
 from gpt2lab.weights import names, tensorbundle, tokenizers
@@ -118,7 +118,7 @@ def read_hparams(path: Path) -> Config:
     missing = [key for key in HPARAMS if key not in values]
     if unknown or missing:
         what = "unknown keys" if unknown else "without"
-        raise InputError(f"{path}: {what} {', '.join(map(shown, unknown or missing))}")
+        raise InputError(f"{path}: {what} {few(map(shown, unknown or missing))}")
     return names.configured(str(path), **{key: values[key] for key in HPARAMS})
 
 
@@ -157,7 +157,7 @@ def load(path: Path) -> Checkpoint:
     found = prefixes(path) if path.is_dir() else []
     prefix = named(path) or (found[0] if len(found) == 1 else None) if found else prefix_of(path)
     if prefix is None:
-        listed = ", ".join(shown(str(prefix)) for prefix in found)
+        listed = few([shown(str(prefix)) for prefix in found])
         raise InputError(f"{path}: holds several checkpoints; load one of them: {listed}")
     checkpoint = read_folder(prefix, FORMAT)
     checkpoint.config = tokenizers.ended(checkpoint.config, checkpoint.tokenizer)
