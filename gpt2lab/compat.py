@@ -127,6 +127,34 @@ def translate(given: Mapping[str, Any], prompt_length: int = 0) -> tuple[Setting
     return settings, [note for note in notes if note]
 
 
+def recommended(
+    values: Mapping[str, Any], given: Mapping[str, Any], prompt_length: int
+) -> tuple[Settings, list[str]]:
+    """What a model's files recommend (`weights.recommended`) under our names, and notes.
+
+    given: what the caller says, which wins: do_sample true over a recommended false, a number of
+    new tokens over a recommended length.
+    """
+    own, notes = dict(values), []
+    sample = own.pop("do_sample", None)
+    if sample is False and not given.get("do_sample"):
+        own["temperature"] = 0
+    if sample and {**own, **given}.get("num_beams", 1) != 1:
+        own.setdefault("temperature", 1.0)
+    longest, shortest = own.pop("max_length", None), own.pop("min_length", 0)
+    if longest is not None and "max_new_tokens" not in {**own, **given}:
+        if longest > prompt_length:
+            own["max_new_tokens"] = longest - prompt_length
+        else:
+            notes.append(
+                f"the model's files recommend max_length {longest}, which this prompt of "
+                f"{prompt_length} tokens exceeds; it is passed over, give max_new_tokens"
+            )
+    if shortest > prompt_length:
+        own.setdefault("min_new_tokens", shortest - prompt_length)
+    return own, notes
+
+
 def _same(one: Any, other: Any) -> bool:
     return bool(np.all(one == other))
 

@@ -125,13 +125,15 @@ class LM:
         systems' names are translated, each with one warning.
         """
         settings, notes = compat.translate(given, prompt_length)
-        for note in notes:
-            warnings.warn(note, stacklevel=3)
-        recommended = dict(self.checkpoint.generation)
+        recommended, more = compat.recommended(
+            self.checkpoint.generation, {**given, **settings}, prompt_length
+        )
         ends = recommended.pop("stop", ())
         writing = WRITING
         if settings.get("preset") is not None or settings.get("processors") is not None:
-            recommended, writing = {}, {}
+            recommended, writing, more = {}, {}, []
+        for note in (*notes, *more):
+            warnings.warn(note, stacklevel=3)
         merged = {**writing, **recommended, **settings}
         if "temperature" not in {**recommended, **settings} and merged.get("num_beams", 1) != 1:
             merged["temperature"] = 0
@@ -178,7 +180,7 @@ class LM:
                 "max_length counts the prompt, and these prompts differ in length; give "
                 "max_new_tokens instead"
             )
-        s = self.settings(len(encoded[0]) if encoded else 0, **given)
+        s = self.settings(max(map(len, encoded), default=0), **given)
         fitted = [fit(ids, self.config, s, overflow) for ids in encoded]
         checked = [check_prompt(ids, self.config) for ids in fitted]
         return checked, resolve(s, self.config, self.tokenizer)
@@ -335,9 +337,9 @@ def _spelled(engine: Mapping[str, Any]) -> str:
 def _yield_to(
     merged: dict[str, Any], recommended: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> None:
-    """Where the caller's number contradicts one that was only recommended, the latter gives way."""
+    """Where a number contradicts one that was only recommended, the latter gives way."""
     for key, other, pick in (("min_new_tokens", "max_new_tokens", min), ("num_beams", "n", max)):
-        value = settings.get(other)
+        value = merged.get(other, getattr(Sampling, other))
         if key in recommended and key not in settings and isinstance(value, int):
             merged[key] = pick(recommended[key], value)
 

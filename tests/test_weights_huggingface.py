@@ -120,7 +120,8 @@ def test_generation_config_gives_settings_and_the_end(tmp_path):
     (folder / "generation_config.json").write_text(json.dumps(values))
     loaded = weights.load(folder)
     assert loaded.config.end_tokens == (7,)
-    assert loaded.generation == {"temperature": 0.7, "top_k": 40, "early_stopping": "never"}
+    del values["eos_token_id"], values["top_p"], values["transformers_version"]
+    assert loaded.generation == values
     (folder / "generation_config.json").write_text('{"stop_strings": ["THE END"]}')
     assert weights.load(folder).generation == {"stop": ("THE END",)}
     for wrong in ('{"stop_strings": [1]}', '{"top_k": "many"}', '{"top_p": 0.0}'):
@@ -307,7 +308,7 @@ VARIANTS = [
 @pytest.mark.parametrize("config", VARIANTS)
 def test_every_variant_comes_back(tmp_path, config):
     made = checkpoint(config, **{names.HEAD: tiny(seed=4)["wte.weight"]})
-    made.generation = {"temperature": 0.5, "top_k": 3, "stop": ("<|endoftext|>",)}
+    made.generation = {"temperature": 0.5, "do_sample": True, "stop": ("<|endoftext|>",)}
     weights.save(made, tmp_path / "out")
     loaded = weights.load(tmp_path / "out")
     assert loaded.config == config

@@ -32,29 +32,12 @@ from gpt2lab.files import (
     shown,
     write_json,
 )
-from gpt2lab.settings import Sampling
-from gpt2lab.weights import names, remembered, tokenizers, torchfile
+from gpt2lab.weights import names, recommended, remembered, tokenizers, torchfile
 from gpt2lab.weights.checkpoint import Checkpoint, Params, Source
 
 FORMAT = "huggingface"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 SHARDED = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-GENERATION = (  # generation_config.json's names that are also Sampling's
-    "max_new_tokens",
-    "min_new_tokens",
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "typical_p",
-    "epsilon_cutoff",
-    "eta_cutoff",
-    "repetition_penalty",
-    "no_repeat_ngram_size",
-    "num_beams",
-    "length_penalty",
-    "early_stopping",
-)
 HEADER = 1 << 22  # bytes of a safetensors header; that of the largest GPT-2 has 60,000
 _SAFE_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _ALIASES = {  # attribute_map of GPT2Config
@@ -262,28 +245,6 @@ def _config(values: dict[str, Any], ends: list[int], start: int | None, where: P
     )
 
 
-def _generation(values: dict[str, Any], where: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The recommended settings that we have too, under our names, and what is wrong with others.
-
-    A recommendation that is out of range is left out with a note: it must not stop every use.
-    """
-    found = {key: values[key] for key in GENERATION if values.get(key) is not None}
-    stop = values.get("stop", values.get("stop_strings"))
-    if stop is not None:
-        found["stop"] = stop
-    notes = []
-    most = found.get("max_new_tokens")
-    beside = {"max_new_tokens": most} if type(most) is int and most > 0 else {}
-    for key, value in list(found.items()):
-        room = {"max_new_tokens": 10**9} if key == "min_new_tokens" else {}
-        try:
-            found[key] = getattr(Sampling(**{**room, **beside, key: value}), key)
-        except InputError as error:
-            del found[key]
-            notes.append(f"{where.name} recommends what cannot be done and is passed over: {error}")
-    return found, tuple(notes)
-
-
 def _head_notes(params: Params, values: dict[str, Any], where: Path) -> tuple[str, ...]:
     """Refuse a head that is missing, tell of one that config.json does not speak of."""
     tied = values.get("tie_word_embeddings", True) is not False
@@ -313,8 +274,8 @@ def recognise(path: Path) -> bool:
     return is_safe or torchfile.is_torch_file(path)
 
 
-def _described(folder: Path) -> tuple[dict[str, Any], dict[str, Any], Config, tuple[str, ...]]:
-    """config.json, generation_config.json, the configuration that they make, and notes."""
+def _described(folder: Path) -> tuple[dict[str, Any], Config, tuple[str, ...]]:
+    """The values of config.json, the configuration that they make, and notes."""
     values = read_json(folder / "config.json")
     path = folder / "generation_config.json"
     generation = read_json(path) if path.is_file() else {}
@@ -323,14 +284,14 @@ def _described(folder: Path) -> tuple[dict[str, Any], dict[str, Any], Config, tu
     start = _start_token(values, generation, known)
     config = _config(values, known, start, folder / "config.json")
     if len(known) == len(ends):
-        return values, generation, config, ()
+        return values, config, ()
     note = f"an end token of {quoted(list(ends))} is outside the vocabulary and is left out"
-    return values, generation, config, (note,)
+    return values, config, (note,)
 
 
 def shape(folder: Path) -> tuple[Config, bool]:
     """The configuration of a model and whether its head is tied, by its headers alone."""
-    values, _, config, _ = _described(folder)
+    values, config, _ = _described(folder)
     for file in weight_files(folder)[1]:
         if not file.is_file():
             raise InputError(f"{file}: is missing; a download may have been stopped, repeat it")
@@ -344,7 +305,7 @@ def shape(folder: Path) -> tuple[Config, bool]:
 def load(path: Path) -> Checkpoint:
     """A folder, or its weights file, as a Checkpoint. Raises InputError for all that is wrong."""
     folder = path if path.is_dir() else path.parent
-    values, generation, config, notes = _described(folder)
+    values, config, notes = _described(folder)
     leading, files = weight_files(path)
     before = tuple(identity(file) for file in files)
     params = _join([(file, _read_one(file)) for file in files], leading)
@@ -354,7 +315,7 @@ def load(path: Path) -> Checkpoint:
     if not finite:
         remembered.remember(before, "finite", True)
     tokenizer, more = tokenizers.beside(folder, config)
-    settings, wrong = _generation(generation, folder / "generation_config.json")
+    settings, wrong = recommended.read(folder, values, config)
     source, notes = Source(before, dict(params)), notes + more + wrong
     return Checkpoint(config, params, tokenizer, FORMAT, path, settings, notes, source)
 
@@ -407,21 +368,6 @@ def config_values(config: Config, tied: bool) -> dict[str, Any]:
     }
 
 
-def _generation_values(checkpoint: Checkpoint) -> dict[str, Any]:
-    ends = list(checkpoint.config.end_tokens)
-    end = ends[0] if len(ends) == 1 else ends or None
-    kept = {key: checkpoint.generation[key] for key in GENERATION if key in checkpoint.generation}
-    if kept.get("temperature") == 0:  # ours for greedy; transformers refuses it
-        del kept["temperature"]
-    if "stop" in checkpoint.generation:
-        # Not under transformers' name stop_strings: with that in the file, its generate asks every
-        # caller for a tokenizer.
-        kept["stop"] = list(checkpoint.generation["stop"])
-    sample = bool({"temperature", "top_k", "top_p", "min_p", "typical_p"} & set(kept))
-    start = checkpoint.config.begin
-    return {"bos_token_id": start, "eos_token_id": end, "do_sample": sample, **kept}
-
-
 def _card(checkpoint: Checkpoint) -> str:
     config = checkpoint.config
     size = sum(array.size for array in checkpoint.params.values())
@@ -458,7 +404,7 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write_safetensors(folder / "model.safetensors", stored)
         write_json(folder / "config.json", config_values(checkpoint.config, tied))
-        write_json(folder / "generation_config.json", _generation_values(checkpoint))
+        write_json(folder / recommended.FILE, recommended.written(checkpoint))
         (folder / "README.md").write_text(_card(checkpoint), encoding="utf-8")
         if checkpoint.tokenizer is not None:
             checkpoint.tokenizer.save(folder)
