@@ -32,7 +32,7 @@ from gpt2lab.files import (
     shown,
     write_json,
 )
-from gpt2lab.weights import names, recommended, remembered, tokenizers, torchfile
+from gpt2lab.weights import names, recommended, remembered, tokenizers, torchfile, wrapped
 from gpt2lab.weights.checkpoint import Checkpoint, Params, Source
 
 FORMAT = "huggingface"
@@ -102,7 +102,16 @@ def read_safetensors(path: Path) -> Params:
             )
         begin, end = entry["data_offsets"]
         params[name] = floats(data[start + begin : start + end], dtype, entry["shape"])
-    return params
+    return {**params, **_shared(params, header)}
+
+
+def _shared(params: Params, header: dict[str, Any]) -> Params:
+    """The tensors that safetensors.torch.save_model left out, as another has the same numbers.
+
+    Its metadata maps each name that was left out to the one that was kept.
+    """
+    pairs = header.get("__metadata__", {}).items()
+    return {out: params[kept] for out, kept in pairs if kept in params and out not in header}
 
 
 def read_bin(path: Path) -> Params:
@@ -111,7 +120,11 @@ def read_bin(path: Path) -> Params:
 
 
 def tensors_of(state: Any, where: str) -> Params:
-    """The floating-point arrays of a torch state dict; stored masks are left out."""
+    """The floating-point arrays of a torch state dict, or of a training state that holds one.
+
+    Stored masks are left out, and beside the model what is no floating-point tensor.
+    """
+    state = wrapped.state_of(state, where)
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         raise InputError(f"{where}: holds no state dict (tensors by name)")
     wanted: dict[str, torchfile.Tensor] = {}
@@ -119,6 +132,8 @@ def tensors_of(state: Any, where: str) -> Params:
         if names.is_buffer(names.bare(name)):
             continue
         if not isinstance(tensor, torchfile.Tensor) or tensor.dtype not in WIDTHS:
+            if not names.is_body(names.bare(name)):
+                continue
             kind = getattr(tensor, "dtype", type(tensor).__name__)
             raise InputError(f"{where}: {shown(name)} is {kind}, expected a floating-point tensor")
         wanted[name] = tensor
@@ -245,18 +260,27 @@ def _config(values: dict[str, Any], ends: list[int], start: int | None, where: P
     )
 
 
-def _head_notes(params: Params, values: dict[str, Any], where: Path) -> tuple[str, ...]:
-    """Refuse a head that is missing, tell of one that config.json does not speak of."""
+def _with_head(
+    params: Params, values: dict[str, Any], where: Path
+) -> tuple[Params, tuple[str, ...]]:
+    """The model with its tables, and what to say of a head that config.json does not speak of.
+
+    Of two tied tables either may be stored. Where both are and differ, transformers 5 takes the
+    stored head too.
+    """
     tied = values.get("tie_word_embeddings", True) is not False
     if not tied and names.HEAD not in params:
         raise InputError(
             f"{where}: config.json says tie_word_embeddings false, but lm_head.weight is missing"
         )
     if not tied or names.HEAD not in params:
-        return ()
-    if np.array_equal(params[names.HEAD], params.get("wte.weight", np.zeros(0))):
-        return ()
-    return ("the head differs from wte although config.json ties them; the stored head is used",)
+        return params, ()
+    if "wte.weight" not in params:
+        return {**params, "wte.weight": params[names.HEAD]}, ()
+    if np.array_equal(params[names.HEAD], params["wte.weight"]):
+        return params, ()
+    note = "the head differs from wte although config.json ties them; the stored head is used"
+    return params, (note,)
 
 
 # --- the format ---
@@ -309,14 +333,15 @@ def load(path: Path) -> Checkpoint:
     leading, files = weight_files(path)
     before = tuple(identity(file) for file in files)
     params = _join([(file, _read_one(file)) for file in files], leading)
-    notes += _head_notes(params, values, leading)
+    params, left_out = wrapped.without_heads(params)
+    params, told = _with_head(params, values, leading)
     finite = remembered.recall(before, "finite") is True
     params = names.check(params, config, str(leading), finite=finite)
     if not finite:
         remembered.remember(before, "finite", True)
     tokenizer, more = tokenizers.beside(folder, config)
     settings, wrong = recommended.read(folder, values, config)
-    source, notes = Source(before, dict(params)), notes + more + wrong
+    source, notes = Source(before, dict(params)), notes + left_out + told + more + wrong
     return Checkpoint(config, params, tokenizer, FORMAT, path, settings, notes, source)
 
 

@@ -18,18 +18,36 @@ from gpt2lab.weights.checkpoint import Checkpoint, Params
 
 HEAD = "lm_head.weight"
 LINEARS = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
-PREFIXES = ("_orig_mod.", "transformer.")  # torch.compile's wrapper; the body inside the LM head
 
 PART = 1 << 18  # numbers; one MiB of float32
 
+LONGEST = 512  # characters of a name; a longer one belongs to no GPT-2
+
 _BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)$")
+#: What torch.compile, DataParallel, FSDP and checkpointing of activations put into names, anywhere.
+_WRAPPERS = re.compile(
+    r"(?<![^.])(?:_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
+#: The names of the language model itself, after those of the objects that hold it.
+_BODY = re.compile(r"(?:.+?\.)?((?:wte|wpe|ln_f|lm_head)\.\w+|h\.\d+\..+)")
 
 
 def bare(name: str) -> str:
-    """A tensor's name without the prefixes that PyTorch models add."""
-    for prefix in PREFIXES:
-        name = name.removeprefix(prefix)
-    return name
+    """A tensor's name without what the objects around the model add to it.
+
+    `module.transformer.h.0.ln_1.bias` of DataParallel, `model.transformer. ...` of Lightning,
+    `pretrained_model. ...` of trl: whatever the holder is called, in any order and number.
+    """
+    if len(name) > LONGEST:
+        return name
+    name = _WRAPPERS.sub("", name)
+    match = _BODY.fullmatch(name)
+    return match[1] if match else name
+
+
+def is_body(name: str) -> bool:
+    """Whether a bare name is one of the language model's, or would be in a larger one."""
+    return len(name) <= LONGEST and _BODY.fullmatch(name) is not None
 
 
 def is_buffer(name: str) -> bool:
@@ -105,6 +123,11 @@ def check(params: Params, config: Config, where: str, *, finite: bool = False) -
     A head equal to `wte` is dropped: it is tied. The dtype becomes float32, unless every tensor is
     float64. finite: it is known already that no number is NaN or infinite, so none is read.
     """
+    if not any(map(is_body, params)):
+        raise InputError(
+            f"{where}: holds no tensor of a GPT-2; its {len(params)} tensors are "
+            f"{few(map(shown, params)) or 'none'}"
+        )
     if config.n_layer > len(params):  # before a list of a million expected names is made
         raise InputError(
             f"{where}: the configuration says n_layer {config.n_layer}, but there are only "
@@ -115,8 +138,10 @@ def check(params: Params, config: Config, where: str, *, finite: bool = False) -
         params = {name: array.astype(dtype, copy=False) for name, array in params.items()}
     complaints = _complaints(params, parameter_shapes(config), finite)
     if complaints:
+        adapted = any(".lora_" in name for name in params)
         raise InputError(
             f"{where}: the tensors are not the GPT-2 of the configuration; {'; '.join(complaints)}"
+            + "; a LoRA adapter is not merged: merge_and_unload() in peft, then save" * adapted
         )
     order = [name for name in (*parameter_shapes(config), HEAD) if name in params]
     return _tie({name: params[name] for name in order})

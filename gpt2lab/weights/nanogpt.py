@@ -17,7 +17,7 @@ from gpt2lab.config import Config, parameter_shapes
 from gpt2lab.errors import InputError, few, quoted
 from gpt2lab.files import accessing, is_file_name, read_head, shown
 from gpt2lab.tokenizer import Tokenizer
-from gpt2lab.weights import names, tokenizers, torchfile
+from gpt2lab.weights import names, tokenizers, torchfile, wrapped
 from gpt2lab.weights.checkpoint import Checkpoint, Params
 from gpt2lab.weights.huggingface import tensors_of
 
@@ -80,18 +80,22 @@ def _config(arguments: Any, where: str) -> tuple[Config, bool]:
     return config, values["bias"]
 
 
-def _params(state: Any, config: Config, bias: bool, where: str) -> Params:
+def _params(state: Any, config: Config, bias: bool, where: str) -> tuple[Params, tuple[str, ...]]:
+    """The model's tensors, and a note on the heads left out beside it."""
     params: Params = {}
     for name, array in tensors_of(state, where).items():
         if names.bare(name) in params:
             raise InputError(f"{where}: the tensor {shown(name)} comes twice")
         params[names.bare(name)] = array
+    params, notes = wrapped.without_heads(params)
+    if "wte.weight" not in params and names.HEAD in params:  # always tied
+        params["wte.weight"] = params[names.HEAD]
     if not bias and config.n_layer <= len(params):
         for name, shape in parameter_shapes(config).items():
             if name.endswith(".bias"):
                 params.setdefault(name, np.zeros(shape, np.float32))
     flat = {name: array for name, array in params.items() if array.ndim == 2}
-    return names.check({**params, **names.transposed(flat)}, config, where)
+    return names.check({**params, **names.transposed(flat)}, config, where), notes
 
 
 def _characters(path: Path) -> Tokenizer:
@@ -132,13 +136,14 @@ def load(path: Path) -> Checkpoint:
         raise InputError(f"{path}: holds several checkpoints ({listed}); give one of the files")
     file, where = files[0], str(files[0])
     value = torchfile.read(file)
-    if not isinstance(value, dict) or "model" not in value:
+    state = wrapped.state_of(value, where)
+    if not isinstance(value, dict) or state is value:
         raise InputError(f"{where}: holds no 'model'; it is not from nanoGPT's train.py")
     config, bias = _config(value.get("model_args"), where)
-    params = _params(value["model"], config, bias, where)
+    params, left_out = _params(state, config, bias, where)
     tokenizer, notes = _tokenizer(file, value.get("config"), config)
     config = tokenizers.ended(config, tokenizer)
-    return Checkpoint(config, params, tokenizer, FORMAT, file, {}, (*notes, OLD_GELU))
+    return Checkpoint(config, params, tokenizer, FORMAT, file, {}, (*left_out, *notes, OLD_GELU))
 
 
 # --- writing ---
