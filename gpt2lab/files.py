@@ -15,14 +15,14 @@ import stat
 import tempfile
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpt2lab.errors import Failure, InputError
+from gpt2lab.errors import Failure, InputError, quoted
 
 WIDTHS = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}  # bytes of one number
 _LONGEST = 300  # characters of a name or reason in a message
@@ -246,6 +246,25 @@ def parse_json(text: str | bytes, where: str) -> dict[str, Any]:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file."""
     return parse_json(read_text(path), str(path))
+
+
+def checked(values: Any, where: str, kinds: Mapping[Any, tuple[type, ...]]) -> dict[str, Any]:
+    """A JSON object in which these keys have values of these types; it may have more of them.
+
+    Raises InputError for the first that is missing or of another type, and for numbers that are
+    NaN or beyond 64 bits.
+    """
+    if not isinstance(values, dict):
+        raise InputError(f"{where}: is {quoted(values)}, expected a JSON object; it is damaged")
+    for name, types in kinds.items():
+        value = values.get(name)
+        fits = not isinstance(value, int | float) or -(2**63) < value < 2**63
+        if type(value) not in types or not fits:
+            wanted = " or ".join("null" if t is type(None) else t.__name__ for t in types)
+            raise InputError(
+                f"{where}: {name} is {quoted(value)}, expected {wanted}; it is damaged"
+            )
+    return values
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

@@ -325,7 +325,7 @@ def test_a_model_that_the_disk_changed_is_not_used(tmp_path):
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    with pytest.raises(InputError, match="is not what the run wrote"):
+    with pytest.raises(InputError, match="is not what was written"):
         weights.load(folder)
 
 

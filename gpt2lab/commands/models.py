@@ -10,6 +10,7 @@ import click
 from gpt2lab.commands.options import printable
 
 if TYPE_CHECKING:
+    from gpt2lab.weights.checksums import Checked
     from gpt2lab.weights.local import Found
 
 NUMBERS = ("n_layer", "n_head", "n_embd", "n_ctx", "n_vocab")
@@ -92,6 +93,20 @@ def _notes(listed: list[Found], folders: tuple[str, ...]) -> list[str]:
     return notes
 
 
+def _checks(listed: list[Found]) -> list[tuple[Found, Checked]]:
+    """Every file of weights of the models, held against the checksum that it has, if any."""
+    from gpt2lab.weights import checksums, local
+
+    return [
+        (found, line) for found in listed for line in checksums.report(local.resolve(found.path))
+    ]
+
+
+def _checked(found: Found, line: Checked) -> list[str]:
+    said = line.fault or ("the same" if line.kind else "cannot be checked")
+    return [found.name, line.file.name, line.kind or "no checksum", said]
+
+
 #: A product of `machine.Target` in words.
 PRODUCTS = {
     "float": "by float32 products",
@@ -140,19 +155,42 @@ def _engines() -> list[str]:
 @click.option(
     "-v", "--verbose", is_flag=True, help="Show where each model lies, and what computes."
 )
-def command(folders: tuple[str, ...], as_json: bool, verbose: bool) -> None:
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Read the weights and compare their checksums, where there are any.",
+)
+def command(folders: tuple[str, ...], as_json: bool, verbose: bool, check: bool) -> None:
     """List the models on this machine; with FOLDERs, those in them.
 
     Without FOLDER: the bundled model, the working folder, models/ and checkpoint/ in it, and the
     cache of the Hugging Face hub. The network is not used.
+
+    --check looks at each file of weights: a checksum is in the file itself (torch's zip,
+    TensorFlow), in the manifest of a run, in what `convert --verify` wrote, or in the name that the
+    hub's cache gives it. The exit code is 1 when one differs.
     """
     from gpt2lab.weights import local
 
     listed = local.listing(folders)
+    checks = _checks(listed) if check else []
     if as_json:
-        click.echo(json.dumps([as_dict(found) for found in listed], indent=2))
-        return
-    if listed:
+        values = [as_dict(found) for found in listed]
+        for value, found in zip(values, listed, strict=True):
+            if check:
+                value["files"] = [
+                    {"file": line.file.name, "checksum": line.kind or None, "fault": line.fault}
+                    for model, line in checks
+                    if model is found
+                ]
+        click.echo(json.dumps(values, indent=2))
+    elif listed:
         click.echo(printable(_text(listed, verbose)))
-    for note in [*_notes(listed, folders), *(_engines() if verbose else [])]:
-        click.echo(f"note: {note}", err=True)
+    if checks and not as_json:
+        rows = [["name", "file", "checksum", "compared"], *(_checked(*line) for line in checks)]
+        click.echo("\n" + printable(table(rows, (0, 1, 2, 3))))
+    if not as_json:
+        for note in [*_notes(listed, folders), *(_engines() if verbose else [])]:
+            click.echo(f"note: {note}", err=True)
+    if any(line.fault for _, line in checks):
+        raise SystemExit(1)

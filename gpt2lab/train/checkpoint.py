@@ -8,7 +8,6 @@ word. Nothing in it is a pickle. What stands in the files is `run`'s.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shutil
 from collections.abc import Callable
@@ -16,10 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from gpt2lab.errors import Failure, InputError
-from gpt2lab.files import accessing, is_file_name, read_json, sync, write_json, write_whole
+from gpt2lab.files import accessing, sync, write_json, write_whole
 from gpt2lab.train.distributed import ALONE, Group
+from gpt2lab.weights import checksums
 
-MANIFEST = "manifest.json"
+MANIFEST = checksums.MANIFEST
+NEEDED = (*checksums.NEEDED, "state.json")
 LATEST = "latest"
 _NAME = re.compile(r"step-(\d{8,})", re.ASCII)
 
@@ -44,24 +45,15 @@ def all_of(run: Path) -> list[Path]:
 # ---- Whether a checkpoint is what was written.
 
 
-def sha256(path: Path) -> str:
-    """The sha256 of a file."""
-    with accessing(path), path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def seal(folder: Path) -> None:
     """Write the manifest: what every file of the folder holds. All of it is on the disk after."""
     files = sorted(path for path in folder.iterdir() if path.name != MANIFEST)
     for path in files:
         sync(path)
     with ThreadPoolExecutor() as threads:  # hashing lets them run side by side: large models have
-        digests = list(threads.map(sha256, files))  # many files, and the save may be in a hurry
-    held = {
-        path.name: {"bytes": path.stat().st_size, "sha256": digest}
-        for path, digest in zip(files, digests, strict=True)
-    }
-    write_json(folder / MANIFEST, {"format": 1, "files": held})
+        held = list(threads.map(checksums.entry, files))  # many files; the save may be in a hurry
+    lines = {path.name: line for path, line in zip(files, held, strict=True)}
+    write_json(folder / MANIFEST, {"format": 1, "files": lines})
     sync(folder / MANIFEST)
     sync(folder)
 
@@ -69,22 +61,14 @@ def seal(folder: Path) -> None:
 def fault(folder: Path) -> str | None:
     """What is wrong with a checkpoint, None when every file is as it was written."""
     try:
-        files = read_json(folder / MANIFEST)["files"]
-        for name, held in files.items():
-            if not is_file_name(name):
-                return f"its manifest names {name!a}"
-            path = folder / name
-            if not path.is_file():
-                return f"{name} is missing"
-            if path.stat().st_size != held["bytes"]:
-                return f"{name} has {path.stat().st_size} bytes, {held['bytes']} were written"
-            if sha256(path) != held["sha256"]:
-                return f"{name} is not what was written (its sha256 differs); the disk changed it"
+        held = checksums.held(folder / MANIFEST)
     except InputError as error:
         return str(error)
-    except (KeyError, TypeError, AttributeError):
-        return "its manifest is damaged"
-    return None
+    missing = next((name for name in NEEDED if name not in held), None)
+    if missing is not None:
+        return f"its manifest does not list {missing}"
+    faults = (checksums.fault(folder, name, line) for name, line in held.items())
+    return next((why for why in faults if why is not None), None)
 
 
 # ---- Writing.

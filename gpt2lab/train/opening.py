@@ -10,6 +10,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,15 @@ import filelock
 from gpt2lab import __version__
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError, MissingExtraError
-from gpt2lab.files import accessing, read_json, sync, write_whole
+from gpt2lab.files import accessing, checked, read_json, sync, write_whole
 from gpt2lab.tokenizer import Tokenizer
 from gpt2lab.train import checkpoint, journal, memory, model, precision
 from gpt2lab.train.data import Batches, evaluation
 from gpt2lab.train.distributed import ALONE, Group
-from gpt2lab.train.run import BEST, RUN, STATE, Run, environment
+from gpt2lab.train.run import BEST, RUN, Run, environment, read_state
 from gpt2lab.train.settings import BUDGETS, TrainConfig, changes
 from gpt2lab.train.shards import TokenSet, vocabulary_hash
+from gpt2lab.train.sources import check_places
 from gpt2lab.train.state import new_state
 from gpt2lab.weights import Checkpoint, huggingface
 
@@ -286,7 +288,8 @@ def give_up(folder: Path, lock: filelock.BaseFileLock | None, group: Group) -> N
     Texts that were prepared for a first run stay, as they may have taken long.
     """
     if group.first and (folder / RUN).is_file():
-        _drop_data(folder, read_json(folder / RUN))
+        with suppress(InputError):  # a damaged run.json: then nothing of it is deleted
+            _drop_data(folder, described(folder))
     if lock is not None:
         lock.release()
 
@@ -306,14 +309,22 @@ def described(folder: Path) -> dict[str, Any]:
     """run.json of a folder; InputError where there is no run."""
     if not (folder / RUN).is_file():
         raise InputError(f"{folder} holds no run ({RUN} is missing); check the path")
-    return read_json(folder / RUN)
+    kinds: dict[str, tuple[type, ...]] = {
+        "settings": (dict,),
+        "config": (dict,),
+        "sources": (dict,),
+    }
+    made = checked(read_json(folder / RUN), str(folder / RUN), kinds)
+    if made["sources"]:
+        check_places(made["sources"], f"{folder / RUN}: sources")
+    return made
 
 
 def settings_of(folder: Path) -> TrainConfig:
     """The settings that a run goes on with: those of its newest whole checkpoint."""
     described(folder)
     newest = checkpoint.newest_whole(folder, _unheard)
-    return TrainConfig.from_dict(read_json(newest / STATE)["settings"])
+    return TrainConfig.from_dict(read_state(newest)["settings"])
 
 
 def resume(
@@ -338,7 +349,7 @@ def resume(
     lock = _locked(folder, group)
     try:
         newest = group.agree(lambda: checkpoint.newest_whole(folder, say))
-        values = read_json(newest / STATE)
+        values = read_state(newest)
         old = TrainConfig.from_dict(values["settings"])
         begin = huggingface.load(newest)
         settings = _agreed(old, settings, begin.config, allow_changes)

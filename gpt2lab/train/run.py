@@ -31,7 +31,7 @@ import torch
 
 from gpt2lab.config import Config
 from gpt2lab.errors import Failure, MissingExtraError
-from gpt2lab.files import accessing, read_json, write_json
+from gpt2lab.files import accessing, checked, read_json, write_json
 from gpt2lab.lm import LM
 from gpt2lab.tokenizer import Tokenizer
 from gpt2lab.train import checkpoint, journal, loop, memory, precision, report
@@ -56,6 +56,30 @@ def flops_per_token(config: Config, block: int) -> float:
     E, matrices = config.n_embd, config.n_layer * (4 * config.n_embd**2)
     matrices += config.n_layer * 2 * E * config.mlp_width + config.n_vocab * E
     return 6.0 * matrices + 12.0 * config.n_layer * block * E
+
+
+_STATE: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("step", "tokens", "skipped_in_a_row", "waited", "validated"), (int,)),
+    **dict.fromkeys(("updates", "window", "settings", "environment"), (dict,)),
+    "seconds": (float, int),
+    "best": (dict, type(None)),
+    "data": (str,),
+}
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The state.json of a checkpoint; InputError for one that no run wrote."""
+    where, number = str(folder / STATE), (float, int)
+    values = checked(read_json(folder / STATE), where, _STATE)
+    updates, window, best = values["updates"], values["window"], values["best"]
+    checked(updates, f"{where}: updates", dict.fromkeys(updates, (int,)))
+    checked(window, f"{where}: window", {"loss": (list,), "norm": (list,)})
+    for name in ("loss", "norm"):
+        losses = dict(enumerate(window[name]))
+        checked(losses, f"{where}: window", dict.fromkeys(losses, number))
+    if best is not None:
+        checked(best, f"{where}: best", {"step": (int,), "loss": number})
+    return values
 
 
 def _never() -> bool:
@@ -199,7 +223,7 @@ class Run:
 
     def restore(self, folder: Path) -> None:
         """Take weights, optimiser and all else from a whole checkpoint."""
-        values = read_json(folder / STATE)
+        values = read_state(folder)
         fill(self.state.model, huggingface.load(folder).params)
         kept = room_for_moments(self.state) if values["updates"] else {}
         read_parts(kept, folder, self.group)

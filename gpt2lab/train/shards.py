@@ -30,9 +30,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpt2lab.errors import InputError
+from gpt2lab.errors import InputError, quoted
 from gpt2lab.files import (
     accessing,
+    checked,
     identity,
     is_file_name,
     let_go,
@@ -484,10 +485,22 @@ class ShardWriter:
 # --- reading a folder of ours ---------------------------------------------------------------------
 
 
-def _shards(entry: dict[str, Any]) -> list[Shard]:
-    shards = [Shard(**shard) for shard in entry["shards"]]
-    if not all(is_file_name(shard.name) for shard in shards):
-        raise ValueError("a shard that is no file name")
+_SPLIT = {"shards": (list,), "sha256": (str,)}
+_SHARD: dict[str, tuple[type, ...]] = {"name": (str,), "sha256": (str,)}
+_SHARD |= dict.fromkeys(("bytes", "tokens", "documents", "highest"), (int,))
+
+
+def _shards(entry: Any, where: str) -> list[Shard]:
+    lines = [
+        checked(line, f"{where}'s shard", _SHARD)
+        for line in checked(entry, where, _SPLIT)["shards"]
+    ]
+    shards = [Shard(**{name: line[name] for name in Shard._fields}) for line in lines]
+    for shard in shards:
+        if not is_file_name(shard.name):
+            raise InputError(
+                f"{where}: the shard {shown(shard.name)} is no file name; it is damaged"
+            )
     return shards
 
 
@@ -497,7 +510,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     manifest = read_json(path)
     if (manifest.get("format"), manifest.get("version")) != (FORMAT, VERSION):
         raise InputError(
-            f"{path}: format {manifest.get('format')!r}, version {manifest.get('version')!r}; "
+            f"{path}: format {quoted(manifest.get('format'))}, version "
+            f"{quoted(manifest.get('version'))}; "
             f"expected {FORMAT!r}, {VERSION}; it is from a newer package or of another program"
         )
     return manifest
@@ -543,15 +557,13 @@ def _check_counts(path: Path, header: Header, shard: Shard, vocabulary: str) -> 
 
 
 def _our_set(folder: Path, split: str, tokenizer: Tokenizer | None) -> TokenSet | None:
-    manifest = read_manifest(folder)
-    try:
-        entry, vocabulary = manifest["splits"][split], manifest["vocabulary"]
-        n_vocab, sha256 = int(vocabulary["n_vocab"]), str(vocabulary["sha256"])
-        shards, content = _shards(entry), str(entry["sha256"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{folder / MANIFEST}: damaged ({reason(error)}); prepare the texts again"
-        ) from error
+    manifest, where = read_manifest(folder), str(folder / MANIFEST)
+    checked(manifest, where, {"splits": (dict,), "vocabulary": (dict,)})
+    said = checked(manifest["vocabulary"], where, {"n_vocab": (int,), "sha256": (str,)})
+    n_vocab, sha256 = said["n_vocab"], said["sha256"]
+    entry = manifest["splits"].get(split)
+    shards = _shards(entry, f"{where}: {split}")
+    content = entry["sha256"]
     own = Tokenizer.load(folder)
     _check_vocabulary(folder, sha256, own, "the one beside it")
     if tokenizer is not None:
@@ -738,6 +750,11 @@ def _set_in_folder(path: Path, split: str, tokenizer: Tokenizer | None) -> Token
     if (path / JOURNAL).is_file():
         raise InputError(
             f"{path}: not finished by gpt2lab prepare; run the same command again, it goes on"
+        )
+    if any(path.glob("*.tokens")):
+        raise InputError(
+            f"{path}: holds token files but no {MANIFEST}, without which they cannot be checked; "
+            "copy the whole folder that gpt2lab prepare made, or prepare the texts again"
         )
     if (path / "train.bin").is_file():
         file = path / f"{split}.bin"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2lab.errors import InputError
+from gpt2lab.files import checked
 from gpt2lab.tokenizer import Tokenizer
 from gpt2lab.train.prepare import PreparedOtherwiseError, prepare
 from gpt2lab.train.shards import SPLITS, TokenSet, open_set
@@ -128,8 +129,22 @@ def _opened(
     return Gathered(sets, tokens, list(paths), val)
 
 
+def check_places(places: dict[str, Any], where: str) -> None:
+    """Raise InputError where these are not what `Gathered.places` gives."""
+    checked(places, where, {"paths": (list,), "weights": (list,), "val": (str, type(None))})
+    paths, weights = (dict(enumerate(places[name])) for name in ("paths", "weights"))
+    checked(paths, f"{where}: paths", dict.fromkeys(paths, (str,)))
+    checked(weights, f"{where}: weights", dict.fromkeys(weights, (float, int)))
+    if not paths or len(paths) != len(weights):
+        raise InputError(f"{where}: {len(weights)} weights for {len(paths)} paths; it is damaged")
+
+
 def again(places: dict[str, Any], run: Path, data: Sequence[str] = ()) -> Gathered:
     """What `Gathered.places` described. data: the sets' places now, where they have moved."""
+    if not places:
+        raise InputError(
+            f"{run}: its data are known to the program that began it alone; go on there"
+        )
     paths = [run / path for path in places["paths"]]
     if data:
         if len(data) != len(paths):

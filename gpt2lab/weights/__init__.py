@@ -12,7 +12,7 @@ from types import ModuleType
 
 from gpt2lab.errors import InputError, few
 from gpt2lab.files import accessing, new_folder, shown
-from gpt2lab.weights import gpt2simple, huggingface, llmc, nanogpt, openai, run
+from gpt2lab.weights import checksums, gpt2simple, huggingface, llmc, nanogpt, openai, run
 from gpt2lab.weights.checkpoint import Checkpoint, Params
 
 __all__ = ["FORMATS", "Checkpoint", "Params", "load", "recognise", "save", "writable"]
@@ -68,7 +68,9 @@ def load(path: Path | str) -> Checkpoint:
     """
     path = Path(path)
     with accessing(path):
-        checkpoint: Checkpoint = FORMATS[recognise(path)].load(path)
+        format = recognise(path)
+        checksums.check(path)
+        checkpoint: Checkpoint = FORMATS[format].load(path)
     return checkpoint
 
 

@@ -16,9 +16,9 @@ import numpy as np
 from gpt2lab import reference, weights
 from gpt2lab.errors import InputError
 from gpt2lab.files import new_folder, write_json
+from gpt2lab.weights import checksums
 from gpt2lab.weights.checkpoint import Checkpoint
 
-PROOF = "verify.json"
 TOLERANCE = 1e-3  # of the largest logit; float32 sources come out with 0, float64 ones far below
 
 
@@ -107,7 +107,8 @@ def _prove(checkpoint: Checkpoint, folder: Path, report: Report) -> Report:
     """Read the written folder back and compare; the proof is stored beside the weights."""
     difference, agreement, tokens = compare(checkpoint, weights.load(folder))
     report = replace(report, largest_difference=difference, top1_agreement=agreement, tokens=tokens)
-    write_json(folder / PROOF, report.to_dict())
+    sums = {path.name: checksums.entry(path) for path in checksums.weights(folder)}
+    write_json(folder / checksums.RECORD, {**report.to_dict(), "files": sums})
     return report
 
 

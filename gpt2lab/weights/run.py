@@ -5,14 +5,13 @@ The checkpoints are Hugging Face folders; which is which is told in `train.check
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import replace
 from pathlib import Path
 
 from gpt2lab.errors import InputError
-from gpt2lab.files import accessing, identity, read_json, read_text
-from gpt2lab.weights import huggingface, remembered
+from gpt2lab.files import read_text
+from gpt2lab.weights import checksums, huggingface
 from gpt2lab.weights.checkpoint import Checkpoint
 
 FORMAT = "run"
@@ -24,31 +23,6 @@ def _pointer(path: Path) -> Path | None:
     if not (path / "run.json").is_file():
         return None
     return next((path / name for name in POINTERS if (path / name).is_file()), None)
-
-
-def _sha256(path: Path) -> str:
-    """The sha256 of a file; of a large one it is remembered for as long as the file is the same."""
-    files = (identity(path),)
-    known = remembered.recall(files, "sha256")
-    if not isinstance(known, str):
-        with accessing(path), path.open("rb") as file:
-            known = hashlib.file_digest(file, "sha256").hexdigest()
-        remembered.remember(files, "sha256", known)
-    return known
-
-
-def _check(folder: Path) -> None:
-    """Raise InputError where the model's files are not what the run wrote."""
-    held = read_json(folder / "manifest.json").get("files", {})
-    for name in ("config.json", "model.safetensors", "tokenizer.json"):
-        wrong = name in held and (
-            not (folder / name).is_file() or _sha256(folder / name) != held[name].get("sha256")
-        )
-        if wrong:
-            raise InputError(
-                f"{folder / name} is not what the run wrote (its sha256 differs); the disk changed "
-                "it: take another step folder of the run"
-            )
 
 
 def recognise(path: Path) -> bool:
@@ -66,7 +40,7 @@ def load(path: Path) -> Checkpoint:
             f"{pointer}: names {name[:40]!a}, which is no checkpoint of this run; give the path of "
             "one of its step folders"
         )
-    _check(path / name)
+    checksums.check_checkpoint(path / name)
     found = huggingface.load(path / name)
     note = f"{path.name}: {name} of the run, its {pointer.name}"
     return replace(found, format=FORMAT, notes=(note, *found.notes))

@@ -368,6 +368,18 @@ def is_torch_file(path: Path) -> bool:
     return read_head(path, len(STREAM_MAGIC)).startswith((ZIP_MAGIC, STREAM_MAGIC))
 
 
+def verify(path: Path) -> bool:
+    """Whether a file has CRCs, which are then compared; InputError where one is wrong."""
+    if read_head(path, 4) != ZIP_MAGIC:
+        return False
+    data, where = map_bytes(path), str(path)
+    entries = _zip_entries(path, data)
+    for name, (offset, size, crc) in entries.items():
+        raw = data[offset : offset + size]
+        _Storage("uint8", 1, size, raw, crc, f"{where}: {shown(name)}").bytes()
+    return any(crc is not None for _, _, crc in entries.values())
+
+
 def read(path: Path) -> Any:
     """What torch.save stored: dicts, lists, numbers, text and `Tensor`s. Nothing is executed.
 

@@ -1,0 +1,193 @@
+"""Checksums that lie beside weights: safetensors, torch's older stream and llm.c carry none inside.
+
+They are in the manifest.json of a run's checkpoint, in the verify.json of `convert`, and in the
+names of the hub cache's files. `check` holds a model against the first two before it is loaded:
+hashing a gigabyte takes a second, once, as it is remembered. `report` looks at all of them, and at
+the checksums inside the formats that have some.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from gpt2lab.errors import InputError
+from gpt2lab.files import (
+    accessing,
+    check_regular,
+    checked,
+    identity,
+    is_file_name,
+    map_bytes,
+    read_json,
+)
+from gpt2lab.weights import remembered, tensorbundle, torchfile
+
+MANIFEST, RECORD = "manifest.json", "verify.json"
+MODEL = (  # what a checkpoint of a run consists of, as far as it is there
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+)
+NEEDED = ("config.json", "model.safetensors")
+_WEIGHTS = re.compile(r".*(\.(safetensors|bin|pt|pth|index)|\.data-\d+-of-\d+)", re.ASCII)
+_STEP = re.compile(r"step-\d+", re.ASCII)
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file, read now."""
+    with accessing(path):
+        check_regular(path)
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _known(path: Path) -> str:
+    """The sha256 of a file; of a large one it is remembered for as long as the file is the same."""
+    files = (identity(path),)
+    found = remembered.recall(files, "sha256")
+    if not isinstance(found, str):
+        found = sha256(path)
+        remembered.remember(files, "sha256", found)
+    return found
+
+
+def entry(path: Path) -> dict[str, object]:
+    """A file's line of a manifest, the inverse of `held`."""
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
+
+
+def held(path: Path) -> dict[str, tuple[int, str]]:
+    """Name -> (bytes, sha256) of a manifest.json or verify.json; InputError for a damaged one."""
+    files = checked(read_json(path), str(path), {"files": (dict,)})["files"]
+    found = {}
+    for name, line in files.items():
+        if not is_file_name(name):
+            raise InputError(f"{path}: names {name[:80]!a}, which is no file of its folder")
+        line = checked(line, f"{path}: {name}", {"bytes": (int,), "sha256": (str,)})
+        found[name] = (line["bytes"], line["sha256"])
+    return found
+
+
+def beside(folder: Path) -> tuple[Path | None, dict[str, tuple[int, str]]]:
+    """The file in a folder that holds checksums of the others, and those."""
+    step = folder.absolute()
+    if _STEP.fullmatch(step.name) and (folder / MANIFEST).is_file():
+        return folder / MANIFEST, held(folder / MANIFEST)
+    if (folder / RECORD).is_file() and "files" in read_json(folder / RECORD):
+        return folder / RECORD, held(folder / RECORD)
+    return None, {}
+
+
+def fault(
+    folder: Path, name: str, line: tuple[int, str], hashed: Callable[[Path], str] = sha256
+) -> str | None:
+    """How a file differs from what was written; None when it does not."""
+    path, (size, digest) = folder / name, line
+    if not path.is_file():
+        return f"{name} is missing"
+    if (there := path.stat().st_size) != size:
+        return f"{name} has {there} bytes, {size} were written"
+    if hashed(path) != digest:
+        return f"{name} is not what was written (its sha256 differs); the disk changed it"
+    return None
+
+
+def check_checkpoint(folder: Path) -> None:
+    """Raise InputError where the model of a run's checkpoint is not what the run wrote."""
+    lines = held(folder / MANIFEST)
+    for name in MODEL:
+        if name not in lines and (name in NEEDED or (folder / name).exists()):  # {} checks nothing
+            raise InputError(
+                f"{folder / MANIFEST}: does not list {name}, so it cannot be checked; take another "
+                "step folder of the run"
+            )
+        why = fault(folder, name, lines[name], _known) if name in lines else None
+        if why is not None:
+            raise InputError(f"{folder}: {why}; take another step folder of the run")
+
+
+def check(path: Path) -> None:
+    """Raise InputError where checksums lie beside a model and its files are not those."""
+    folder = path if path.is_dir() else path.parent
+    where, lines = beside(folder)
+    if where is not None and where.name == MANIFEST:
+        check_checkpoint(folder)
+        return
+    for name, line in lines.items():
+        why = fault(folder, name, line, _known)
+        if why is not None:
+            raise InputError(f"{folder}: {why}, or somebody did on purpose: then delete {where}")
+
+
+class Checked(NamedTuple):
+    """One file of weights. kind: where its checksum is, "" for none. fault: what is wrong."""
+
+    file: Path
+    kind: str
+    fault: str | None
+
+
+def _of_blob(path: Path) -> Checked | None:
+    """A file of the hub's cache: its link leads to a blob whose name is a sha256 or git's hash."""
+    name = path.resolve().name if path.is_symlink() else ""
+    if re.fullmatch(r"[0-9a-f]{64}", name):
+        differs = sha256(path) != name
+    elif re.fullmatch(r"[0-9a-f]{40}", name):
+        data = map_bytes(path)
+        digest = hashlib.sha1(b"blob %d\0" % data.size, usedforsecurity=False)
+        digest.update(data.data)
+        differs = digest.hexdigest() != name
+    else:
+        return None
+    return Checked(path, "hub cache", "differs from what was downloaded" if differs else None)
+
+
+def _inside(path: Path) -> Checked:
+    """A file by the checksums that its own format has."""
+    try:
+        if path.suffix == ".index":
+            tensorbundle.read(path.with_suffix(""))
+            return Checked(path, "CRC-32C inside", None)
+        kind = "CRC-32 inside" if torchfile.verify(path) else ""
+        return Checked(path, kind, None)
+    except InputError as error:
+        return Checked(path, "inside", str(error))
+
+
+def weights(folder: Path) -> list[Path]:
+    """The files of weights in a folder, by their names."""
+    return sorted(file for file in folder.iterdir() if _WEIGHTS.fullmatch(file.name))
+
+
+def report(path: Path) -> Iterator[Checked]:
+    """Each file of weights of a model, held against the checksum that it has, if it has one.
+
+    path: a folder or file of a model; of a run, one of its checkpoints.
+    """
+    folder = path if path.is_dir() else path.parent
+    try:
+        with accessing(path):
+            where, lines = beside(folder)
+            files = weights(path) if path.is_dir() else [path]
+    except InputError as error:
+        yield Checked(path, "", str(error))
+        return
+    for file in files:
+        if ".data-" in file.name:  # TensorFlow's: its checksums are in the index
+            continue
+        if where is not None and file.name in lines:
+            yield Checked(file, where.name, fault(folder, file.name, lines[file.name]))
+        elif not file.is_file():
+            yield Checked(file, "", "is no file")
+        else:
+            yield _of_blob(file) or _inside(file)
