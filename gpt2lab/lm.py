@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpt2lab import __version__, compat, engines, generate, weights
+from gpt2lab import __version__, compat, engines, forks, generate, weights
 from gpt2lab import score as scoring
 from gpt2lab.engines.numpy_engine import NumpyEngine
 from gpt2lab.errors import Failure, InputError
@@ -68,12 +68,17 @@ class LM:
             f"vocabulary {c.n_vocab}, {self.engine.name} {self.engine.dtype})"
         )
 
-    @cached_property
+    @property
     def hash(self) -> str:
         """sha256 over configuration and parameters, the same whatever file they came from.
 
         It reads the whole model, so that of a large file is remembered between processes.
         """
+        with forks.whole():  # until Python 3.12 a cached property holds a lock of its own
+            return self._sha256
+
+    @cached_property
+    def _sha256(self) -> str:
         described = json.dumps(self.config.to_dict(), sort_keys=True)
         source = self.checkpoint.source
         if source is None or not source.holds(self.params):

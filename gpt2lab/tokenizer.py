@@ -22,6 +22,7 @@ from typing import Any, Literal, SupportsIndex
 
 import numpy as np
 
+from gpt2lab import forks
 from gpt2lab.errors import InputError
 from gpt2lab.files import write_whole
 from gpt2lab.merges import Word, merge_steps, pretokenize
@@ -237,7 +238,8 @@ class Tokenizer:
         for text in texts:
             self._check_bytes(text)
         try:
-            ids, ends = self._engine(None).encode_batch_flat(texts, split_special_tokens=True)
+            with forks.whole():  # the library has locks of its own
+                ids, ends = self._engine(None).encode_batch_flat(texts, split_special_tokens=True)
         except UnicodeEncodeError as error:
             raise _surrogate_error(error) from None
         return np.split(np.frombuffer(ids, "<u4"), np.frombuffer(ends, "<u8")[1:-1])
@@ -287,7 +289,8 @@ class Tokenizer:
         every = len(allowed) == len(self.special_tokens)
         engine = self._engine(None if every or not allowed else allowed)
         # The batch call gives the ids as raw memory; a list of them would halve the speed.
-        ids, _ = engine.encode_batch_flat([text], split_special_tokens=not allowed)
+        with forks.whole():
+            ids, _ = engine.encode_batch_flat([text], split_special_tokens=not allowed)
         return np.frombuffer(ids, "<u4").astype(np.uint32)  # [T], a copy that may be written to
 
     def _is_for_python(self, text: str) -> bool:
@@ -311,7 +314,7 @@ class Tokenizer:
     def _engine(self, allowed: frozenset[str] | None) -> Any:
         """The fast library with this vocabulary, made once; a proper subset of the special tokens
         needs one of its own, because the library allows all of them or none."""
-        with self._lock:
+        with forks.whole(), self._lock:
             if allowed not in self._engines:
                 self._engines[allowed] = self._make_engine(allowed)
             return self._engines[allowed]

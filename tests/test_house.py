@@ -15,7 +15,7 @@ PACKAGE = ROOT / "gpt2lab"
 
 #: Lowest floor first. A file imports only from lower floors, or from its own room.
 FLOORS = [
-    {"errors", "__version__"},
+    {"errors", "forks", "__version__"},
     {"files"},
     {"config", "vocabulary", "settings", "merges"},
     {"tokenizer", "processors"},

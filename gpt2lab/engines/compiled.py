@@ -15,9 +15,11 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from gpt2lab import forks
 from gpt2lab.engines import machine
 from gpt2lab.engines.machine import Target
 from gpt2lab.errors import Failure
@@ -31,6 +33,7 @@ _SOURCES = ("compiled.py", "kernels.py", "tiles.py", "layout.py", "machine.py")
 _ARGUMENTS = {"run": 3, "crew": 5}
 
 
+@cache
 def _key(target: Target) -> str:
     """A short hash of all that object code depends on."""
     import llvmlite
@@ -196,27 +199,37 @@ class Library:
 _loaded: dict[tuple[str, Target], Library] = {}
 
 
+def _label(*parts: str) -> str:
+    return "-".join(part for part in parts if part)
+
+
 def library(
     name: str, target: Target, weights: str = "", cache: str = "", say: Say | None = None
 ) -> Library:
     """A compiled function: "crew", or "run" for weights and cache of some dtypes."""
-    label = "-".join(part for part in (name, weights, cache) if part)
-    if (label, target) not in _loaded:
-        code = _read(_file(label, target))
-        if code is None:
-            if say:
-                what = f"the {weights} kernels" if weights else "the threads' kernel"
-                say(f"compiling {what} for {target.name}, once on this machine; it takes 5 to 15 s")
-            try:
-                code = _make(name, target, weights, cache)
-            except Exception as error:  # whatever Numba or LLVM has to say
-                raise Failure(
-                    f"{label} could not be compiled for {target.name} ({error!s:.200}); "
-                    "engine numpy serves without"
-                ) from error
-            _write(_file(label, target), code)
-        _loaded[label, target] = Library(code, name, target)
-    return _loaded[label, target]
+    label = _label(name, weights, cache)
+    with forks.whole():  # llvmlite has a lock of its own
+        if (label, target) not in _loaded:
+            code = _read(_file(label, target)) or _compiled(name, target, weights, cache, say)
+            _loaded[label, target] = Library(code, name, target)
+        return _loaded[label, target]
+
+
+def _compiled(name: str, target: Target, weights: str, cache: str, say: Say | None) -> bytes:
+    """Object code that is not on disk yet; it is there afterwards."""
+    label = _label(name, weights, cache)
+    if say:
+        what = f"the {weights} kernels" if weights else "the threads' kernel"
+        say(f"compiling {what} for {target.name}, once on this machine; it takes 5 to 15 s")
+    try:
+        code = _make(name, target, weights, cache)
+    except Exception as error:  # whatever Numba or LLVM has to say
+        raise Failure(
+            f"{label} could not be compiled for {target.name} ({error!s:.200}); "
+            "engine numpy serves without"
+        ) from error
+    _write(_file(label, target), code)
+    return code
 
 
 # ---- In the background.

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from gpt2lab import forks
 from gpt2lab.config import Config, parameter_shapes
 from gpt2lab.engines import compiled, machine, storage, workers
 from gpt2lab.engines.layout import STEP, Job, Layer, ceil_to
@@ -229,7 +230,7 @@ class CpuEngine:
             else:
                 groups.append([r, 1])
         crew = workers.crew(self.threads, self._crew_code)
-        with crew.lock:
+        with forks.whole(), crew.lock:
             self._reserve(count)
             x = self._x[:count, : self.config.n_embd]
             np.add(self._wte[tokens], self._wpe[places], out=x)
@@ -247,6 +248,7 @@ class CpuEngine:
         key = (rows, last)
         if key == self._cut:
             return self._total
+        self._cut = (0, 0)  # so that after an interrupt here all of it is done again
         c, n, job = self.config, self.threads, self._job
 
         def panels(columns: int) -> int:
@@ -264,8 +266,8 @@ class CpuEngine:
         unpacked = self.target.product(self.dtype) in ("float", "shift")
         each = (2 if unpacked else 4) * job[Job.T_ROWS] + job[Job.T_HEADS]
         each += 2 * job[Job.T_PROJECT] + job[Job.T_FC]
-        self._cut = key
         self._total = int(each * c.n_layer + job[Job.T_LAST] + job[Job.T_LOGITS])
+        self._cut = key
         return self._total
 
     # ---- Slots.
@@ -275,7 +277,7 @@ class CpuEngine:
         try:
             return self._spare.pop()
         except IndexError:
-            return np.frombuffer(mmap.mmap(-1, self._slot_bytes), np.uint8)
+            return np.frombuffer(_own_memory(self._slot_bytes), np.uint8)
 
     def spare(self, buffer: Array) -> None:
         """Keep a slot's memory for the next one, up to a few."""
@@ -422,7 +424,7 @@ class CpuEngine:
         """Buffers for so many rows; they only grow, to at most `ROWS`."""
         if rows <= self._room:
             return
-        rows = self._room = min(ROWS, max(rows, 2 * self._room))
+        rows, self._room = min(ROWS, max(rows, 2 * self._room)), 0
         c, width, high, job = self.config, self.target.width, self.target.rows, self._job
         step, size = STEP[self.target.product(self.dtype)], int(job[Job.SIZE])
         embed, most = ceil_to(c.n_embd, width), ceil_to(max(c.n_embd, self._inner) + 1, 128)
@@ -454,6 +456,18 @@ class CpuEngine:
             job[word], end = end, end + ceil_to(need, 64)
         self._scratch = np.zeros((self.threads, end + 64), np.uint8)
         job[Job.SCRATCH], job[Job.SCRATCH_STRIDE] = self._scratch.ctypes.data, end + 64
+        self._room = rows  # last, so that after an interrupt above all of it is done again
+
+
+def _own_memory(size: int) -> mmap.mmap:
+    """Zeros from the system that belong to this process alone.
+
+    A plain `mmap.mmap(-1, size)` is shared with every child of fork: texts of several processes
+    would be written over each other. Windows knows no fork, and no such flags.
+    """
+    if not hasattr(mmap, "MAP_PRIVATE"):
+        return mmap.mmap(-1, size)
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def default_dtype(config: Config, say: compiled.Say | None = None) -> str:

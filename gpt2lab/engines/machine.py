@@ -14,6 +14,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from gpt2lab import forks
 from gpt2lab.engines.layout import STEP, Step
 
 
@@ -84,11 +85,12 @@ def features() -> tuple[str, frozenset[str]]:
     """LLVM's name for this processor and the features that it has."""
     import llvmlite.binding as llvm
 
-    found = llvm.get_host_cpu_features()
+    with forks.whole():  # llvmlite has a lock of its own
+        found, name = llvm.get_host_cpu_features(), llvm.get_host_cpu_name()
     names = {name for name, has in found.items() if has}
     if platform.machine().lower() in ("aarch64", "arm64"):  # LLVM asks for few, on macOS for none
         names |= {"neon", "dotprod"} if _dotprod() else {"neon"}
-    return llvm.get_host_cpu_name(), frozenset(names)
+    return name, frozenset(names)
 
 
 def _dotprod() -> bool:

@@ -1,7 +1,8 @@
 """The first start on a machine: NumPy writes while the fast kernels are compiled.
 
-The compilation is a process of its own. As soon as it is done, the next cache that is asked for is
-the `cpu` engine's; what has begun goes on where it began, so no text is of two engines.
+The compilation is a process of its own. As soon as its files are there, the next cache that is
+asked for is the `cpu` engine's, in forked children too; what has begun goes on where it began, so
+no text is of two engines.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from gpt2lab.config import Config
 from gpt2lab.engines import Engine, compiled, machine
 from gpt2lab.engines.cpu_engine import default_dtype
 from gpt2lab.engines.numpy_engine import NumpyEngine
-from gpt2lab.errors import Failure
+from gpt2lab.errors import Failure, InputError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -48,7 +49,7 @@ class Meanwhile:
                 f"compiling the fast kernels for {target.name} in the background, once on this "
                 "machine (about 15 s); the numpy engine writes until then"
             )
-        self._process = compiled.in_background("float32", "float32")
+        self._target, self._process = target, compiled.in_background("float32", "float32")
 
     @property
     def name(self) -> str:
@@ -66,11 +67,13 @@ class Meanwhile:
         return getattr(self._look(), "cache_dtype", None)
 
     def _look(self) -> Engine:
-        if self._process is not None and self._process.poll() is not None:
-            good, self._process = self._process.returncode == 0, None
-            if good:
-                with suppress(Failure):  # else NumPy goes on
-                    self._now = self._build()
+        """The files tell: whether the process has ended is known to its own parent alone."""
+        target, process = self._target, self._process
+        if target and process and compiled.ready(target, "float32", "float32"):
+            process.poll()  # so that the system may forget it
+            self._target = None
+            with suppress(Failure, InputError):  # else NumPy goes on
+                self._now = self._build()
         return self._now
 
     def cache(self, slots: int | None = None) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt2lab import reference
+from gpt2lab import forks, reference
 from gpt2lab.cache import Cache
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError
@@ -62,7 +62,7 @@ class NumpyEngine:
         rows = []
         try:
             for slot, new in zip(slots, tokens, strict=True):
-                with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+                with forks.whole(), np.errstate(divide="ignore", over="ignore", invalid="ignore"):
                     # Some BLAS kernels on Arm raise these over finite numbers (numpy#28687).
                     result = reference.model(
                         self.config,
@@ -82,4 +82,5 @@ class NumpyEngine:
 
     def logits(self, tokens: Any) -> Array:
         """The logits of every position of a batch [B, T] without a past: [B, T, V]."""
-        return reference.model(self.config, self.params, tokens, at=self.tap(0))["logits"]
+        with forks.whole():
+            return reference.model(self.config, self.params, tokens, at=self.tap(0))["logits"]

@@ -13,12 +13,14 @@ V vocabulary.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from gpt2lab import forks
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError, MissingExtraError
 from gpt2lab.prompts import check_ids
@@ -28,6 +30,8 @@ try:
     from torch.nn import functional as F
 except ModuleNotFoundError:
     raise MissingExtraError("the torch engine", "torch", "train") from None
+
+forks.tame(torch)
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -270,6 +274,7 @@ class TorchEngine:
     ) -> None:
         self.config, self.dtype = config, _choose_dtype(dtype)
         self.device = _choose_device(device, self.dtype)
+        self._process = os.getpid()
         self._dtype = self._past_dtype = DTYPES[self.dtype]
         if self._half and self.device == "cpu":
             # Attention over bfloat16 is slow there: one more token of 8 texts of 400 takes 62 ms
@@ -284,6 +289,7 @@ class TorchEngine:
 
     def cache(self, slots: int | None = None) -> TorchCache:
         """An empty cache; `slots` limits how many sequences it holds."""
+        self._check_process()
         return TorchCache(self.config, self._past_dtype, self.device, slots)
 
     def step(
@@ -293,12 +299,13 @@ class TorchEngine:
 
         What is wrong is told before anything is written: after an error every slot is as it was.
         """
+        self._check_process()
         checked = self._check(cache, slots, tokens)
         if not checked:
             return np.zeros(
                 (0, self.config.n_vocab), np.float64 if self.dtype == "float64" else np.float32
             )
-        with torch.inference_mode():
+        with forks.whole(), torch.inference_mode():
             plan = self._plan(cache, slots, checked)
             h = self._forward(cache, plan)  # [R, E]
             logits = self._logits(h[plan.last])  # [N, V]
@@ -311,10 +318,19 @@ class TorchEngine:
         rows = self._batch(tokens)
         cache = self.cache()
         slots = [cache.new() for _ in rows]
-        with torch.inference_mode():
+        with forks.whole(), torch.inference_mode():
             plan = self._plan(cache, slots, rows)
             logits = self._logits(self._forward(cache, plan))  # [B * T, V]
         return logits.reshape(len(rows), -1, self.config.n_vocab)  # [B, T, V]
+
+    def _check_process(self) -> None:
+        """InputError in a child of fork whose parent has put this model on a GPU."""
+        if self.device != "cpu" and self._process != os.getpid():
+            raise InputError(
+                f"this model was loaded on {self.device} before the process was forked, and a GPU "
+                "cannot be used in a forked child; load the model in each child, started by "
+                "multiprocessing's spawn"
+            )
 
     # ---- What is wrong with the tokens.
 

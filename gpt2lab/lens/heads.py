@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt2lab import reference
+from gpt2lab import forks, reference
 from gpt2lab.errors import InputError
 from gpt2lab.lens import acts as acting
 from gpt2lab.lens import names as naming
@@ -250,7 +250,8 @@ def head_scores(
     params = exact(model).params
     for row in tokens:  # one at a time: a pattern is [H, T, T]
         at = acting.tap(model.acts, 0, _scorer(scores, length, batch))
-        logits = reference.model(config, params, row[None], at=at)["logits"][0, :-1]
+        with forks.whole():
+            logits = reference.model(config, params, row[None], at=at)["logits"][0, :-1]
         own = log_softmax(logits)[np.arange(len(row) - 1), row[1:]]
         # Without an end token before it nothing expects the first token: that half has one less.
         losses += -own[:-length].mean() / batch, -own[-length:].mean() / batch

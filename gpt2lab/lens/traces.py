@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from gpt2lab import reference
+from gpt2lab import forks, reference
 from gpt2lab.config import Config
 from gpt2lab.engines.numpy_engine import NumpyEngine
 from gpt2lab.errors import InputError
@@ -204,7 +204,8 @@ def trace(
     values: dict[str, Array] = {}
     at = acting.tap(made, 0, keeper(wanted, values))
     params = exact(model).params
-    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):  # see numpy_engine
+    quiet = np.errstate(divide="ignore", over="ignore", invalid="ignore")  # see numpy_engine
+    with forks.whole(), quiet:
         reference.model(config, params, tokens, at=at)
     return Trace(config, params, model.tokenizer, tokens, values, acts=made)
 

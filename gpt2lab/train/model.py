@@ -21,6 +21,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from gpt2lab import forks
 from gpt2lab.config import Config
 from gpt2lab.errors import MissingExtraError
 from gpt2lab.files import reason
@@ -32,6 +33,8 @@ try:
     from torch.utils.checkpoint import checkpoint
 except ModuleNotFoundError:
     raise MissingExtraError("training", "torch", "train") from None
+
+forks.tame(torch)
 
 Tap = Callable[[str, torch.Tensor], torch.Tensor]
 

@@ -1,0 +1,76 @@
+"""Forks: a child begins with no lock held and no product half done, whatever other threads do.
+
+A fork copies the memory of a process and only the thread that asked for it. What another thread
+had in hand at that moment is never finished in the child: a lock stays held, the threads of a BLAS
+library stay waited for, and the child hangs at its first product. So each piece of such work holds
+a lock of its own thread, and a fork waits until all of these are free, for the length of a step at
+most.
+
+Torch's threads do not come along either, and OpenMP would wait for them for ever. In a child torch
+therefore computes with one thread, as it does in the processes of its own DataLoader.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from types import ModuleType
+from weakref import WeakSet
+
+PATIENCE = 60.0  # seconds that a fork waits for other threads, so that it never waits for ever
+
+_thread = threading.local()
+_locks: WeakSet[threading.RLock] = WeakSet()  # one of each thread that has worked
+_adding = threading.RLock()
+_held: list[threading.RLock] = []  # while a fork is under way
+_torch: ModuleType | None = None
+torch_is_inherited = False  # whether the parent of this process had imported torch
+
+
+def whole() -> threading.RLock:
+    """`with whole():` a fork in another thread waits until the block has ended."""
+    if not hasattr(_thread, "lock"):
+        with _adding:
+            _thread.lock = threading.RLock()
+            _locks.add(_thread.lock)
+    lock: threading.RLock = _thread.lock
+    return lock
+
+
+def tame(torch: ModuleType) -> None:
+    """Give torch one thread in the children of this process, and here if this is such a child."""
+    global _torch
+    _torch = torch
+    if torch_is_inherited:
+        torch.set_num_threads(1)
+
+
+def _before() -> None:
+    _adding.acquire()
+    end = time.monotonic() + PATIENCE
+    for lock in list(_locks):
+        if lock.acquire(timeout=max(0.0, end - time.monotonic())):
+            _held.append(lock)
+
+
+def _in_parent() -> None:
+    while _held:
+        _held.pop().release()
+    _adding.release()
+
+
+def _in_child() -> None:
+    """Begin afresh: what is left belongs to threads that are not here."""
+    global _thread, _adding, torch_is_inherited
+    _thread, _adding = threading.local(), threading.RLock()
+    _locks.clear()
+    _held.clear()
+    torch_is_inherited = "torch" in sys.modules
+    if _torch is not None:
+        tame(_torch)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)
