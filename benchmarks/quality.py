@@ -26,6 +26,7 @@ from gpt2lab import Sampling, generate, reference, weights
 from gpt2lab.config import Config
 from gpt2lab.engines import machine
 from gpt2lab.engines.cpu_engine import CpuEngine
+from gpt2lab.score import exponential
 from gpt2lab.tokenizer import Tokenizer
 from gpt2lab.weights import local
 
@@ -75,7 +76,7 @@ class Cost:
         mean = self.change / self.n
         deviation = math.sqrt(max(0.0, self.change_squared / self.n - mean * mean))
         return {
-            "perplexity": math.exp(self.nll / self.n),
+            "perplexity": exponential(self.nll / self.n),
             "change_percent": 100 * math.expm1(mean),
             "error_percent": 200 * deviation / math.sqrt(self.n),
             "top1_percent": 100 * self.agree / self.n,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import gc
 import json
+import math
 import mmap
 import os
 import shutil
@@ -267,9 +268,25 @@ def checked(values: Any, where: str, kinds: Mapping[Any, tuple[type, ...]]) -> d
     return values
 
 
+def finite(value: Any) -> Any:
+    """The value with None for each number that is not finite, which JSON has no word for."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    return value
+
+
+def to_json(value: Any, *, ensure_ascii: bool = False, indent: int | None = None) -> str:
+    """JSON that every reader takes: a number that is not finite is null."""
+    return json.dumps(finite(value), allow_nan=False, ensure_ascii=ensure_ascii, indent=indent)
+
+
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """A JSON object to a file, as people read it."""
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(to_json(values, indent=2) + "\n", encoding="utf-8")
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

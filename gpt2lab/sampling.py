@@ -19,6 +19,7 @@ from gpt2lab.settings import Sampling, order
 
 __all__ = [
     "Sampling",
+    "check_logits",
     "choose",
     "draw",
     "log_probability",
@@ -49,10 +50,10 @@ def log_probability(logits: Array, token: int) -> float:
     return float(own - np.log(total).astype(logits.dtype))
 
 
-def _check(logits: Array) -> None:
-    """Refuse NaN and infinity: the largest logit [V] tells, since a NaN survives `max`."""
+def check_logits(logits: Array) -> None:
+    """Refuse NaN and infinity in logits [.., V]: the largest tells, since a NaN survives `max`."""
     if not logits.max() < np.inf:
-        wrong = int(np.argmin(logits < np.inf))
+        wrong = int(np.argmin(logits < np.inf)) % logits.shape[-1]
         raise InputError(f"the logits hold NaN or infinity at id {wrong}; check the weights")
 
 
@@ -81,7 +82,7 @@ def process(
             for row, seen in zip(logits, tokens, strict=True)
         ]
         return np.stack(rows)  # [B, V]
-    _check(logits)
+    check_logits(logits)
     if not isinstance(tokens, list):
         tokens = np.asarray(tokens, dtype=np.intp).tolist()
     if tokens and not 0 <= min(tokens) <= max(tokens) < len(logits):
@@ -170,7 +171,7 @@ def next_token(
     if limit is not None and limit < len(logits):
         allowed = logits.copy()
         allowed[limit:] = -np.inf
-    _check(allowed)
+    check_logits(allowed)
     left = _run(allowed, sampling, Seen(tokens, prompt_length))
     token = choose(left, sampling, index, len(tokens) - prompt_length)
     return token, log_probability(logits, token)

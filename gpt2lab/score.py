@@ -15,9 +15,18 @@ import numpy as np
 
 from gpt2lab.engines import Engine
 from gpt2lab.errors import InputError
+from gpt2lab.files import finite
 from gpt2lab.prompts import check_ids
-from gpt2lab.sampling import log_softmax
+from gpt2lab.sampling import check_logits, log_softmax
 from gpt2lab.tokenizer import Tokenizer
+
+
+def exponential(nats: float) -> float:
+    """e to the power of some nats; infinite where no float holds it."""
+    try:
+        return math.exp(nats)
+    except OverflowError:
+        return math.inf
 
 
 @dataclass
@@ -51,15 +60,13 @@ class Score:
 
     @property
     def perplexity(self) -> float:
-        """exp(-total / scored tokens)."""
-        return math.exp(-self.total / self.n_scored)
+        """exp(-total / scored tokens); infinite where no float holds it."""
+        return exponential(-self.total / self.n_scored) if self.n_scored else math.nan
 
     @property
     def word_perplexity(self) -> float:
         """exp(-total / words): comparable between vocabularies."""
-        if not self.n_words:
-            return math.nan
-        return math.exp(mean) if (mean := -self.total / self.n_words) < 709 else math.inf
+        return exponential(-self.total / self.n_words) if self.n_words else math.nan
 
     @property
     def bits_per_byte(self) -> float:
@@ -70,18 +77,21 @@ class Score:
         """Everything as plain values, for JSON. A missing number is None."""
         derived = ("total", "perplexity", "word_perplexity", "bits_per_byte")
         numbers = {name: getattr(self, name) for name in derived}
-        return {
-            **{name: value if math.isfinite(value) else None for name, value in numbers.items()},
-            "n_tokens": len(self.tokens),
-            "n_scored": self.n_scored,
-            "n_words": self.n_words,
-            "n_bytes": self.n_bytes,
-            "after_end": self.after_end,
-            "stride": self.stride,
-            "tokens": self.tokens,
-            "logprobs": self.logprobs,
-            "words": [list(word) for word in self.words],
-        }
+        found: dict[str, Any] = finite(
+            {
+                **numbers,
+                "n_tokens": len(self.tokens),
+                "n_scored": self.n_scored,
+                "n_words": self.n_words,
+                "n_bytes": self.n_bytes,
+                "after_end": self.after_end,
+                "stride": self.stride,
+                "tokens": self.tokens,
+                "logprobs": self.logprobs,
+                "words": self.words,
+            }
+        )
+        return found
 
 
 def token_logprobs(
@@ -113,6 +123,7 @@ def token_logprobs(
 def _window(engine: Engine, inputs: list[int], targets: Any) -> list[float]:
     """Log-probabilities of the targets at the last len(targets) places of one window."""
     logits = engine.logits([inputs])[0, -len(targets) :]  # [targets, V]
+    check_logits(logits)
     rows = log_softmax(logits)
     return [float(x) for x in rows[np.arange(len(targets)), targets]]
 

@@ -106,7 +106,7 @@ class Sampling:
         values = dict(values)
         bias = values.get("logit_bias")
         if isinstance(bias, Mapping):
-            values["logit_bias"] = {_id_or_text(key): value for key, value in bias.items()}
+            values["logit_bias"] = {_id_or_text(key): _bias(value) for key, value in bias.items()}
         return cls(**values)
 
 
@@ -117,7 +117,9 @@ WRITING: dict[str, Any] = {"temperature": 0.8, "top_p": 0.95}
 
 def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
-        return value.item()
+        value = value.item()
+    if isinstance(value, float) and value == -math.inf:  # of a bias; see `_bias`
+        return "-Infinity"
     if isinstance(value, tuple | list):
         return [_plain(v) for v in value]
     if isinstance(value, Mapping):
@@ -144,6 +146,11 @@ def _tuple(name: str, value: Any) -> Any:
 def _id_or_text(key: Any) -> Any:
     """JSON has text keys only: digits are an id again, as in OpenAI's API."""
     return int(key) if isinstance(key, str) and key.isascii() and key.isdigit() else key
+
+
+def _bias(value: Any) -> Any:
+    """What `to_dict` makes of a bias, and back: JSON has no minus infinity."""
+    return -math.inf if isinstance(value, str) and value == "-Infinity" else value
 
 
 # Ranges: each checker raises one line that names the setting, the value and the limit.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
 import pytest
 
 import gpt2lab
-from gpt2lab import InputError, reference
+from gpt2lab import InputError, Sampling, Score, reference
+from gpt2lab.files import to_json
 from gpt2lab.score import score, token_logprobs
 
 from .support import tiny_engine
@@ -100,3 +102,52 @@ def test_a_score_is_plain_data(lm):
     row = lm.score("The cat.").to_dict()
     assert row["n_tokens"] == 3 and row["word_perplexity"] > 1
     assert score(tiny_engine(), None, [1, 2]).to_dict()["bits_per_byte"] is None
+
+
+# ---- Numbers that no float holds.
+
+
+def unlikely(nats):
+    """A score whose every token has this log-probability."""
+    return Score([1, 2], [-nats, -nats], True, None, n_bytes=2, n_words=1, words=[("a", -2 * nats)])
+
+
+def test_a_perplexity_that_no_float_holds_is_infinite():
+    """A mean of 710 nats a token was an OverflowError, in `score`, in --json and in `to_dict`."""
+    for nats in (709.0, 710.0, 1e38, math.inf):
+        found = unlikely(nats)
+        assert found.perplexity == (math.exp(709) if nats == 709 else math.inf)
+        assert found.word_perplexity == math.inf
+        text = json.dumps(found.to_dict(), allow_nan=False)
+        assert (json.loads(text)["perplexity"] is None) == (nats > 709)
+    assert json.loads(text)["logprobs"] == [None, None]
+    assert math.isnan(Score([1], [None], False, None).perplexity)
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"], ["--per-token"], ["--per-word"]])
+def test_the_command_shows_an_infinite_perplexity(run, monkeypatch, flags):
+    monkeypatch.setattr("gpt2lab.lm.LM.score", lambda *_, **__: unlikely(1e5))
+    code, out, err = run("score", "a b", *flags)
+    assert code == 0 and not err
+    assert '"perplexity": null' in out if "--json" in flags else "perplexity inf" in out
+
+
+def test_logits_that_overflow_are_refused(lm):
+    """They gave NaN for every figure, without a word."""
+
+    class Broken:
+        config = lm.config
+
+        def logits(self, tokens):
+            return np.full((1, len(tokens[0]), lm.config.n_vocab), np.inf, np.float32)
+
+    with pytest.raises(InputError, match="NaN or infinity at id 0; check the weights"):
+        score(Broken(), None, [1, 2])
+
+
+def test_a_bias_of_minus_infinity_passes_through_json():
+    """A record held -Infinity, which is no JSON and which other readers refuse."""
+    s = Sampling(logit_bias={5: -math.inf, 6: 1.5})
+    text = json.dumps(s.to_dict(), allow_nan=False)
+    assert Sampling.from_dict(json.loads(text)) == s
+    assert to_json({"a": [math.nan, 1.5, (math.inf,)]}) == '{"a": [null, 1.5, [null]]}'

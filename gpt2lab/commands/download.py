@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 
 import click
 
 from gpt2lab.commands.models import as_dict, disk
+from gpt2lab.files import to_json
 
 
 class Meter:
@@ -84,6 +84,6 @@ def command(
             meter.end()
     if as_json:
         found = local.describe(path, local.hub_name(name) or name, "hub cache")
-        click.echo(json.dumps(as_dict(found), indent=2))
+        click.echo(to_json(as_dict(found), ensure_ascii=True, indent=2))
     else:
         click.echo(str(path))

@@ -32,6 +32,7 @@ from gpt2lab.commands.options import (
     write_new,
 )
 from gpt2lab.errors import Failure, InputError
+from gpt2lab.files import to_json
 from gpt2lab.lm import checked_record
 
 if TYPE_CHECKING:
@@ -310,7 +311,7 @@ def _keep_record(
 
 
 def _save(show: _Show, records: list[dict[str, Any]], flags: dict[str, Any]) -> None:
-    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    lines = "".join(to_json(record) + "\n" for record in records)
     text = lines if flags["as_json"] else "".join(show.shown)
     written = []
     for key, content in (("out", text), ("record", lines)):
@@ -361,7 +362,7 @@ def _replay(flags: dict[str, Any]) -> None:
     done = [lm.replay(record) for record in records]
     texts = [d.text if lm.tokenizer else "".join(f"{token} " for token in d.tokens) for d in done]
     if flags["as_json"]:
-        content = "".join(json.dumps(d.record, ensure_ascii=False) + "\n" for d in done)
+        content = "".join(to_json(d.record) + "\n" for d in done)
     else:
         rule = RULE if flags["delimiter"] is None else unescape(flags["delimiter"])
         content = rule.join(text + "\n" for text in texts)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from gpt2lab.commands.options import printable
+from gpt2lab.files import to_json
 
 if TYPE_CHECKING:
     from gpt2lab.weights.checksums import Checked
@@ -183,7 +183,7 @@ def command(folders: tuple[str, ...], as_json: bool, verbose: bool, check: bool)
                     for model, line in checks
                     if model is found
                 ]
-        click.echo(json.dumps(values, indent=2))
+        click.echo(to_json(values, ensure_ascii=True, indent=2))
     elif listed:
         click.echo(printable(_text(listed, verbose)))
     if checks and not as_json:

@@ -5,7 +5,6 @@ A default stands in one place, the dataclass; here it is only shown.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import types
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from gpt2lab.errors import InputError
-from gpt2lab.files import write_whole
+from gpt2lab.files import to_json, write_whole
 from gpt2lab.settings import WRITING, Sampling
 
 if TYPE_CHECKING:
@@ -293,7 +292,7 @@ def printable(text: str, stream: Any = None) -> str:
 def echo_json(value: Any) -> None:
     """A value as a line of JSON; where the console is not UTF-8, in ASCII, so nothing is lost."""
     encoding = (sys.stdout.encoding or "").lower().replace("-", "")
-    click.echo(json.dumps(value, ensure_ascii=encoding != "utf8"))
+    click.echo(to_json(value, ensure_ascii=encoding != "utf8"))
 
 
 def check_target(path: str, force: bool) -> Path:

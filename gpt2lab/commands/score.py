@@ -76,6 +76,10 @@ def _per_token(result: Score, tokenizer: Tokenizer) -> None:
         click.echo(f"{token:6d}{number}  {piece!r}")
 
 
+def _number(value: float) -> str:
+    return f"{value:.4f}" if value < 1e9 else f"{value:.4g}"
+
+
 def _summary(result: Score) -> None:
     """The numbers, and what they were counted over."""
     first = "after the end token" if result.after_end else "first token not scored"
@@ -85,7 +89,7 @@ def _summary(result: Score) -> None:
         (
             "per token",
             f"{result.total / result.n_scored:.4f}",
-            f"perplexity {result.perplexity:.4f}",
+            f"perplexity {_number(result.perplexity)}",
         ),
     ]
     if result.n_words:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import click
 from gpt2lab.commands.options import dataclass_options, echo_json, given_of, printable
 from gpt2lab.commands.training import READING, SPELLING, follow, reading_options, teller
 from gpt2lab.errors import InputError
+from gpt2lab.files import to_json
 from gpt2lab.train.settings import BUDGETS, TrainConfig
 
 if TYPE_CHECKING:
@@ -300,7 +300,7 @@ def _dry_run(flags: dict[str, Any]) -> None:
     config = model.config if model else _shape(flags, 50257, 50256)
     report = distributed.dry_run(config, settings, flags["world_size"] or 1)
     if flags["as_json"]:
-        click.echo(json.dumps(report))
+        click.echo(to_json(report, ensure_ascii=True))
         return
     for name, value in report.items():
         shown = f"{value / 1e6:12,.1f} MB" if name.endswith("bytes") else f"{value!s:>12}"
