@@ -12,7 +12,16 @@ from types import ModuleType
 
 from gpt2lab.errors import InputError, few
 from gpt2lab.files import accessing, new_folder, shown
-from gpt2lab.weights import checksums, gpt2simple, huggingface, llmc, nanogpt, openai, run
+from gpt2lab.weights import (
+    checksums,
+    foreign,
+    gpt2simple,
+    huggingface,
+    llmc,
+    nanogpt,
+    openai,
+    run,
+)
 from gpt2lab.weights.checkpoint import Checkpoint, Params
 
 __all__ = ["FORMATS", "Checkpoint", "Params", "load", "recognise", "save", "writable"]
@@ -32,13 +41,27 @@ def _format_of(path: Path) -> str | None:
         return next((name for name, format in FORMATS.items() if format.recognise(path)), None)
 
 
-def _inside(path: Path) -> list[Path]:
-    """What lies in a folder and would itself be recognised."""
+def _inside(path: Path, deeper: bool = True) -> list[Path]:
+    """What lies in a folder, or in the folders in it, and would itself be recognised."""
     try:
         entries = sorted(path.iterdir())[:1000] if path.is_dir() else []
-        return [entry for entry in entries if _format_of(entry) is not None]
+        known = [entry for entry in entries if _format_of(entry) is not None]
+        folders = [entry for entry in entries if entry.is_dir()][:20] if deeper else []
+        return known or [found for folder in folders for found in _inside(folder, False)]
     except (OSError, InputError):
         return []
+
+
+def _unknown(path: Path) -> str:
+    """Why nothing at a path can be loaded, and what to do."""
+    inside = [shown(str(entry)) for entry in _inside(path)]
+    if len(inside) == 1:
+        return f"{path}: is no checkpoint, but there is one in it; load {inside[0]}"
+    said = None if inside else foreign.here(path)
+    if said:
+        return said
+    step = f"but these are: {few(inside)}" if inside else "it may be empty, truncated or foreign"
+    return f"{path}: not a checkpoint of a known format ({', '.join(FORMATS)}); {step}"
 
 
 def _exists(path: Path) -> bool:
@@ -56,9 +79,7 @@ def recognise(path: Path | str) -> str:
     format = _format_of(path)
     if format is not None:
         return format
-    inside = few([shown(str(entry)) for entry in _inside(path)])
-    step = f"but these are: {inside}" if inside else "the file may be empty, truncated or foreign"
-    raise InputError(f"{path}: not a checkpoint of a known format ({', '.join(FORMATS)}); {step}")
+    raise InputError(_unknown(path))
 
 
 def load(path: Path | str) -> Checkpoint:
@@ -67,10 +88,13 @@ def load(path: Path | str) -> Checkpoint:
     Raises InputError, one line, for all that is missing, damaged or not a GPT-2.
     """
     path = Path(path)
-    with accessing(path):
-        format = recognise(path)
-        checksums.check(path)
-        checkpoint: Checkpoint = FORMATS[format].load(path)
+    format = recognise(path)
+    try:
+        with accessing(path):
+            checksums.check(path)
+            checkpoint: Checkpoint = FORMATS[format].load(path)
+    except InputError as error:
+        raise foreign.explained(path, error) from error
     return checkpoint
 
 

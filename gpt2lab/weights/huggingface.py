@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from gpt2lab.config import Config
-from gpt2lab.errors import InputError, quoted
+from gpt2lab.errors import InputError, few, quoted
 from gpt2lab.files import (
     WIDTHS,
     accessing,
@@ -32,7 +32,7 @@ from gpt2lab.files import (
     shown,
     write_json,
 )
-from gpt2lab.weights import names, recommended, remembered, tokenizers, torchfile, wrapped
+from gpt2lab.weights import foreign, names, recommended, remembered, tokenizers, torchfile, wrapped
 from gpt2lab.weights.checkpoint import Checkpoint, Params, Source
 
 FORMAT = "huggingface"
@@ -159,6 +159,13 @@ def _join(parts: list[tuple[Path, Params]], where: Path) -> Params:
     return whole
 
 
+def _is_file_of_tensors(path: Path) -> bool:
+    """Whether a file begins as safetensors or torch files do."""
+    head = read_head(path, 9)
+    is_safe = len(head) == 9 and head[8:] == b"{" and head[5:8] == b"\x00\x00\x00"
+    return is_safe or torchfile.is_torch_file(path)
+
+
 def shards(index: Path) -> list[Path]:
     """The files that a shard index names; a name that leads out of the folder is refused."""
     weight_map = read_json(index).get("weight_map")
@@ -171,6 +178,16 @@ def shards(index: Path) -> list[Path]:
     return [index.parent / file for file in files]
 
 
+def _no_weights(folder: Path) -> str:
+    """What to say of a folder without weights of the usual names; others can be given as a file."""
+    others = [shown(f.name) for f in folder.iterdir() if _is_file_of_tensors(f)]
+    step = f"; give the path of the file itself: {few(others)}" if others else ""
+    return (
+        f"{folder}: has a config.json but no weights; expected {' or '.join(WEIGHTS)}, whole or in "
+        f"shards with their index{step}"
+    )
+
+
 def weight_files(path: Path) -> tuple[Path, list[Path]]:
     """The file that leads, for messages, and the files that hold the tensors."""
     if path.is_file() and path.name not in ("config.json", *SHARDED):
@@ -181,10 +198,7 @@ def weight_files(path: Path) -> tuple[Path, list[Path]]:
             return folder / whole, [folder / whole]
         if (folder / index).is_file():
             return folder / index, shards(folder / index)
-    raise InputError(
-        f"{folder}: has a config.json but no weights; expected {' or '.join(WEIGHTS)}, "
-        "whole or in shards with their index"
-    )
+    raise InputError(foreign.here(folder) or _no_weights(folder))
 
 
 # --- config.json ---
@@ -194,7 +208,11 @@ def _refuse_foreign(values: dict[str, Any], where: Path) -> None:
     kind = values.get("model_type", "gpt2")
     if kind != "gpt2":
         raise InputError(f"{where}: model_type is {quoted(kind)}; only gpt2 can be loaded")
-    for key in ("add_cross_attention", "quantization_config"):
+    made = values.get("architectures")
+    name = made[0] if isinstance(made, list) and made else "GPT2"
+    if "model_type" not in values and not str(name).startswith("GPT2"):
+        raise InputError(f"{where}: architectures is {quoted(made)}; only GPT-2 can be loaded")
+    for key in ("add_cross_attention", "quantization_config", "quantization"):
         if values.get(key):
             raise InputError(f"{where}: {key} is set, which this GPT-2 does not compute")
 
@@ -293,9 +311,7 @@ def recognise(path: Path) -> bool:
         return False
     if path.is_dir() or path.name in ("config.json", *SHARDED):
         return True
-    head = read_head(path, 9)
-    is_safe = len(head) == 9 and head[8:] == b"{" and head[5:8] == b"\x00\x00\x00"
-    return is_safe or torchfile.is_torch_file(path)
+    return _is_file_of_tensors(path)
 
 
 def _described(folder: Path) -> tuple[dict[str, Any], Config, tuple[str, ...]]:
@@ -315,8 +331,9 @@ def _described(folder: Path) -> tuple[dict[str, Any], Config, tuple[str, ...]]:
 
 def shape(folder: Path) -> tuple[Config, bool]:
     """The configuration of a model and whether its head is tied, by its headers alone."""
+    files = weight_files(folder)[1]
     values, config, _ = _described(folder)
-    for file in weight_files(folder)[1]:
+    for file in files:
         if not file.is_file():
             raise InputError(f"{file}: is missing; a download may have been stopped, repeat it")
         if torchfile.is_torch_file(file):
@@ -329,8 +346,8 @@ def shape(folder: Path) -> tuple[Config, bool]:
 def load(path: Path) -> Checkpoint:
     """A folder, or its weights file, as a Checkpoint. Raises InputError for all that is wrong."""
     folder = path if path.is_dir() else path.parent
-    values, config, notes = _described(folder)
     leading, files = weight_files(path)
+    values, config, notes = _described(folder)
     before = tuple(identity(file) for file in files)
     params = _join([(file, _read_one(file)) for file in files], leading)
     params, left_out = wrapped.without_heads(params)

@@ -23,7 +23,7 @@ from pathlib import Path
 from gpt2lab.config import Config, parameter_shapes
 from gpt2lab.errors import InputError
 from gpt2lab.files import read_json, reason, shown
-from gpt2lab.weights import huggingface, load, openai, recognise
+from gpt2lab.weights import foreign, huggingface, load, openai, recognise
 
 BUNDLED = "fable"
 #: Official size -> its name on the hub.
@@ -272,7 +272,8 @@ def describe(path: Path, name: str, place: str) -> Found:
         config, tied = _shape(path, format)
         return Found(name, path, place, format, config, count(config, tied), _size(path))
     except (InputError, OSError) as error:
-        said = str(error) if isinstance(error, InputError) else reason(error)
+        better = foreign.explained(path, error) if isinstance(error, InputError) else None
+        said = str(better) if better else reason(error)
         problem = shown(" ".join(said.removeprefix(f"{path}: ").split()))
         return Found(name, path, place, format, size=_size(path), problem=problem)
 
