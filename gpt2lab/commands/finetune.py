@@ -7,8 +7,9 @@ from typing import Any
 import click
 
 from gpt2lab.commands.options import dataclass_options, field_kinds
+from gpt2lab.commands.texts import reading_of, reading_options
 from gpt2lab.commands.train import joined
-from gpt2lab.commands.training import SPELLING, follow, reading_options, teller
+from gpt2lab.commands.training import SPELLING, follow, teller
 from gpt2lab.errors import InputError
 from gpt2lab.train import words
 from gpt2lab.train.settings import TUNING, TrainConfig
@@ -77,6 +78,7 @@ def command(text: tuple[str, ...], as_json: bool, **flags: Any) -> None:
     from gpt2lab.train.finetune import prepare_run
 
     given = {name: value for name, value in flags.items() if value is not None and value != ()}
+    given.update(reading_of(flags))
     with joined(given.get("device")) as group:
         say = teller(group)
         ours, notes = words.translate(given, group.world)

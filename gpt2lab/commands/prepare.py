@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpt2lab.commands.options import echo_json
+from gpt2lab.commands.texts import READING, reading_of, reading_options
 
 if TYPE_CHECKING:
     from gpt2lab.train.prepare import Prepared, Progress
@@ -61,6 +62,7 @@ def _as_dict(done: Prepared) -> dict[str, Any]:
         "characters": done.characters,
         "characters_per_token": done.characters_per_token,
         "n_vocab": done.n_vocab,
+        "read": done.read,
     }
 
 
@@ -73,9 +75,10 @@ Examples:
   gpt2lab prepare reviews.csv --column title --column body --out tokens --model my-model
 
 \b
-TEXT is files, folders or patterns: .txt, .md, .csv, .jsonl, .parquet, and .gz of them. A text file
-is one document, or several that lines <|endoftext|> part; a row and a line of JSON is one. Broken
-off in any way, the same command goes on where it was."""
+TEXT is files, folders or patterns: .txt, .md, .csv, .tsv, .jsonl, .parquet, and .gz of them. A text
+file is one document, or several that lines <|endoftext|> part; a row and a line of JSON is one. At
+the end a few notes tell what was read. Broken off in any way, the same command goes on where it
+was."""
 )
 @click.argument("text", nargs=-1, required=True)
 @click.option("--out", required=True, metavar="DIR", help="The folder to make.")
@@ -98,11 +101,7 @@ off in any way, the same command goes on where it was."""
     "--shard-tokens", type=int, default=1 << 26, metavar="N", help="Of one file.  [67108864]"
 )
 @click.option("--workers", type=int, metavar="N", help="Threads; one a core by default.")
-@click.option(
-    "--column", multiple=True, metavar="NAME", help="Of tables, by name or number from 1."
-)
-@click.option("--field", default="text", metavar="NAME", help="Of JSON lines.  [text]")
-@click.option("--encoding", metavar="NAME", help="Of all texts.  [utf-8]")
+@reading_options
 @click.option("--force", is_flag=True, help="Replace what was prepared in DIR before.")
 @click.option("--json", "as_json", is_flag=True, help="What was made, as JSON.")
 def command(text: tuple[str, ...], out: str, **flags: Any) -> None:
@@ -110,12 +109,13 @@ def command(text: tuple[str, ...], out: str, **flags: Any) -> None:
     from gpt2lab.commands.options import vocabulary
     from gpt2lab.train.prepare import prepare
 
-    as_json, model, columns = (flags.pop(name) for name in ("as_json", "model", "column"))
+    as_json, model = flags.pop("as_json"), flags.pop("model")
     tokenizer = None if model is None else vocabulary(model)
+    reading, rest = reading_of(flags), {k: v for k, v in flags.items() if k not in READING}
     meter = Meter()
     try:
         done = prepare(
-            text, out, tokenizer=tokenizer, columns=columns, say=meter.line, progress=meter, **flags
+            text, out, tokenizer=tokenizer, say=meter.line, progress=meter, **reading, **rest
         )
     except KeyboardInterrupt:
         meter.close()

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpt2lab.commands.options import dataclass_options, echo_json, given_of, printable
-from gpt2lab.commands.training import READING, SPELLING, follow, reading_options, teller
+from gpt2lab.commands.texts import READING, reading_of, reading_options
+from gpt2lab.commands.training import SPELLING, follow, teller
 from gpt2lab.errors import InputError
 from gpt2lab.files import to_json
 from gpt2lab.train.settings import BUDGETS, TrainConfig
@@ -215,7 +216,7 @@ def _new(
         data, opening.data_folder(folder, group), weights=_numbers(flags["weights"]),
         val=flags["val"], tokenizer=vocabulary, named=bool(flags["vocabulary"] or model),
         held_out=0.01 if flags["held_out"] is None else flags["held_out"], say=say,
-        group=group, **{name: flags[name] for name in READING if flags[name]},
+        group=group, **reading_of(flags),
     )  # fmt: skip
     begin = model or _scratch(flags, gathered.sets[0][0])
     if gathered.val is None:
@@ -236,7 +237,7 @@ OF_A_START = (
 def _resumed(data: tuple[str, ...], flags: dict[str, Any], group: Group) -> Run:
     from gpt2lab.train import opening, sources
 
-    wrong = [name for name in OF_A_START if flags[name]]
+    wrong = [name for name in OF_A_START if flags[name] or name in reading_of(flags)]
     if wrong:
         flag = wrong[0].replace("_", "-")
         raise InputError(f"--{flag} is for a new run; one that is resumed has it from its start")

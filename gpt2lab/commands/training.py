@@ -25,25 +25,6 @@ STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 #: Flags may be spelt with _ for -, as in other trainers.
 SPELLING = {"token_normalize_func": lambda word: word.replace("_", "-")}
-#: How texts are read: arguments of `prepare`.
-READING = ("columns", "field", "encoding")
-
-
-def reading_options(function: Any) -> Any:
-    """How texts of other kinds than plain UTF-8 are read, where DATA is texts."""
-    for option in (
-        click.option("--encoding", metavar="NAME", help="Of the texts.  [utf-8]"),
-        click.option("--field", metavar="NAME", help="Of JSON lines: what is the text.  [text]"),
-        click.option(
-            "--column",
-            "columns",
-            multiple=True,
-            metavar="NAME",
-            help="Of tables: what is the text.",
-        ),
-    ):
-        function = option(function)
-    return function
 
 
 def _unheard(line: str) -> None:

@@ -12,6 +12,7 @@ from gpt2lab import weights
 from gpt2lab.errors import InputError
 from gpt2lab.lm import LM, load, place
 from gpt2lab.train.distributed import ALONE, Group
+from gpt2lab.train.documents import READING
 from gpt2lab.train.opening import (
     check_early,
     claim,
@@ -31,8 +32,6 @@ Given = dict[str, Any]
 
 #: What `finetune` takes besides the settings.
 MORE = ("model", "out", "val", "held_out", "overwrite", "resume", "allow_changes")
-#: What of it is about reading texts.
-READING = ("columns", "field", "encoding")
 
 
 def tuning(given: Mapping[str, Any], model: weights.Checkpoint) -> TrainConfig:
@@ -127,8 +126,8 @@ def finetune(text: str | Path | Sequence[str | Path], **given: Any) -> LM:
 
     text: files, folders, patterns, or a set of tokens, as `gpt2lab train` takes them. given: model
     (the bundled one by default), out (the run's folder, "finetuned"), val, held_out, overwrite,
-    resume, what `prepare` reads texts by (columns, field, encoding), every field of `TrainConfig`;
-    or other trainers' words for them, each with a warning (`translate`): output_dir,
+    resume, how texts are read (the fields of `documents.Reading`), every field of `TrainConfig`; or
+    other trainers' words for them, each with a warning (`translate`): output_dir,
     num_train_epochs, per_device_train_batch_size, save_steps, run_name, restore_from,
     accumulate_gradients and so on. Raises InputError for what does not fit.
     """

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+import re
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -32,7 +34,17 @@ from gpt2lab import bpe
 from gpt2lab.errors import InputError
 from gpt2lab.files import accessing, write_whole
 from gpt2lab.tokenizer import Tokenizer, official
-from gpt2lab.train.documents import Piece, Reading, Say, Source, pieces, sources
+from gpt2lab.train.documents import (
+    Found,
+    Piece,
+    Reading,
+    Say,
+    Source,
+    pieces,
+    read_by,
+    report,
+    sources,
+)
 from gpt2lab.train.shards import (
     FORMAT,
     JOURNAL,
@@ -45,6 +57,8 @@ from gpt2lab.train.shards import (
     summary,
     vocabulary_hash,
 )
+
+LOG = logging.getLogger(__name__)
 
 CHUNK = 1 << 20  # characters that a worker takes at once
 COMMIT = 2.0  # seconds after which what is done is made safe
@@ -70,13 +84,17 @@ class Progress(NamedTuple):
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a folder holds now. tokens and documents: by split. characters: of all texts."""
+    """What a folder holds now.
+
+    tokens and documents: by split. characters: of all texts. read: what was read, line by line.
+    """
 
     folder: Path
     tokens: dict[str, int]
     documents: dict[str, int]
     characters: int
     n_vocab: int
+    read: tuple[str, ...] = ()
 
     @property
     def characters_per_token(self) -> float:
@@ -143,8 +161,12 @@ def _sampled(texts: Iterable[Piece], size: int) -> Iterator[str]:
             yield piece.text
 
 
-def _learned(read: Callable[[], Iterator[Piece]], size: int, n_vocab: int, say: Say) -> Tokenizer:
-    tokenizer = bpe.learn_from(_sampled(read(), size), n_vocab)
+def _learned(job: _Job, n_vocab: int) -> Tokenizer:
+    texts = _sampled(job.read(), sum(source.size for source in job.texts))
+    if job.reading.allow_special:  # the names will be tokens, not made of learned ones
+        names = re.compile("|".join(map(re.escape, job.reading.special)))
+        texts = (part for text in texts for part in names.split(text))
+    tokenizer, say = bpe.learn_from(texts, n_vocab), job.say
     if tokenizer.n_vocab < n_vocab:
         say(f"the texts give only {tokenizer.n_vocab} of {n_vocab} tokens")
     return tokenizer
@@ -174,6 +196,7 @@ class _Job:
     out: Path
     texts: list[Source]
     val: list[Source]
+    left: Counter[str]
     reading: Reading
     held_out: float
     seed: int
@@ -199,7 +222,7 @@ class _Job:
             vocabulary = {"sha256": vocabulary_hash(self.tokenizer)}
         return {
             **{name: getattr(self, name) for name in ("held_out", "seed", "shard_tokens")},
-            **json.loads(json.dumps(asdict(self.reading))),
+            **self.reading.settings(),
             "vocabulary": vocabulary,
         }
 
@@ -225,7 +248,7 @@ class _Job:
             return self.tokenizer
         if self.learn is None:
             return _characters(self.read_all())
-        return _learned(self.read, sum(s.size for s in self.texts), self.learn, self.say)
+        return _learned(self, self.learn)
 
 
 # --- what is done, on disk ------------------------------------------------------------------------
@@ -253,7 +276,10 @@ def _modified(path: Path) -> int:
 
 @dataclass
 class _Entry:
-    """A source that was begun. start: where; documents: how many it has, once it is read."""
+    """A source that was begun. start: where.
+
+    documents, found: how many it has and what else was seen in it, once it is read.
+    """
 
     name: str
     bytes: int
@@ -262,6 +288,7 @@ class _Entry:
     split: str
     start: _Position
     documents: int = 0
+    found: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def begun(cls, split: str, source: Source, start: _Position) -> _Entry:
@@ -310,8 +337,8 @@ class _Journal:
         ((kind, value),) = line.items()
         if kind == "source":
             self.entries.append(_Entry(**{**value, "start": _Position.of(value["start"])}))
-        elif kind == "documents":
-            self.entries[-1].documents = value
+        elif kind == "read":
+            self.entries[-1].documents, self.entries[-1].found = value
         elif kind == "at":
             self.at = _Position.of(value)
         else:
@@ -353,7 +380,14 @@ def _is_same(manifest: dict[str, Any], job: _Job) -> bool:
     )
 
 
-def _prepared(out: Path, manifest: dict[str, Any]) -> Prepared:
+def _reported(manifest: dict[str, Any], job: _Job) -> list[str]:
+    """What the folder was made of, for people."""
+    sources = manifest["sources"]
+    found = [Found(**source.get("found", {})) for source in sources]
+    return report(found, sum(source["documents"] for source in sources), job.left, job.reading)
+
+
+def _prepared(out: Path, manifest: dict[str, Any], read: list[str]) -> Prepared:
     splits = manifest["splits"]
     return Prepared(
         out,
@@ -361,6 +395,7 @@ def _prepared(out: Path, manifest: dict[str, Any]) -> Prepared:
         {split: splits[split]["documents"] for split in SPLITS},
         manifest["characters"],
         manifest["vocabulary"]["n_vocab"],
+        tuple(read),
     )
 
 
@@ -375,8 +410,9 @@ def _finished(job: _Job) -> Prepared:
             f"{job.out}: was prepared otherwise ({other}); choose another folder, or replace it "
             "with --force"
         )
-    job.say(f"{job.out} was prepared from these texts already; it is left as it is")
-    return _prepared(job.out, manifest)
+    read = _reported(manifest, job)
+    job.say(f"{job.out} was prepared from these texts already and is left as it is: {read[0]}")
+    return _prepared(job.out, manifest, read)
 
 
 def _clear(out: Path) -> None:
@@ -478,10 +514,15 @@ def _chunks(items: Iterator[_Item]) -> Iterator[list[_Item]]:
 Encoded = list[tuple[_Item, np.ndarray]]
 
 
-def _encoded(tokenizer: Tokenizer, chunk: list[_Item]) -> Encoded:
-    """Every item with its ids; an error names the document."""
+def _encoded(tokenizer: Tokenizer, chunk: list[_Item], special: tuple[str, ...]) -> Encoded:
+    """Every item with its ids; an error names the document. special: names that are tokens."""
     texts = [item.piece.text if item.piece else "" for item in chunk]
     try:
+        if special:
+            return [
+                (item, tokenizer.encode_array(text, special))
+                for item, text in zip(chunk, texts, strict=True)
+            ]
         return list(zip(chunk, tokenizer.encode_each(texts), strict=True))
     except InputError:
         for piece in filter(None, (item.piece for item in chunk)):
@@ -498,16 +539,16 @@ def _check_piece(tokenizer: Tokenizer, piece: Piece) -> None:
 
 
 def _in_order(
-    tokenizer: Tokenizer, chunks: Iterator[list[_Item]], workers: int
+    encode: Callable[[list[_Item]], Encoded], chunks: Iterator[list[_Item]], workers: int
 ) -> Iterator[Encoded]:
     """The chunks encoded, in their order, by so many threads; few wait at a time."""
     if workers == 1:
-        yield from (_encoded(tokenizer, chunk) for chunk in chunks)
+        yield from map(encode, chunks)
         return
     waiting: deque[Future[Encoded]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         for chunk in chunks:
-            waiting.append(pool.submit(_encoded, tokenizer, chunk))
+            waiting.append(pool.submit(encode, chunk))
             if len(waiting) > 2 * workers:
                 yield waiting.popleft().result()
         while waiting:
@@ -522,6 +563,9 @@ class _Work:
         self._source, self._documents, self._characters, *marks = journal.at
         end = tokenizer.end_token
         self._end = np.array([] if end is None else [end], np.uint32)
+        allowed = job.reading.special if job.reading.allow_special else ()
+        self._special = tuple(name for name in allowed if name in tokenizer.special_tokens)
+        self._found = [Found() for _ in job.all]
         self._digest = _digest(job.seed)
         self._open = 0  # characters of a document that is not complete
         self._committed = time.monotonic()
@@ -541,7 +585,7 @@ class _Work:
         def seen(done: int) -> None:
             self._seen = before + done
 
-        texts = pieces(source, self._job.reading, seen)
+        texts = pieces(source, self._job.reading, seen, self._found[number])
         for piece in texts if self._tokenizer.is_local else _whole(texts):
             if piece.document >= skip:
                 yield _Item(number, piece)
@@ -571,8 +615,8 @@ class _Work:
             raise InputError(f"{source.name}: changed while it was read; run the same again")
         if not self._documents:
             self._job.say(f"{source.name} has no text in it")
-        entry.documents = self._documents
-        self._journal.append("documents", self._documents)
+        entry.documents, entry.found = self._documents, self._found[number].as_dict()
+        self._journal.append("read", [entry.documents, entry.found])
         self._source, self._documents = number + 1, 0
 
     def _side(self, split: str, piece: Piece) -> ShardWriter:
@@ -619,7 +663,11 @@ class _Work:
     def _all(self) -> None:
         total = sum(source.size for _, source in self._job.all)
         chunks = _chunks(self._items(self._source, self._documents))
-        for done in _in_order(self._tokenizer, chunks, self._job.workers):
+
+        def encode(chunk: list[_Item]) -> Encoded:
+            return _encoded(self._tokenizer, chunk, self._special)
+
+        for done in _in_order(encode, chunks, self._job.workers):
             for item, ids in done:
                 self._take(item, ids)
             if not self._open and time.monotonic() - self._committed >= COMMIT:
@@ -643,7 +691,8 @@ class _Work:
         return self._manifest(splits)
 
     def _manifest(self, splits: dict[str, Any]) -> dict[str, Any]:
-        tokenizer, names = self._tokenizer, ("name", "bytes", "sha256", "split", "documents")
+        names = ("name", "bytes", "sha256", "split", "documents", "found")
+        tokenizer = self._tokenizer
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -680,9 +729,12 @@ def _run(job: _Job) -> Prepared:
         journal.vocabulary["limit"], journal.entries, journal.at = limit, [], _Position()
     journal.rewrite()
     manifest = _Work(job, journal, tokenizer, limit).run()
+    read = _reported(manifest, job)
     with accessing(job.out, "written"):
         _finish(job, manifest)
-    return _prepared(job.out, manifest)
+    for line in read:
+        job.say(line)
+    return _prepared(job.out, manifest, read)
 
 
 @contextmanager
@@ -724,12 +776,10 @@ def prepare(
     seed: int = 0,
     shard_tokens: int = 1 << 26,
     workers: int | None = None,
-    columns: Sequence[str] = (),
-    field: str = "text",
-    encoding: str | None = None,
     force: bool = False,
-    say: Say = _nothing,
+    say: Say = LOG.info,
     progress: Callable[[Progress], None] = _nothing,
+    **reading: Any,
 ) -> Prepared:
     """Make the folder `out` a set of token shards of texts: files, folders, patterns.
 
@@ -738,8 +788,9 @@ def prepare(
     to validate on, drawn by their text and the seed; of two or more there is at least one on each
     side. val: texts to validate on; then nothing else is held out. shard_tokens: a shard ends with
     the document that reaches so many. workers: threads, one a core by default; they change
-    nothing in what is written. columns, field, encoding: see `documents.Reading`. force: replace
-    what was prepared in `out` before. say: told what is worth knowing, a line at a time.
+    nothing in what is written. force: replace what was prepared in `out` before. say: told what is
+    worth knowing and, at the end, what was read, a line at a time; by default the logger hears it.
+    reading: how files are read, the fields of `documents.Reading`.
 
     Called again after it was broken off, it goes on; after it was done, it does nothing. Raises
     InputError for what cannot be read or does not fit, and Failure when the disk is full; what is
@@ -749,17 +800,19 @@ def prepare(
         raise InputError("tokenizer, learn, characters: give one of them; each names a vocabulary")
     workers = workers if workers is not None else os.cpu_count() or 1
     _check(held_out, seed, shard_tokens, workers)
-    out, reading = Path(out), Reading(tuple(map(str, columns)), field, encoding)
-    train = sources(texts, leave_out=out, say=say)
-    held = sources(val, leave_out=out, say=say) if (val := list(val)) else []
     if tokenizer is None and learn is None and not characters:
         tokenizer = official()
+    out, how = Path(out), read_by(tokenizer, characters, reading)
+    left: Counter[str] = Counter()
+    train = sources(texts, leave_out=out, left=left, say=say)
+    held = sources(val, leave_out=out, left=left, say=say) if (val := list(val)) else []
     share = 0.0 if held else held_out
     job = _Job(
         out,
         train,
         held,
-        reading,
+        left,
+        how,
         share,
         seed,
         shard_tokens,

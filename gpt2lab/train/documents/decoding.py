@@ -1,0 +1,130 @@
+"""Bytes to text: unpacking, decoding, line ends. What is not UTF-8 is asked of `encodings`."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Any, BinaryIO
+
+from gpt2lab.errors import InputError
+from gpt2lab.files import accessing, reason
+from gpt2lab.train.documents import encodings
+from gpt2lab.train.documents.reading import Found, Reading, Seen, Source, ignored
+
+BLOCK = 1 << 20  # bytes read at once
+
+_LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)")
+
+
+def _opened(source: Source, file: BinaryIO) -> Any:
+    return gzip.GzipFile(fileobj=file) if source.packed else file
+
+
+def _blocks(source: Source, seen: Seen) -> Iterator[bytes]:
+    """The bytes of a file, unpacked; seen: told how far in the file that is."""
+    with accessing(source.path), source.path.open("rb") as file:
+        stream = _opened(source, file)
+        while True:
+            try:
+                block = stream.read(BLOCK)
+            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+                raise InputError(
+                    f"{source.name}: a damaged gzip ({reason(error)}); copy it again"
+                ) from error
+            if not block:
+                return
+            seen(file.tell())
+            yield block
+
+
+class _Decoder:
+    """Decodes a file block by block, and knows where it stands when that fails."""
+
+    def __init__(self, source: Source, name: str, repair: str, is_given: bool) -> None:
+        self._source, self._name, self._is_given = source, name, is_given
+        self._decoder = codecs.getincrementaldecoder(name)(repair)
+        self._offset = self._lines = 0
+
+    def __call__(self, block: bytes, final: bool = False) -> str:
+        pending = len(self._decoder.getstate()[0])
+        try:
+            text = self._decoder.decode(block, final)
+        except UnicodeDecodeError as error:
+            raise self._refused(error, self._offset - pending, final) from None
+        if "\0" in text:
+            raise self._no_text(block)
+        text = text if self._offset else text.removeprefix("\ufeff")
+        self._offset, self._lines = self._offset + len(block), self._lines + text.count("\n")
+        return text
+
+    def _refused(self, error: UnicodeDecodeError, start: int, final: bool) -> InputError:
+        data, at = error.object, error.start
+        line = self._lines + data[:at].count(b"\n") + 1
+        inside = " of what is packed in it" if self._source.packed else ""
+        where = f"byte {data[at]:#04x} in line {line}, at offset {start + at}{inside}"
+        nearby = data[data.rfind(b"\n", 0, at) + 1 :]
+        if self._is_given:
+            return encodings.wrong(self._source.name, self._name, where, nearby)
+        blocks = _blocks(self._source, ignored)
+        return encodings.not_utf8(self._source.name, where, nearby, blocks, final)
+
+    def _no_text(self, block: bytes) -> InputError:
+        at = self._offset + max(block.find(b"\0"), 0)
+        return encodings.zeros(self._source.name, at, block)
+
+
+def texts(source: Source, reading: Reading, seen: Seen, found: Found) -> Iterator[str]:
+    """The text of a file, block by block, whole characters only, line ends as they are."""
+    blocks = _blocks(source, seen)
+    first = next(blocks, b"")
+    name, repair = reading.codec
+    if reading.encoding is None:
+        name = encodings.marked(first) or name
+    decode = _Decoder(source, name, repair, reading.encoding is not None)
+    found.encoding = name
+    for block in chain([first], blocks, [b""]):  # the empty one ends the file
+        text = decode(block, final=not block)
+        found.repaired += text.count("\ufffd") if repair == "replace" else 0
+        yield text
+
+
+def _held(blocks: Iterable[str]) -> Iterator[str]:
+    r"""The same text in blocks of which none ends between \r and \n."""
+    pending = ""
+    for block in blocks:
+        text = pending + block
+        pending = "\r" if text.endswith("\r") else ""
+        yield text.removesuffix("\r")
+    yield pending
+
+
+def cleaned(text: str, reading: Reading, found: Found) -> str:
+    r"""A text with \n for every line end, unless they are to be kept; the others are counted."""
+    if "\r" not in text:
+        return text
+    windows = text.count("\r\n")
+    found.windows, found.mac = found.windows + windows, found.mac + text.count("\r") - windows
+    return text if reading.keep_line_ends else text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def clean_texts(source: Source, reading: Reading, seen: Seen, found: Found) -> Iterator[str]:
+    """`texts`, each `cleaned`."""
+    for text in _held(texts(source, reading, seen, found)):
+        yield cleaned(text, reading, found)
+
+
+def lines_of(blocks: Iterable[str]) -> Iterator[str]:
+    r"""Lines with their ends, which are \n, \r\n or \r."""
+    rest: list[str] = []  # of a line that is not over
+    for text in _held(blocks):
+        at = 0
+        for match in _LINE.finditer(text):
+            yield "".join([*rest, match[0]])
+            rest, at = [], match.end()
+        rest.append(text[at:])
+    if last := "".join(rest):
+        yield last

@@ -1,0 +1,137 @@
+"""Which files: paths, folders and patterns as a list of files that hold text."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from gpt2lab.errors import InputError
+from gpt2lab.files import accessing, read_head
+from gpt2lab.train.documents.reading import Say, Source, ignored
+
+#: What a name says of a text; all others are plain text.
+KINDS = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+#: What is taken of a folder; a file of another name has to be named.
+IN_FOLDERS = (".txt", ".text", ".md", ".markdown", *KINDS, ".parquet")
+GZIP, PARQUET = b"\x1f\x8b", b"PAR1"
+_STRANGE = {  # first bytes -> what it is
+    b"PK\x03\x04": "a zip file, as .docx, .odt and .epub are; unpack it, or save it as text",
+    b"%PDF": "a PDF; save its text as .txt",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd; unpack it, or compress it by gzip",
+    b"BZh": "compressed by bzip2; unpack it, or compress it by gzip",
+    b"\xfd7zXZ": "compressed by xz; unpack it, or compress it by gzip",
+}
+
+
+def _suffix(path: Path) -> str:
+    """The extension, that of what is inside for name.ext.gz."""
+    inner = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    return inner.suffix.lower()
+
+
+def _in_folder(folder: Path, leave_out: Path | None, left: Counter[str]) -> Iterator[Path]:
+    """The texts in a folder and the folders in it, in the order of their names; none hidden."""
+    for place, folders, files in os.walk(folder):
+        here = Path(place)
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".") and (here / name).resolve() != leave_out
+        )
+        for name in sorted(files):
+            if name.startswith("."):
+                continue
+            suffix = _suffix(Path(name))
+            if suffix in IN_FOLDERS:
+                yield here / name
+            else:
+                left[suffix or "without an extension"] += 1
+
+
+def counted(left: Counter[str]) -> str:
+    """Files that are left out, by their extensions: 3 .html, 1 .pdf."""
+    some = [f"{count} {suffix}" for suffix, count in left.most_common(5)]
+    more = left.total() - sum(count for _, count in left.most_common(5))
+    return ", ".join([*some, *([f"{more} others"] if more else [])])
+
+
+def _matching(pattern: str) -> list[Path]:
+    return [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207
+
+
+def _files(given: str, leave_out: Path | None, left: Counter[str]) -> Iterator[Path]:
+    """The files that one word of the command line names."""
+    path = Path(given)
+    if path.is_dir():
+        found = list(_in_folder(path, leave_out, left))
+        if not found:
+            there = f"; there are {counted(left)}" if left else ""
+            raise InputError(
+                f"{given}: no texts in this folder; looked for {', '.join(IN_FOLDERS)}, also .gz"
+                + there
+            )
+        yield from found
+    elif not os.path.lexists(path) and glob.has_magic(given):
+        found = _matching(given)
+        if not found:
+            raise InputError(f"{given}: no file matches this pattern; check it and its folder")
+        for each in found:
+            yield from _in_folder(each, leave_out, left) if each.is_dir() else [each]
+    else:
+        yield path
+
+
+def _source(path: Path) -> Source:
+    """What a file is; InputError for one that holds no text."""
+    if not path.is_file():
+        what = "is no ordinary file" if os.path.lexists(path) else "there is no such file"
+        raise InputError(f"{path}: {what}; give text files, folders or patterns")
+    with accessing(path), path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+    head, suffix = read_head(path, 8), _suffix(path)
+    if head.startswith(PARQUET):
+        return Source(path, str(path), "parquet", False, size)
+    for mark, what in _STRANGE.items():
+        if head.startswith(mark):
+            raise InputError(f"{path}: no text but {what}")
+    if suffix in (".json", ".parquet") and size:
+        wanted = "JSON lines (.jsonl), one object a line" if suffix == ".json" else "a parquet file"
+        raise InputError(f"{path}: its name says {suffix}; expected {wanted}")
+    return Source(path, str(path), KINDS.get(suffix, "text"), head.startswith(GZIP), size)
+
+
+def sources(
+    paths: Iterable[Path | str],
+    *,
+    leave_out: Path | None = None,
+    left: Counter[str] | None = None,
+    say: Say = ignored,
+) -> list[Source]:
+    """The files behind paths, folders and patterns, each once, in the order given.
+
+    leave_out: a folder that is not looked into. Files without a byte are left out too, and said.
+    left: is told how many files of a folder are left out for their names, by extension. Raises
+    InputError when nothing is left, for what is missing, and for files that are no text.
+    """
+    found: dict[Path, Source] = {}
+    empty: list[str] = []
+    left = Counter() if left is None else left
+    leave_out = leave_out.resolve() if leave_out else None
+    for given in paths:
+        for path in _files(str(given), leave_out, left):
+            source = _source(path)
+            if not source.size:
+                empty.append(source.name)
+            elif path.resolve() in found:
+                say(f"{path} is named twice; it is read once")
+            else:
+                found[path.resolve()] = source
+    if not found:
+        named = ", ".join(empty) or "no files"
+        raise InputError(f"{named}: empty; give at least one file with text in it")
+    for name in empty:
+        say(f"{name} is empty; it is left out")
+    return list(found.values())
