@@ -10,7 +10,7 @@ import copy
 import hashlib
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
@@ -380,7 +380,11 @@ def checked_record(record: Any) -> tuple[Sampling, int]:
     return s, index
 
 
-def place(source: str | Path | None = None, download: bool = True) -> Path:
+def place(
+    source: str | Path | None = None,
+    download: bool = True,
+    say: Callable[[str], None] = warnings.warn,
+) -> Path:
     """The path of a model by any name: on this machine first, else fetched from the hub.
 
     Raises InputError when there is no such model, or it would have to be fetched and `download` is
@@ -393,7 +397,7 @@ def place(source: str | Path | None = None, download: bool = True) -> Path:
     from gpt2lab.weights import download as hub
 
     try:
-        return hub.download(name)
+        return hub.download(name, say=say)
     except (InputError, Failure) as error:
         kind = Failure if isinstance(error, Failure) else InputError
         raise kind(f"{name} is not on this machine, and {error}") from error
@@ -416,6 +420,6 @@ def load(
     "int8" (cpu), "float64" (numpy, torch), "float16" (torch). More keyword arguments are those of
     `engines.choose`: cache_dtype and threads of cpu, device of torch.
     """
-    path = place(source, download=download)
+    path = place(source, download=download, say=more.get("say") or warnings.warn)
     checkpoint = weights.load(path)
     return LM(checkpoint, engine=engine, dtype=dtype, name=str(source or "fable"), **more)

@@ -63,11 +63,13 @@ def command(
     """Fetch the model NAME from the Hugging Face hub and print its folder.
 
     NAME is an official size (124M, 355M, 774M, 1558M) or a name on the hub such as
-    distilbert/distilgpt2. Every file is checked; run again, a stopped download goes on. It is kept
-    in the cache that other tools of the hub use too (HF_HUB_CACHE or HF_HOME say where).
+    distilbert/distilgpt2. Every file is checked against the hub's hash; where a mirror gives none,
+    a note names the files, and only their size is checked. Run again, a stopped download goes on.
+    It is kept in the cache that other tools of the hub use too (HF_HUB_CACHE or HF_HOME say where).
     """
     from gpt2lab.weights import download, local
 
+    notes: list[str] = []
     meter = Meter() if sys.stderr.isatty() else None
     try:
         path = download.download(
@@ -78,10 +80,13 @@ def command(
             offline=offline,
             force=force,
             progress=meter,
+            say=notes.append,
         )
     finally:
         if meter:
             meter.end()
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
     if as_json:
         found = local.describe(path, local.hub_name(name) or name, "hub cache")
         click.echo(to_json(as_dict(found), ensure_ascii=True, indent=2))

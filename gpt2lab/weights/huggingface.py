@@ -329,6 +329,11 @@ def _described(folder: Path) -> tuple[dict[str, Any], Config, tuple[str, ...]]:
     return values, config, (note,)
 
 
+def configuration(folder: Path) -> Config:
+    """The configuration of a model by its config.json alone, where no weights lie yet."""
+    return _described(folder)[1]
+
+
 def shape(folder: Path) -> tuple[Config, bool]:
     """The configuration of a model and whether its head is tied, by its headers alone."""
     files = weight_files(folder)[1]
