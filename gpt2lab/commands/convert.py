@@ -55,3 +55,4 @@ def command(
         click.echo(
             f"top-1 agreement           {report.top1_agreement:.2%} of {report.tokens} tokens"
         )
+    click.echo(f"the same                  {report.compared}")

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from gpt2lab import reference, weights
-from gpt2lab.errors import InputError
+from gpt2lab.errors import InputError, few
 from gpt2lab.files import new_folder, write_json
-from gpt2lab.weights import checksums
+from gpt2lab.weights import checksums, likeness
 from gpt2lab.weights.checkpoint import Checkpoint
 
 TOLERANCE = 1e-3  # of the largest logit; float32 sources come out with 0, float64 ones far below
@@ -27,6 +27,7 @@ class Report:
     """What a conversion did. The three numbers are None when it was not verified.
 
     note: what the target's own code computes otherwise than the source, empty where nothing.
+    compared: what was held against the source besides the logits, in words.
     largest_difference: of all logits, in absolute value. top1_agreement: share of positions with
     the same likeliest token, 0 to 1. tokens: number of positions compared.
     """
@@ -39,6 +40,7 @@ class Report:
     top1_agreement: float | None = None
     tokens: int | None = None
     note: str = ""
+    compared: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values, for JSON."""
@@ -103,9 +105,34 @@ def _refuse_strangers(target: Path) -> None:
         ) from error
 
 
-def _prove(checkpoint: Checkpoint, folder: Path, report: Report) -> Report:
-    """Read the written folder back and compare; the proof is stored beside the weights."""
-    difference, agreement, tokens = compare(checkpoint, weights.load(folder))
+def _read_back(folder: Path, format: str) -> Checkpoint:
+    """What was written, as a program finds it; a vocabulary may be written and not be readable."""
+    try:
+        return weights.load(folder)
+    except InputError as error:
+        said = str(error).replace(f"{folder}{os.sep}", "")
+        raise InputError(
+            f"the format {format} cannot hold the vocabulary or the settings ({said}); nothing was "
+            "kept; convert to huggingface"
+        ) from error
+
+
+def _check_likeness(one: Checkpoint, other: Checkpoint, format: str) -> str:
+    """Refuse a result that loses behaviour; what was compared, in words.
+
+    This is no matter of --verify: a lost pre-tokenizer or end token must not stay unseen.
+    """
+    lost = likeness.differences(one, other)
+    if lost:
+        way = "please report this" if format == "huggingface" else "convert to huggingface"
+        raise InputError(f"the format {format} cannot hold {few(lost)}; nothing was kept; {way}")
+    count = 0 if one.tokenizer is None else len(likeness.texts(one.tokenizer))
+    return f"{count} encoded texts, the configuration, end tokens, recommended settings"
+
+
+def _prove(checkpoint: Checkpoint, result: Checkpoint, folder: Path, report: Report) -> Report:
+    """Compare what was read back; the proof is stored beside the weights."""
+    difference, agreement, tokens = compare(checkpoint, result)
     report = replace(report, largest_difference=difference, top1_agreement=agreement, tokens=tokens)
     sums = {path.name: checksums.entry(path) for path in checksums.weights(folder)}
     write_json(folder / checksums.RECORD, {**report.to_dict(), "files": sums})
@@ -137,7 +164,9 @@ def convert(
         checkpoint = weights.load(source)
         weights.FORMATS[format].save(checkpoint, temporary)
         report = Report(str(source), str(target), checkpoint.format, format)
-        report = replace(report, note=other_gelu(checkpoint, weights.load(temporary)))
+        result = _read_back(temporary, format)
+        compared = _check_likeness(checkpoint, result, format)
+        report = replace(report, note=other_gelu(checkpoint, result), compared=compared)
         if verify:
-            report = _prove(checkpoint, temporary, report)
+            report = _prove(checkpoint, result, temporary, report)
     return report

@@ -18,7 +18,7 @@ import numpy as np
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError, few
 from gpt2lab.files import WIDTHS, accessing, floats, map_bytes, read_head, shown
-from gpt2lab.weights import names, tokenizers
+from gpt2lab.weights import names, recommended, tokenizers
 from gpt2lab.weights.checkpoint import Checkpoint, Params
 
 FORMAT = "llmc"
@@ -133,7 +133,8 @@ def load(path: Path) -> Checkpoint:
     params = names.check(_params(data, dtype, rows, config), config, where)
     tokenizer, more = tokenizers.beside(file.parent, config)
     config = tokenizers.ended(config, tokenizer)
-    return Checkpoint(config, params, tokenizer, FORMAT, file, {}, notes + more)
+    made = Checkpoint(config, params, tokenizer, FORMAT, file, {}, notes + more)
+    return recommended.beside(made)
 
 
 def save(checkpoint: Checkpoint, folder: Path) -> None:
@@ -155,3 +156,4 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
                     file.write(bytes(4 * (rows - config.n_vocab) * config.n_embd))
         if checkpoint.tokenizer is not None:
             checkpoint.tokenizer.save(folder)
+        recommended.write_beside(checkpoint, folder)

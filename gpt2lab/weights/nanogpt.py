@@ -17,7 +17,7 @@ from gpt2lab.config import Config, parameter_shapes
 from gpt2lab.errors import InputError, few, quoted
 from gpt2lab.files import accessing, is_file_name, read_head, shown
 from gpt2lab.tokenizer import Tokenizer
-from gpt2lab.weights import names, tokenizers, torchfile, wrapped
+from gpt2lab.weights import names, recommended, tokenizers, torchfile, wrapped
 from gpt2lab.weights.checkpoint import Checkpoint, Params
 from gpt2lab.weights.huggingface import tensors_of
 
@@ -143,7 +143,8 @@ def load(path: Path) -> Checkpoint:
     params, left_out = _params(state, config, bias, where)
     tokenizer, notes = _tokenizer(file, value.get("config"), config)
     config = tokenizers.ended(config, tokenizer)
-    return Checkpoint(config, params, tokenizer, FORMAT, file, {}, (*left_out, *notes, OLD_GELU))
+    notes = (*left_out, *notes, OLD_GELU)
+    return recommended.beside(Checkpoint(config, params, tokenizer, FORMAT, file, {}, notes))
 
 
 # --- writing ---
@@ -203,3 +204,4 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
             _save_meta(tokenizer, folder / "meta.pkl")
         elif tokenizer is not None:
             tokenizer.save(folder)
+        recommended.write_beside(checkpoint, folder)

@@ -16,7 +16,7 @@ from gpt2lab.config import Config
 from gpt2lab.errors import InputError, few
 from gpt2lab.files import accessing, read_json, read_text, shown, write_json
 from gpt2lab.tokenizer import Tokenizer
-from gpt2lab.weights import names, tensorbundle, tokenizers
+from gpt2lab.weights import names, recommended, tensorbundle, tokenizers
 from gpt2lab.weights.checkpoint import Checkpoint, Params
 
 FORMAT = "openai"
@@ -161,17 +161,18 @@ def load(path: Path) -> Checkpoint:
         raise InputError(f"{path}: holds several checkpoints; load one of them: {listed}")
     checkpoint = read_folder(prefix, FORMAT)
     checkpoint.config = tokenizers.ended(checkpoint.config, checkpoint.tokenizer)
-    return checkpoint
+    return recommended.beside(checkpoint)
 
 
 # --- writing ---
 
 
 def _save_vocabulary(tokenizer: Tokenizer, folder: Path) -> None:
-    if tokenizer.kind == "characters":
+    if tokenizer.kind != "bpe":
+        what = "of characters" if tokenizer.kind == "characters" else "with another pre-tokenizer"
         raise InputError(
-            "the format openai holds byte-level BPE vocabularies only, this one is of characters; "
-            "convert to huggingface or nanogpt"
+            "the format openai holds byte-level BPE vocabularies as GPT-2's only, this one is "
+            f"{what}; convert to huggingface or nanogpt"
         )
     with TemporaryDirectory(dir=folder) as space:
         tokenizer.save(Path(space))
@@ -195,3 +196,4 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
         (folder / "checkpoint").write_text(text, encoding="utf-8")
         if checkpoint.tokenizer is not None:
             _save_vocabulary(checkpoint.tokenizer, folder)
+        recommended.write_beside(checkpoint, folder)

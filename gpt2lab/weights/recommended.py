@@ -11,13 +11,15 @@ Source: transformers 5.24 `generation/configuration_utils.py`, `logits_process.p
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError, few, quoted
-from gpt2lab.files import read_json, shown
+from gpt2lab.files import read_json, shown, write_json
 from gpt2lab.settings import Sampling
+from gpt2lab.tokenizer import Tokenizer
 from gpt2lab.weights.checkpoint import Checkpoint
 
 FILE = "generation_config.json"
@@ -189,7 +191,46 @@ def read(
     return _read(_from_config(values), config, folder / "config.json")
 
 
+def _own_ends(config: Config, tokenizer: Tokenizer | None) -> Config:
+    """The configuration as a format without settings gives it: the vocabulary's end token alone."""
+    end = None if tokenizer is None else tokenizer.end_token
+    return replace(config, end_tokens=() if end is None else (end,), start_token=None)
+
+
+def _as_written(values: dict[str, Any], config: Config) -> Config:
+    """The configuration with the end and start tokens that `write_beside` has stored."""
+    end, start = values.get("eos_token_id"), values.get("bos_token_id")
+    ends = end if isinstance(end, list) else [] if end is None else [end]
+    given = [*ends, *([] if start is None else [start])]
+    if given and not _token_ids(given, config):
+        return config
+    return replace(
+        config, end_tokens=tuple(ends), start_token=None if [start] == ends[:1] else start
+    )
+
+
+def beside(checkpoint: Checkpoint) -> Checkpoint:
+    """A checkpoint of a format without settings, with those that `write_beside` put beside it."""
+    path = checkpoint.path
+    file = None if path is None else (path if path.is_dir() else path.parent) / FILE
+    if file is None or not file.is_file():
+        return checkpoint
+    values = read_json(file)
+    found, notes = _read(values, checkpoint.config, file)
+    config = _as_written(values, checkpoint.config)
+    settings, notes = {**checkpoint.generation, **found}, checkpoint.notes + notes
+    return replace(checkpoint, config=config, generation=settings, notes=notes)
+
+
 # --- writing ---
+
+
+def write_beside(checkpoint: Checkpoint, folder: Path) -> None:
+    """Store what a format without settings would lose, as generation_config.json, if anything."""
+    if checkpoint.generation or checkpoint.config != _own_ends(
+        checkpoint.config, checkpoint.tokenizer
+    ):
+        write_json(folder / FILE, written(checkpoint))
 
 
 def written(checkpoint: Checkpoint) -> dict[str, Any]:
