@@ -62,7 +62,8 @@ def pieces(
     for text, last in _READERS[source.kind](source, reading, seen, found):
         if is_open or not last or text.strip():
             found.count(reading.special, tail, text)
-            found.first = found.first or text.lstrip()[:SHOWN]
+            if not found.first:
+                found.first = text.lstrip()[:SHOWN]
             yield Piece(source, document, text, last)
             document, is_open = document + last, not last
             tail = "" if last else text[-longest + 1 :]

@@ -20,7 +20,8 @@ NEAR = 1 << 12  # characters in which white space is looked for, to cut there
 
 _MARK = re.escape(END_OF_TEXT)
 _FIRST = re.compile(rf"{_MARK}[ \t\r]*(?:\n|\Z)")  # where a line begins
-_NEXT = re.compile(rf"[\r\n]{_MARK}[ \t]*(?:\r\n?|\n|\Z)")
+_NEXT = re.compile(rf"\n{_MARK}[ \t\r]*(?:\n|\Z)")  # begins with a text that is found fast
+_NEXT_OF_ALL = re.compile(rf"[\r\n]{_MARK}[ \t]*(?:\r\n?|\n|\Z)")  # where line ends are kept
 _NEVER = re.compile(r"(?!)")
 
 
@@ -58,7 +59,8 @@ class Cutter:
         self._is_open = False  # pieces of the document were given already
         self._starts_line = True  # the text begins where a line does
         self._after_mark = False
-        self._first, self._next = _FIRST, _NEXT
+        self._first = _FIRST
+        self._next = _NEXT_OF_ALL if reading.keep_line_ends else _NEXT
         if reading.split_at_end_token:
             longest_first = sorted(reading.ends, key=len, reverse=True)
             self._first = _NEVER

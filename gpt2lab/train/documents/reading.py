@@ -173,8 +173,10 @@ class Found:
     def count(self, names: Sequence[str], before: str, text: str) -> None:
         """Count the names in a text, and those that begin in what came before it."""
         for name in names:
-            edge = before[-len(name) + 1 :] + text[: len(name) - 1] if before else ""
-            if number := text.count(name) + edge.count(name):
+            number = text.count(name)
+            if before:
+                number += (before[-len(name) + 1 :] + text[: len(name) - 1]).count(name)
+            if number:
                 self.names[name] = self.names.get(name, 0) + number
 
     def as_dict(self) -> dict[str, Any]:

@@ -39,7 +39,10 @@ def columns(
     if found is not None:
         return found
     if not first:
-        raise InputError(f"{source.name}: which column? choose with --column; it has {there}")
+        raise InputError(
+            f"{source.name}: which column? choose with --column; it has {there}; --no-header if "
+            "these are no names"
+        )
     raise InputError(
         f"{source.name}: which column? choose by number with --column; the first row has {there}, "
         "which are taken for texts, not for names (--header); where each line is one text, save it "
