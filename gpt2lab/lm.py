@@ -11,6 +11,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +35,17 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Prompt = str | Sequence[int] | None
+
+
+@contextmanager
+def _naming(prompt: str) -> Iterator[None]:
+    """Begin what is wrong with one of many prompts with its name."""
+    try:
+        yield
+    except InputError as error:
+        if not prompt:
+            raise
+        raise InputError(f"{prompt}: {error}") from error
 
 
 class LM:
@@ -176,10 +188,22 @@ class LM:
         return self.tokenizer.encode(prompt)
 
     def prepare(
-        self, listed: Sequence[Prompt], overflow: str, given: Mapping[str, Any]
+        self,
+        listed: Sequence[Prompt],
+        overflow: str,
+        given: Mapping[str, Any],
+        names: Sequence[str] = (),
     ) -> tuple[list[list[int]], Sampling]:
-        """Prompts as ids that fit the window, and the `resolve`d settings of `given`."""
-        encoded = [self.encode(prompt) for prompt in listed]
+        """Prompts as ids that fit the window, and the `resolve`d settings of `given`.
+
+        names: what to call each prompt in an error; of several, its number where none is given.
+        """
+        if not names:
+            names = [f"prompt {i}" for i, _ in enumerate(listed, 1)] if len(listed) > 1 else [""]
+        encoded = []
+        for name, prompt in zip(names, listed, strict=True):
+            with _naming(name):
+                encoded.append(self.encode(prompt))
         if "max_length" in given and len({len(ids) for ids in encoded}) > 1:
             raise InputError(
                 "max_length counts the prompt, and these prompts differ in length; give "
@@ -187,8 +211,10 @@ class LM:
             )
         s = self.settings(max(map(len, encoded), default=0), **given)
         fitted = [fit(ids, self.config, s, overflow) for ids in encoded]
-        checked = [check_prompt(ids, self.config) for ids in fitted]
-        return checked, resolve(s, self.config, self.tokenizer)
+        for name, ids in zip(names, fitted, strict=True):
+            with _naming(name):
+                check_prompt(ids, self.config)
+        return fitted, resolve(s, self.config, self.tokenizer)
 
     # ---- What it does.
 

@@ -194,3 +194,16 @@ def test_recommendations_survive_a_round_trip(tmp_path, generation):
     again = weights.load(tmp_path / "again")
     assert again.generation == generation
     assert json.loads((tmp_path / "again" / recommended.FILE).read_text())["eos_token_id"] == 60
+
+
+def test_one_of_many_prompts_is_named(tmp_path):
+    """One prompt of a file that was too long refused all of them, and nobody knew which."""
+    from gpt2lab.errors import InputError
+
+    lm = gpt2lab.load(folder_with(tmp_path / "model"))
+    with pytest.raises(InputError, match=r"^prompt 2: the prompt has 40 tokens"):
+        lm.complete([[1, 2], [3] * 40])
+    with pytest.raises(InputError, match=r"^line 7: the prompt has 40 tokens"):
+        lm.prepare([[1, 2], [3] * 40], "refuse", {}, ["line 4", "line 7"])
+    with pytest.raises(InputError, match=r"^the prompt has 40 tokens"):
+        lm.generate([3] * 40)

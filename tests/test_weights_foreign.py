@@ -207,3 +207,14 @@ def test_a_torch_file_is_not_called_an_archive(tmp_path):
     torchfile.write(tmp_path / "x.pt", {"step": 3})
     assert "packed" not in refusal(tmp_path / "x.pt")
     assert nanogpt_file(tmp_path / "n") and weights.load(tmp_path / "n").format == "nanogpt"
+
+
+def test_a_meta_pkl_of_words_leaves_a_model_of_ids(tmp_path):
+    """nanoGPT's scripts are changed to words; the model was refused as one whose alphabet holds
+    'the', without a way to load it."""
+    folder = nanogpt_file(tmp_path / "n")
+    itos = {i: f"word{i}" for i in range(61)}
+    (folder / "meta.pkl").write_bytes(torchfile.pickled({"itos": itos})[0])
+    loaded = weights.load(folder)
+    assert loaded.tokenizer is None
+    assert any("vocabulary of words or pieces ('word0', " in note for note in loaded.notes)

@@ -143,6 +143,7 @@ def _prompts(prompt: str | None, flags: dict[str, Any]) -> list[Any] | None:
         lines = [line.rstrip("\r") for line in read_text(flags["file"] or "-").split("\n")]
         if not any(line.strip() for line in lines):
             raise InputError("there are no prompts: every line is empty")
+        flags["names"] = [f"line {i}" for i, line in enumerate(lines, 1) if line.strip()]
         return [line for line in lines if line.strip()]
     text = given_text(prompt, flags["file"], "prompt")
     if prompt is None:
@@ -253,7 +254,7 @@ class _Show:
 
 def _write(lm: LM, prompts: list[Any], settings: dict[str, Any], flags: dict[str, Any]) -> None:
     """Write all texts; on Ctrl-C keep what there is."""
-    encoded, s = lm.prepare(prompts, flags["overflow"], settings)
+    encoded, s = lm.prepare(prompts, flags["overflow"], settings, flags.get("names", ()))
     if flags["endless"] and (s.num_beams > 1 or s.greedy):
         raise InputError("--endless would write the same text for ever; it needs a temperature")
     show = _Show(lm, prompts, flags)

@@ -98,8 +98,8 @@ def _params(state: Any, config: Config, bias: bool, where: str) -> tuple[Params,
     return names.check({**params, **names.transposed(flat)}, config, where), notes
 
 
-def _characters(path: Path) -> Tokenizer:
-    """The alphabet of a meta.pkl, whose `itos` maps 0 ... n-1 to single characters."""
+def _alphabet(path: Path) -> list[str]:
+    """The texts of a meta.pkl, whose `itos` maps 0 ... n-1 to characters, or to words."""
     meta = torchfile.read_plain(path)
     itos = meta.get("itos") if isinstance(meta, dict) else None
     if not isinstance(itos, dict) or not itos:
@@ -107,7 +107,7 @@ def _characters(path: Path) -> Tokenizer:
     alphabet = [itos.get(token) for token in range(len(itos))]
     if not all(isinstance(character, str) for character in alphabet):
         raise InputError(f"{path}: itos does not map 0 to {len(itos) - 1} to characters")
-    return Tokenizer.characters([str(character) for character in alphabet])
+    return [str(character) for character in alphabet]
 
 
 def _meta(file: Path, config: Any) -> Path | None:
@@ -125,7 +125,14 @@ def _tokenizer(
     meta = _meta(file, settings)
     if meta is None or (meta.parent != file.parent and tokenizers.has_files(file.parent)):
         return tokenizers.beside(file.parent, config)
-    return tokenizers.fitting(_characters(meta), config, meta), ()
+    alphabet = _alphabet(meta)
+    words = [text for text in alphabet if len(text) != 1]
+    if words:
+        return None, (
+            f"{meta.name} is a vocabulary of words or pieces ({few(map(quoted, words))}), only one "
+            "of characters is read; the model takes token ids, not text",
+        )
+    return tokenizers.fitting(Tokenizer.characters(alphabet), config, meta), ()
 
 
 def load(path: Path) -> Checkpoint:
