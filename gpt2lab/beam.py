@@ -83,6 +83,15 @@ def _move(cache: Any, old: list[Beam], new: list[Beam]) -> None:
         cache.free(slot)
 
 
+def _scale(length: int, s: Sampling) -> np.float32:
+    """What a sum of log-probabilities is divided by; from 0 and up to infinity it stays a float."""
+    try:
+        power = float(length) ** s.length_penalty
+    except OverflowError:
+        power = np.inf
+    return np.float32(min(max(power, 1e-37), 3e38))
+
+
 def _may_improve(
     running: list[Beam], finished: list[Beam], s: Sampling, length: int, was: bool
 ) -> bool:
@@ -91,13 +100,13 @@ def _may_improve(
         return was
     if s.early_stopping == "never" and s.length_penalty > 0:
         length = s.max_new_tokens
-    best = running[0].score / np.float32(length**s.length_penalty)
+    best = running[0].score / _scale(length, s)
     return was and bool(best > finished[-1].score)
 
 
 def _finish(finished: list[Beam], ended: list[Beam], s: Sampling, length: int) -> list[Beam]:
     """The finished hypotheses with those that have just ended, the best `num_beams` of them."""
-    scale = np.float32(length**s.length_penalty)
+    scale = _scale(length, s)
     new = [replace(beam, score=beam.score / scale) for beam in ended]
     return sorted([*finished, *new], key=lambda beam: -beam.score)[: s.num_beams]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt2lab.errors import InputError
+from gpt2lab.errors import InputError, quoted
 from gpt2lab.settings import Sampling
 
 #: Names that differ and values that do not.
@@ -41,7 +41,7 @@ Settings = dict[str, Any]
 
 def _check_whole(name: str, value: Any) -> None:
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 0:
-        raise InputError(f"{name} is {value!r}; it must be a whole number")
+        raise InputError(f"{name} is {quoted(value)}; it must be a whole number")
 
 
 def _max_length(settings: Settings, value: Any, prompt_length: int) -> str:
@@ -67,10 +67,13 @@ def _min_length(settings: Settings, value: Any, prompt_length: int) -> str:
 
 
 def _do_sample(settings: Settings, value: Any, prompt_length: int) -> str:
+    if value is not None and not isinstance(value, int | np.bool_):
+        raise InputError(f"do_sample is {quoted(value)}; it must be True or False")
     if not value:
         settings["temperature"] = 0
         return "do_sample false is taken as temperature 0"
-    if settings.get("num_beams", 1) == 1 or "temperature" in settings:
+    beams = settings.get("num_beams", 1)
+    if (isinstance(beams, int) and beams == 1) or "temperature" in settings:
         return ""  # sampling is what is done anyway
     settings["temperature"] = 1.0
     return "do_sample true with beams is taken as temperature 1"
@@ -106,7 +109,7 @@ def translate(given: Mapping[str, Any], prompt_length: int = 0) -> tuple[Setting
         elif name in SAME:
             settings[SAME[name]] = value
             notes.append(f"{name} is taken as {SAME[name]}")
-        elif name == "num_beam_groups" and value in (None, 1):
+        elif name == "num_beam_groups" and (value is None or value is True or quoted(value) == "1"):
             continue
         elif name in OTHERWISE:
             notes.append(OTHERWISE[name](settings, value, prompt_length))
@@ -162,4 +165,4 @@ def _same(one: Any, other: Any) -> bool:
 def _unknown(name: str, own: set[str]) -> str:
     near = difflib.get_close_matches(name, [*own, *SAME, *OTHERWISE], n=1)
     hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(sorted(own))}"
-    return f"setting {name!r} is unknown{hint}"
+    return f"setting {quoted(name)} is unknown{hint}"

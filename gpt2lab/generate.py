@@ -12,15 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from gpt2lab import beam
 from gpt2lab.engines import Engine, advance
-from gpt2lab.errors import InputError
+from gpt2lab.errors import InputError, quoted
 from gpt2lab.prompts import Row, Token, check_prompt, fit, resolve
-from gpt2lab.sampling import Sampling, next_token
+from gpt2lab.sampling import next_token
+from gpt2lab.settings import MOST, Sampling
 from gpt2lab.tokenizer import Tokenizer
 from gpt2lab.writer import Writer
 
@@ -71,7 +73,7 @@ def tokens(
     With beams, the tokens of a prompt come when its search is done.
     """
     if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
-        raise InputError(f"batch_size is {batch_size!r}; it must be a whole number from 1 up")
+        raise InputError(f"batch_size is {quoted(batch_size)}; it must be a whole number from 1 up")
     if s.stop_tokens is None or (s.seed is None and not s.greedy):
         s = resolve(s, engine.config, None)
     checked = [check_prompt(prompt, engine.config) for prompt in prompts]
@@ -81,13 +83,12 @@ def tokens(
         return
 
     cache = engine.cache()
-    waiting = [(p, i) for p in range(len(checked)) for i in wanted][::-1]
+    waiting = ((p, i) for p in range(len(checked)) for i in wanted)
     starts: dict[int, _Start] = {}
     rows: list[Row] = []
     logits: list[Array] = []
-    while rows or waiting:
-        while waiting and len(rows) < batch_size:
-            p, i = waiting.pop()
+    while True:
+        for p, i in islice(waiting, min(batch_size, MOST) - len(rows)):
             row = Row(p, i, list(checked[p]), len(checked[p]))
             if p not in starts:
                 slot = cache.new()
@@ -95,6 +96,8 @@ def tokens(
             row.slot, row_logits = _begin(cache, starts, p)
             logits.append(row_logits)
             rows.append(row)
+        if not rows:
+            return
         for row, row_logits in zip(rows, logits, strict=True):
             if not row.finish:  # ended by the reader while it was another row's turn
                 yield _next(row, row_logits, s, limit)

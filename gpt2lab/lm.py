@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +23,11 @@ import numpy as np
 from gpt2lab import __version__, compat, engines, forks, generate, weights
 from gpt2lab import score as scoring
 from gpt2lab.engines.numpy_engine import NumpyEngine
-from gpt2lab.errors import Failure, InputError
+from gpt2lab.errors import Failure, InputError, few, quoted
 from gpt2lab.files import let_go
 from gpt2lab.generate import Completion, Piece
-from gpt2lab.prompts import check_ids, check_prompt, fit, resolve
-from gpt2lab.settings import WRITING, Sampling
+from gpt2lab.prompts import MOST, check_ids, check_prompt, fit, resolve
+from gpt2lab.settings import WRITING, Sampling, check_each
 from gpt2lab.weights import local, remembered
 from gpt2lab.weights.names import PART
 
@@ -69,6 +70,12 @@ class LM:
         self.checkpoint = checkpoint
         self.name = name or (checkpoint.path.name if checkpoint.path else "model")
         self.acts: tuple[Act, ...] = ()
+        unknown = [key for key in more if key not in ("cache_dtype", "threads", "device", "say")]
+        if unknown:
+            raise InputError(
+                f"{few(map(quoted, unknown))} is no option of a model; known: engine, dtype, "
+                "cache_dtype, threads, device"
+            )
         self.engine = engines.choose(
             self.config, self.params, engine, dtype, key=lambda: self.hash, **more
         )
@@ -78,6 +85,17 @@ class LM:
         return (
             f"LM({self.name!r}, {c.n_layer} layers, {c.n_embd} wide, context {c.n_ctx}, "
             f"vocabulary {c.n_vocab}, {self.engine.name} {self.engine.dtype})"
+        )
+
+    def __copy__(self) -> LM:
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        return other
+
+    def __reduce__(self) -> Any:
+        raise InputError(
+            f"the model {quoted(self.name)} cannot be pickled, as it holds compiled code and large "
+            "memory; call gpt2lab.load in each process, or fork one that has loaded it"
         )
 
     @property
@@ -142,6 +160,7 @@ class LM:
         systems' names are translated, each with one warning.
         """
         settings, notes = compat.translate(given, prompt_length)
+        check_each(settings)
         recommended, more = compat.recommended(
             self.checkpoint.generation, {**given, **settings}, prompt_length
         )
@@ -167,7 +186,8 @@ class LM:
         """
         own = Sampling.from_dict({"stop": settings.get("stop")}).stop
         dropped = settings.get("stop") is not None and not own
-        if dropped or settings.get("stop_tokens") == () or self.tokenizer is None:
+        ends_dropped = Sampling.from_dict({"stop_tokens": settings.get("stop_tokens")})
+        if dropped or ends_dropped.stop_tokens == () or self.tokenizer is None:
             return own
         return tuple(dict.fromkeys((*own, *ends)))
 
@@ -289,12 +309,12 @@ class LM:
         model, engine = record["model"], record["engine"]
         if model.get("sha256") != self.hash:
             raise InputError(
-                f"the record was made with the model {model.get('name')!r}, sha256 "
-                f"{str(model.get('sha256'))[:12]}, and {self.name!r} is {self.hash[:12]}; "
+                f"the record was made with the model {quoted(model.get('name'))}, sha256 "
+                f"{quoted(model.get('sha256'))[:13]}, and {self.name!r} is {self.hash[:12]}; "
                 "load that model"
             )
         here = engines.described(self.engine)
-        if engine != here:
+        if not _same(engine, here):
             raise InputError(
                 f"the record was made with {_spelled(engine)}, this is {_spelled(here)}; "
                 "load the model with that"
@@ -362,7 +382,18 @@ class LM:
 def _spelled(engine: Mapping[str, Any]) -> str:
     """An engine of a record for people."""
     words = {"name": "engine", "cache_dtype": "cache dtype"}
-    return ", ".join(f"{words.get(key, key)} {value}" for key, value in engine.items())
+    told = (
+        f"{words.get(key, str(key)[:40])} {value if isinstance(value, str) else quoted(value):.80}"
+        for key, value in islice(engine.items(), 6)
+    )
+    return ", ".join(told)
+
+
+def _same(one: Any, other: Mapping[str, Any]) -> bool:
+    """Whether a record's engine is this one; a record may hold anything, also arrays."""
+    return {str(k): quoted(v) for k, v in islice(one.items(), 9)} == {
+        k: quoted(v) for k, v in other.items()
+    }
 
 
 def _yield_to(
@@ -381,10 +412,12 @@ def _listed(given: Any) -> list[Prompt]:
         return [given]
     wrong = isinstance(given, bytes | bytearray | Mapping | set) or not isinstance(given, Iterable)
     if wrong or getattr(given, "ndim", 1) == 0:
-        raise InputError(f"prompts are {given!r:.80}; they are texts, lists of token ids, or None")
-    listed = list(given)
-    if not listed:
-        raise InputError("no prompts; give at least one")
+        raise InputError(
+            f"prompts are {quoted(given)}; they are texts, lists of token ids, or None"
+        )
+    listed = list(islice(given, MOST + 1))
+    if not 0 < len(listed) <= MOST:
+        raise InputError(f"there are no prompts, or more than {MOST}; give one at least")
     flat = not any(p is None or isinstance(p, str | Iterable) for p in listed)
     return [listed] if flat else listed
 
@@ -402,7 +435,7 @@ def checked_record(record: Any) -> tuple[Sampling, int]:
         raise InputError(f"the record's settings lack {', '.join(missing)}; take the whole record")
     s, index = Sampling.from_dict(record["settings"]), record.get("index")
     if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < 2**64:
-        raise InputError(f"the record's index is {index!r}; it must be a whole number")
+        raise InputError(f"the record's index is {quoted(index)}; it must be a whole number")
     return s, index
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpt2lab.errors import InputError
+from gpt2lab.errors import InputError, quoted
 from gpt2lab.settings import Sampling
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -77,7 +77,7 @@ def logit_bias(logits: Array, s: Sampling, seen: Seen) -> Array:
 
 def _token(token: Any, where: str, n_vocab: int) -> int:
     if isinstance(token, str):
-        raise InputError(f"{where}: the text {token!r} must be turned into a token id first")
+        raise InputError(f"{where}: the text {quoted(token)} must be turned into a token id first")
     if not 0 <= token < n_vocab:
         raise InputError(f"{where}: id {token} is outside the vocabulary; ids end at {n_vocab - 1}")
     return int(token)

@@ -8,14 +8,17 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from gpt2lab.config import Config
-from gpt2lab.errors import InputError
+from gpt2lab.errors import InputError, quoted
 from gpt2lab.settings import Sampling
 from gpt2lab.tokenizer import Tokenizer
+
+MOST = 4_000_000  # ids of one text
 
 
 @dataclass(eq=False)
@@ -53,19 +56,48 @@ def check_ids(ids: Any, config: Config, what: str = "prompt") -> list[int]:
     """Token ids as a list of int, or an error that names what is wrong with them."""
     wrong = isinstance(ids, str | bytes | bytearray | Mapping | set)
     if wrong or not isinstance(ids, Iterable) or getattr(ids, "ndim", 1) == 0:
-        raise InputError(f"the {what} is {ids!r:.80}; it takes a text or a list of token ids")
-    ids = list(ids)
-    if not ids:
-        raise InputError(f"the {what} is empty; give at least one token")
-    for token in ids:
+        raise InputError(f"the {what} is {quoted(ids)}; it takes a text or a list of token ids")
+    checked = []
+    for token in islice(ids, MOST + 1):  # one by one: a range may be longer than any memory
         if not isinstance(token, int | np.integer) or isinstance(token, bool):
-            raise InputError(f"the {what} holds {token!r:.80}; token ids are whole numbers")
+            raise InputError(f"the {what} holds {quoted(token)}; token ids are whole numbers")
         if not 0 <= token < config.n_vocab:
             raise InputError(
-                f"the {what} holds the id {token}; this model's ids go from 0 to "
+                f"the {what} holds the id {quoted(token)}; this model's ids go from 0 to "
                 f"{config.n_vocab - 1}"
             )
-    return [int(token) for token in ids]
+        checked.append(int(token))
+    if not checked:
+        raise InputError(f"the {what} is empty; give at least one token")
+    if len(checked) > MOST:
+        raise InputError(f"the {what} has more than {MOST} tokens; give it in parts")
+    return checked
+
+
+def check_batch(tokens: Any, config: Config) -> list[list[int]]:
+    """A batch of ids [B, T] as lists, or an error that names what is wrong with it."""
+    tokens = tokens.tolist() if hasattr(tokens, "tolist") else tokens
+    if isinstance(tokens, str | bytes | bytearray | Mapping | set) or not _is_listed(tokens):
+        raise InputError(f"tokens: got {quoted(tokens)}; a batch [B, T] of ids is needed")
+    rows = []
+    for row in islice(tokens, MOST + 1):
+        if not _is_listed(row):
+            raise InputError(f"tokens: got a row {quoted(row)}; a batch [B, T] of ids is needed")
+        rows.append(check_ids(row, config, "batch"))
+        if len(rows[-1]) != len(rows[0]):
+            raise InputError("tokens: the rows differ in length; a batch [B, T] is needed")
+        if len(rows[-1]) > config.n_ctx:
+            raise InputError(
+                f"tokens: {len(rows[-1])} are more than the model's {config.n_ctx} positions; "
+                "give fewer"
+            )
+    if not rows or len(rows) > MOST:
+        raise InputError(f"tokens: a batch holds 1 to {MOST} rows; it has none, or more")
+    return rows
+
+
+def _is_listed(given: Any) -> bool:
+    return isinstance(given, Iterable) and getattr(given, "ndim", 1) > 0
 
 
 def check_prompt(prompt: Any, config: Config) -> list[int]:
@@ -86,8 +118,10 @@ def fit(prompt: list[int], config: Config, s: Sampling, overflow: str = "refuse"
     "head+tail" keeps half the room at each end. The room is n_ctx less max_new_tokens, and at
     least half of n_ctx.
     """
-    if overflow not in ("refuse", "tail", "head+tail"):
-        raise InputError(f"overflow {overflow!r} is unknown; known: 'refuse', 'tail', 'head+tail'")
+    if not isinstance(overflow, str) or overflow not in ("refuse", "tail", "head+tail"):
+        raise InputError(
+            f"overflow {quoted(overflow)} is unknown; known: 'refuse', 'tail', 'head+tail'"
+        )
     if len(prompt) <= config.n_ctx or overflow == "refuse":
         return prompt
     room = max(config.n_ctx - s.max_new_tokens, (config.n_ctx + 1) // 2)
@@ -106,10 +140,10 @@ def resolve(s: Sampling, config: Config, tokenizer: Tokenizer | None) -> Samplin
         ("bad_words", [i for word in words for i in word]),
         ("logit_bias", bias),
     ):
-        outside = [i for i in ids if not 0 <= i < config.n_vocab]
+        outside = [i for i in ids if not 0 <= i < config.n_vocab][:1]
         if outside:
             raise InputError(
-                f"{name} holds the id {outside[0]}; this model's ids go from 0 to "
+                f"{name} holds the id {quoted(outside[0])}; this model's ids go from 0 to "
                 f"{config.n_vocab - 1}"
             )
     if tokenizer is None and (s.stop or s.end_on):
@@ -124,7 +158,7 @@ def _spellings(word: Any, tokenizer: Tokenizer | None) -> list[tuple[int, ...]]:
     if not isinstance(word, str):
         return [word]
     if tokenizer is None:
-        raise InputError(f"bad_words: {word!r} is a text, and this model has no tokenizer")
+        raise InputError(f"bad_words: {quoted(word)} is a text, and this model has no tokenizer")
     if word[0].isspace():
         return [tuple(tokenizer.encode(word))]
     return [tuple(tokenizer.encode(spelling)) for spelling in (word, " " + word)]
@@ -134,10 +168,11 @@ def _one_token(key: Any, tokenizer: Tokenizer | None) -> int:
     if not isinstance(key, str):
         return int(key)
     if tokenizer is None:
-        raise InputError(f"logit_bias: {key!r} is a text, and this model has no tokenizer")
+        raise InputError(f"logit_bias: {quoted(key)} is a text, and this model has no tokenizer")
     ids = tokenizer.encode(key)
     if len(ids) != 1:
         raise InputError(
-            f"logit_bias: {key!r} is {len(ids)} tokens, {ids}; give a bias to each id instead"
+            f"logit_bias: {quoted(key)} is {len(ids)} tokens, {quoted(ids)}; give a "
+            "bias to each id instead"
         )
     return ids[0]

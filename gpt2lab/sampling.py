@@ -59,10 +59,16 @@ def check_logits(logits: Array) -> None:
 
 def _run(logits: Array, sampling: Sampling, seen: Seen) -> Array:
     """The processors of the settings, in their order, over checked logits [V]."""
-    for name in order(sampling):
-        if not logits.max() > -np.inf:
-            break  # all is ruled out; `choose` says so
-        logits = PROCESSORS[name](logits, sampling, seen)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for name in order(sampling):
+            if logits.max() == -np.inf:
+                break  # all is ruled out; `choose` says so
+            logits = PROCESSORS[name](logits, sampling, seen)
+            if not logits.max() < np.inf:
+                raise InputError(
+                    f"the settings make a logit larger than float32 holds ({name}); bring "
+                    "logit_bias, penalties and temperature nearer to their usual values"
+                )
     return logits  # [V]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gpt2lab.engines import Engine
-from gpt2lab.errors import InputError
+from gpt2lab.errors import InputError, quoted
 from gpt2lab.files import finite
 from gpt2lab.prompts import check_ids
 from gpt2lab.sampling import check_logits, log_softmax
@@ -106,7 +106,7 @@ def token_logprobs(
     whole = isinstance(stride, int) and not isinstance(stride, bool)
     if stride is not None and not (whole and 1 <= stride <= n_ctx):
         raise InputError(
-            f"stride is {stride!r}; it must be a whole number from 1 to n_ctx, {n_ctx}"
+            f"stride is {quoted(stride)}; it must be a whole number from 1 to n_ctx, {n_ctx}"
         )
     inputs, targets = list(tokens[:-1]), np.asarray(tokens[1:])
     if len(inputs) <= n_ctx:

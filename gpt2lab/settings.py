@@ -9,11 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from itertools import islice
 from typing import Annotated, Any
 
 import numpy as np
 
-from gpt2lab.errors import InputError
+from gpt2lab.errors import InputError, few, quoted
+
+MOST = 1_000_000  # samples of a prompt, and entries of a list of stops or bad words
 
 
 @dataclass(frozen=True)
@@ -98,10 +101,12 @@ class Sampling:
     def from_dict(cls, values: Mapping[str, Any]) -> Sampling:
         """The inverse of `to_dict`, also after a journey through JSON."""
         known = {f.name for f in fields(cls)}
-        unknown = sorted(set(values) - known)
+        if not isinstance(values, Mapping):
+            raise InputError(f"the settings are {quoted(values)}; they are a mapping of names")
+        unknown = [key for key in values if not (isinstance(key, str) and key in known)]
         if unknown:
             raise InputError(
-                f"unknown setting {', '.join(unknown)}; known: {', '.join(sorted(known))}"
+                f"unknown setting {few(map(quoted, unknown))}; known: {', '.join(sorted(known))}"
             )
         values = dict(values)
         bias = values.get("logit_bias")
@@ -134,13 +139,16 @@ def _tuple(name: str, value: Any) -> Any:
     if isinstance(value, str | int | np.integer):
         return (value,)
     if isinstance(value, np.ndarray):
-        value = value.tolist()
+        value = value.tolist() if value.ndim else [value.item()]
     try:
         if isinstance(value, bytes | Mapping):
             raise TypeError
-        return tuple(tuple(v) if isinstance(v, list) else v for v in value)
+        entries = tuple(tuple(v) if isinstance(v, list) else v for v in islice(value, MOST + 1))
     except TypeError:
-        raise InputError(f"{name} is {value!r}; it takes a list") from None
+        raise InputError(f"{name} is {quoted(value)}; it takes a list") from None
+    if len(entries) > MOST:
+        raise InputError(f"{name} holds more than {MOST} entries; give fewer")
+    return entries
 
 
 def _id_or_text(key: Any) -> Any:
@@ -153,6 +161,12 @@ def _bias(value: Any) -> Any:
     return -math.inf if isinstance(value, str) and value == "-Infinity" else value
 
 
+def check_each(values: Mapping[str, Any]) -> None:
+    """InputError for a value that is out of its own setting's range, whatever the others are."""
+    for name in values.keys() & _RANGES.keys():
+        _RANGES[name](name, values[name])
+
+
 # Ranges: each checker raises one line that names the setting, the value and the limit.
 
 
@@ -163,7 +177,7 @@ def _whole(low: int, high: float = math.inf, *, optional: bool = False) -> Calla
         ok = isinstance(value, int | np.integer) and not isinstance(value, bool)
         if not ok or not low <= value < high:
             limit = f"from {low} up" if high == math.inf else f"from {low} to {int(high) - 1}"
-            raise InputError(f"{name} is {value!r}; it must be a whole number {limit}")
+            raise InputError(f"{name} is {quoted(value)}; it must be a whole number {limit}")
 
     return check
 
@@ -181,7 +195,7 @@ def _is_number(value: Any) -> bool:
 def _real(rule: str, test: Callable[[float], bool]) -> Callable[..., None]:
     def check(name: str, value: Any) -> None:
         if not _is_number(value) or not test(value):
-            raise InputError(f"{name} is {value!r}; it must be {rule}")
+            raise InputError(f"{name} is {quoted(value)}; it must be {rule}")
 
     return check
 
@@ -190,7 +204,7 @@ def _one_of(*known: Any) -> Callable[..., None]:
     def check(name: str, value: Any) -> None:
         if not any(value is k or (isinstance(value, str) and value == k) for k in known):
             raise InputError(
-                f"{name} is {value!r}; it must be one of {', '.join(map(repr, known))}"
+                f"{name} is {quoted(value)}; it must be one of {', '.join(map(repr, known))}"
             )
 
     return check
@@ -211,7 +225,7 @@ _RANGES: dict[str, Callable[..., None]] = {
     "frequency_penalty": _real("from -1e6 to 1e6; 0 is off", lambda x: abs(x) <= 1e6),
     "no_repeat_ngram_size": _whole(0),
     "end_on": _one_of(None, "sentence", "paragraph"),
-    "n": _whole(1),
+    "n": _whole(1, MOST + 1),
     "num_beams": _whole(1, 1025),
     "length_penalty": _real("from -100 to 100", lambda x: abs(x) <= 100),
     "early_stopping": _one_of(False, True, "never"),
@@ -225,22 +239,27 @@ def _check_words(s: Sampling) -> None:
     for text in s.stop:
         if not isinstance(text, str) or not text or not _is_utf8(text):
             raise InputError(
-                f"stop holds {text!r}; a stop string is one character of UTF-8 or more"
+                f"stop holds {quoted(text)}; a stop string is one character of UTF-8 or more"
             )
     for token in s.stop_tokens or ():
         if not isinstance(token, int | np.integer) or isinstance(token, bool) or token < 0:
-            raise InputError(f"stop_tokens holds {token!r}; it takes token ids, from 0 up")
+            raise InputError(f"stop_tokens holds {quoted(token)}; it takes token ids, from 0 up")
     for word in s.bad_words:
         ids = isinstance(word, tuple) and all(isinstance(i, int | np.integer) for i in word)
-        if not word or not (isinstance(word, str) or ids):
-            raise InputError(f"bad_words holds {word!r}; it takes texts or lists of token ids")
+        if not (isinstance(word, str) or ids) or not word:
+            raise InputError(
+                f"bad_words holds {quoted(word)}; it takes texts or lists of token ids"
+            )
     if not isinstance(s.logit_bias, Mapping):
-        raise InputError(f"logit_bias is {s.logit_bias!r}; it takes a mapping of tokens to numbers")
+        raise InputError(
+            f"logit_bias is {quoted(s.logit_bias)}; it takes a mapping of tokens to numbers"
+        )
     for token, bias in s.logit_bias.items():
         number = _is_number(bias) or bias == -math.inf
         if not isinstance(token, int | str | np.integer) or not number:
             raise InputError(
-                f"logit_bias holds {token!r}: {bias!r}; it takes a token id or text and a number, "
+                f"logit_bias holds {quoted(token)}: {quoted(bias)}; it takes a token "
+                "id or text and a number, "
                 "finite or -inf"
             )
 
@@ -296,15 +315,15 @@ def order(s: Sampling) -> tuple[str, ...]:
 def _check_order(s: Sampling) -> None:
     """Unknown names, and settings that the chosen list would silently ignore, are errors."""
     if s.preset is not None and (not isinstance(s.preset, str) or s.preset not in PRESETS):
-        raise InputError(f"preset {s.preset!r} is unknown; known: {', '.join(PRESETS)}")
+        raise InputError(f"preset {quoted(s.preset)} is unknown; known: {', '.join(PRESETS)}")
     if s.preset is not None and s.processors is not None:
         raise InputError("preset and processors both name an order; give one of them")
     known = (*DEFAULT_ORDER, *_SHAPE_ELSEWHERE)
     for name in _names(s):
-        if name not in known:
-            raise InputError(f"processor {name!r} is unknown; known: {', '.join(known)}")
+        if not isinstance(name, str) or name not in known:
+            raise InputError(f"processor {quoted(name)} is unknown; known: {', '.join(known)}")
     obeyed = {setting for name in _names(s) for setting in obeys(name)}
-    where = "the given processors" if s.preset is None else f"the preset {s.preset!r}"
+    where = "the given processors" if s.preset is None else f"the preset {quoted(s.preset)}"
     for setting in {setting: None for name in DEFAULT_ORDER for setting in obeys(name)}:
         if _is_set(s, setting) and setting not in obeyed:
             raise InputError(

@@ -16,6 +16,7 @@ import threading
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import islice
 from operator import index
 from pathlib import Path
 from typing import Any, Literal, SupportsIndex
@@ -23,7 +24,7 @@ from typing import Any, Literal, SupportsIndex
 import numpy as np
 
 from gpt2lab import forks
-from gpt2lab.errors import InputError
+from gpt2lab.errors import InputError, few, quoted
 from gpt2lab.files import write_whole
 from gpt2lab.merges import Word, merge_steps, pretokenize
 from gpt2lab.vocabulary import (
@@ -100,13 +101,27 @@ def _surrogate_error(error: UnicodeEncodeError) -> InputError:
     )
 
 
-def _as_list(ids: Ids) -> list[int]:
-    """Plain ints of any list of ids; NumPy arrays and tensors included."""
+def _as_list(ids: Ids, n_vocab: int) -> list[int]:
+    """Plain ints of any list of ids; NumPy arrays and tensors included.
+
+    They are checked a part at a time: a range may be longer than any memory.
+    """
+    found: list[int] = []
     try:
-        return [index(value) for value in (ids.tolist() if hasattr(ids, "tolist") else ids)]
+        rest = iter(ids.tolist() if hasattr(ids, "tolist") else ids)
+        while part := [index(value) for value in islice(rest, 65536)]:
+            if not (min(part) >= 0 and max(part) < n_vocab):
+                wrong = next(value for value in part if not 0 <= value < n_vocab)
+                raise InputError(
+                    f"ids: {quoted(wrong)} is outside the vocabulary; its ids run from 0 to "
+                    f"{n_vocab - 1}"
+                )
+            found += part
     except TypeError:
-        shown = " ".join(f"{ids!r:.60}".split())
-        raise InputError(f"ids: expected a flat list of whole numbers, this is {shown}") from None
+        raise InputError(
+            f"ids: expected a flat list of whole numbers, this is {quoted(ids)}"
+        ) from None
+    return found
 
 
 class _ByteTable(dict[int, bytes]):
@@ -181,10 +196,12 @@ class Tokenizer:
         names = [*alphabet, *special_tokens]
         for char in alphabet:
             if len(char) != 1 or 0xD800 <= ord(char) <= 0xDFFF:
-                raise InputError(f"alphabet: {char!r} is not one character")
+                raise InputError(f"alphabet: {quoted(char)} is not one character")
         if len(set(names)) != len(names):
             twice = next(name for name in names if names.count(name) > 1)
-            raise InputError(f"alphabet: {twice!r} stands in it twice; every id needs its own name")
+            raise InputError(
+                f"alphabet: {quoted(twice)} stands in it twice; every id needs its own name"
+            )
         return cls(characters_spec(alphabet, special_tokens), "alphabet")
 
     def __repr__(self) -> str:
@@ -269,17 +286,19 @@ class Tokenizer:
 
     def _allowed(self, allowed: Collection[str] | Literal["all"]) -> frozenset[str]:
         if isinstance(allowed, str):
-            names = frozenset(self.special_tokens if allowed == "all" else (allowed,))
-        else:
-            names = frozenset(allowed)
-        unknown = sorted(names - frozenset(self.special_tokens), key=repr)
-        if unknown:
-            known = ", ".join(self.special_tokens) or "none"
-            raise InputError(
-                f"allowed_special: {', '.join(map(repr, unknown))} is no special token of this "
-                f"vocabulary; known: {known}"
-            )
-        return names
+            allowed = self.special_tokens if allowed == "all" else (allowed,)
+        if not isinstance(allowed, Iterable) or getattr(allowed, "ndim", 1) == 0:
+            raise InputError(f"allowed_special: {quoted(allowed)} is no list of names, nor 'all'")
+        names = []
+        for name in allowed:
+            if not isinstance(name, str) or name not in self.special_tokens:
+                known = few(self.special_tokens) or "none"
+                raise InputError(
+                    f"allowed_special: {quoted(name)} is no special token of this vocabulary; "
+                    f"known: {known}"
+                )
+            names.append(name)
+        return frozenset(names)
 
     def _encode_bpe(self, text: str, allowed: frozenset[str]) -> np.ndarray:
         self._check_bytes(text)
@@ -344,7 +363,8 @@ class Tokenizer:
             for byte in char.encode():
                 if byte in missing:
                     raise InputError(
-                        f"text: {char!r} at position {position} needs the byte 0x{byte:02X}, which "
+                        f"text: {quoted(char)} at position {position} needs the byte "
+                        f"0x{byte:02X}, which "
                         "this vocabulary does not have; learn one with all 256 bytes"
                     )
 
@@ -391,6 +411,8 @@ class Tokenizer:
         `bytes.decode` makes of that ("replace", "strict", "ignore", "backslashreplace").
         """
         data = self.decode_bytes(ids)
+        if not isinstance(errors, str):
+            raise InputError(f"errors: {quoted(errors)} is no text; leave it out for 'replace'")
         try:
             return data.decode("utf-8", errors)
         except UnicodeDecodeError as error:
@@ -400,7 +422,8 @@ class Tokenizer:
             ) from None
         except LookupError:
             raise InputError(
-                f"errors: {errors!r} is unknown; known: replace, strict, ignore, backslashreplace"
+                f"errors: {quoted(errors)} is unknown; known: replace, strict, ignore, "
+                "backslashreplace"
             ) from None
 
     def decode_bytes(self, ids: Ids) -> bytes:
@@ -432,12 +455,7 @@ class Tokenizer:
         return list(zip(first.tolist(), last.tolist(), strict=True))
 
     def _bytes_of_each(self, ids: Ids) -> list[bytes]:
-        values, table = _as_list(ids), self._table("bytes", self._byte_table)
-        if values and not (min(values) >= 0 and max(values) < self.n_vocab):
-            wrong = next(value for value in values if not 0 <= value < self.n_vocab)
-            raise InputError(
-                f"ids: {wrong} is outside the vocabulary; its ids run from 0 to {self.n_vocab - 1}"
-            )
+        values, table = _as_list(ids, self.n_vocab), self._table("bytes", self._byte_table)
         return [table[value] for value in values]
 
     def _byte_table(self) -> _ByteTable:

@@ -335,7 +335,7 @@ def test_impossible_settings_are_named(settings, message):
 
 
 def test_unknown_settings_are_listed():
-    with pytest.raises(InputError, match="unknown setting top_q"):
+    with pytest.raises(InputError, match="unknown setting 'top_q'"):
         Sampling.from_dict({"top_q": 1})
 
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from gpt2lab.config import Config
-from gpt2lab.errors import InputError
+from gpt2lab.errors import InputError, quoted
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -99,10 +99,10 @@ def choose(
     free memory. cache_dtype, threads: of `cpu`. device: of `torch`. key: names config and params
     exactly, so that packed weights can be kept for the next start. say: is told what takes a while.
     """
-    if engine is not None and engine not in ENGINES:
-        raise InputError(f"engine {engine!r} is unknown; known: {', '.join(ENGINES)}")
-    if dtype is not None and dtype not in DTYPES:
-        raise InputError(f"dtype {dtype!r} is unknown; known: {', '.join(DTYPES)}")
+    if engine is not None and not (isinstance(engine, str) and engine in ENGINES):
+        raise InputError(f"engine {quoted(engine)} is unknown; known: {', '.join(ENGINES)}")
+    if dtype is not None and not (isinstance(dtype, str) and dtype in DTYPES):
+        raise InputError(f"dtype {quoted(dtype)} is unknown; known: {', '.join(DTYPES)}")
     asked, engine = engine, engine or _best(params, dtype, (cache_dtype, threads), device)
     _check_owners(engine, cache_dtype, threads, device)
     if engine == "torch":
@@ -144,11 +144,12 @@ def _best(
     if device is not None or dtype == "float16":
         return "torch"
     found = dtype or params["wte.weight"].dtype.name
-    if found == "float64" and not any(cpu_alone):
+    own = any(value is not None for value in cpu_alone)
+    if found == "float64" and not own:
         return "numpy"
     from gpt2lab.engines import machine
 
-    exact = dtype in (None, "float32") and not any(cpu_alone)
+    exact = dtype in (None, "float32") and not own
     return "numpy" if exact and machine.why_not() else "cpu"
 
 
@@ -163,5 +164,6 @@ def _check_owners(
     ):
         if value is not None and engine != owner:
             raise InputError(
-                f"the {engine} engine takes no {what}, {value!r} was given; choose engine {owner}"
+                f"the {engine} engine takes no {what}, {quoted(value)} was given; "
+                f"choose engine {owner}"
             )

@@ -20,8 +20,9 @@ from gpt2lab.engines.layout import STEP, Job, Layer, ceil_to
 from gpt2lab.engines.machine import Target
 from gpt2lab.engines.packing import KINDS, by_head, evened, pack, shapes
 from gpt2lab.engines.storage import Plan
-from gpt2lab.errors import InputError
+from gpt2lab.errors import InputError, quoted
 from gpt2lab.files import let_go
+from gpt2lab.prompts import check_batch
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -117,8 +118,11 @@ class CpuEngine:
             raise InputError(
                 f"the cpu engine cannot run here: {machine.why_not()}; choose engine numpy or torch"
             )
-        self.dtype = checked("dtype", dtype or default_dtype(config, say), DTYPES)
-        kept = cache_dtype or ("float32" if self.dtype == "float32" else "bfloat16")
+        self.dtype = checked(
+            "dtype", default_dtype(config, say) if dtype is None else dtype, DTYPES
+        )
+        kept = "float32" if self.dtype == "float32" else "bfloat16"
+        kept = kept if cache_dtype is None else cache_dtype
         self.cache_dtype = checked("cache dtype", kept, DTYPES)
         self.config, self.target = config, target
         self.threads = machine.cores() if threads is None else checked_threads(threads)
@@ -165,22 +169,11 @@ class CpuEngine:
 
     def logits(self, tokens: Any) -> Array:
         """The logits of every position of a batch [B, T] without a past: [B, T, V]."""
-        try:
-            tokens = np.asarray(tokens)
-        except ValueError:
-            raise InputError(
-                "tokens: the rows differ in length; a batch [B, T] is needed"
-            ) from None
-        if tokens.ndim != 2 or not tokens.size or tokens.dtype.kind not in "iu":
-            raise InputError(
-                f"tokens: got shape {list(tokens.shape)} of {tokens.dtype}; "
-                "a batch [B, T] of whole numbers is needed, T at least 1"
-            )
-        out = np.empty((*tokens.shape, self._vocab), np.float32)
+        rows = check_batch(tokens, self.config)
+        out = np.empty((len(rows), len(rows[0]), self._vocab), np.float32)
         cache = self.cache()
         slot = cache.new()
-        for b, row in enumerate(tokens.tolist()):
-            self._check(cache, [slot], [row])
+        for b, row in enumerate(rows):
             for start in range(0, len(row), ROWS):
                 part = row[start : start + ROWS]
                 places = list(range(start, start + len(part)))
@@ -484,13 +477,15 @@ def default_dtype(config: Config, say: compiled.Say | None = None) -> str:
 
 def checked(what: str, value: Any, known: Sequence[str]) -> str:
     """One of the known words, or an InputError that lists them."""
-    if value not in known:
-        raise InputError(f"{what} {value!r} is not one of the cpu engine's: {', '.join(known)}")
+    if not isinstance(value, str) or value not in known:
+        raise InputError(
+            f"{what} {quoted(value)} is not one of the cpu engine's: {', '.join(known)}"
+        )
     return str(value)
 
 
 def checked_threads(threads: Any) -> int:
     """A number of threads."""
     if not isinstance(threads, int) or isinstance(threads, bool) or not 1 <= threads <= 256:
-        raise InputError(f"threads is {threads!r}; it must be a whole number from 1 to 256")
+        raise InputError(f"threads is {quoted(threads)}; it must be a whole number from 1 to 256")
     return threads

@@ -20,7 +20,7 @@ import numpy as np
 
 from gpt2lab.config import Config, parameter_shapes
 from gpt2lab.engines import ENGINES, Engine
-from gpt2lab.errors import InputError
+from gpt2lab.errors import InputError, quoted
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -66,12 +66,12 @@ def dtypes(engine: str, wanted: tuple[str, ...] = ()) -> list[str]:
     Raises InputError for an unknown engine or dtype, before anything is measured.
     """
     if engine not in ENGINES:
-        raise InputError(f"engine {engine!r} is unknown; known: {', '.join(ENGINES)}")
+        raise InputError(f"engine {quoted(engine)} is unknown; known: {', '.join(ENGINES)}")
     known = import_module(f"gpt2lab.engines.{engine}_engine").DTYPES
     for dtype in wanted:
         if dtype not in known:
             raise InputError(
-                f"dtype {dtype!r} is not one of the {engine} engine's: {', '.join(known)}"
+                f"dtype {quoted(dtype)} is not one of the {engine} engine's: {', '.join(known)}"
             )
     return list(dict.fromkeys(wanted)) or [dtype for dtype in USUAL if dtype in known]
 

@@ -14,7 +14,8 @@ import numpy as np
 from gpt2lab import forks, reference
 from gpt2lab.cache import Cache
 from gpt2lab.config import Config
-from gpt2lab.errors import InputError
+from gpt2lab.errors import InputError, quoted
+from gpt2lab.prompts import check_batch
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -43,7 +44,8 @@ class NumpyEngine:
         dtype = dtype or found
         if not isinstance(dtype, str) or dtype not in DTYPES:
             raise InputError(
-                f"dtype {dtype!r} is not one of the numpy engine's; choose {' or '.join(DTYPES)}"
+                f"dtype {quoted(dtype)} is not one of the numpy engine's; "
+                f"choose {' or '.join(DTYPES)}"
             )
         self.config, self.dtype, self.tap = config, dtype, tap
         self.acts = list(acts) if acts else None
@@ -82,5 +84,6 @@ class NumpyEngine:
 
     def logits(self, tokens: Any) -> Array:
         """The logits of every position of a batch [B, T] without a past: [B, T, V]."""
+        rows = check_batch(tokens, self.config)
         with forks.whole():
-            return reference.model(self.config, self.params, tokens, at=self.tap(0))["logits"]
+            return reference.model(self.config, self.params, rows, at=self.tap(0))["logits"]

@@ -22,8 +22,8 @@ import numpy as np
 
 from gpt2lab import forks
 from gpt2lab.config import Config
-from gpt2lab.errors import InputError, MissingExtraError
-from gpt2lab.prompts import check_ids
+from gpt2lab.errors import InputError, MissingExtraError, quoted
+from gpt2lab.prompts import check_batch, check_ids
 
 try:
     import torch
@@ -76,7 +76,8 @@ def _choose_dtype(dtype: str | None) -> str:
     dtype = "float32" if dtype is None else dtype
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise InputError(
-            f"dtype {dtype!r} is not one of the torch engine's; choose one of {', '.join(DTYPES)}"
+            f"dtype {quoted(dtype)} is not one of the torch engine's; choose one of "
+            f"{', '.join(DTYPES)}"
         )
     return dtype
 
@@ -86,15 +87,15 @@ def _choose_device(device: str | None, dtype: str) -> str:
     here = devices()
     if device is None:
         return next((name for name in here if _holds(name, DTYPES[dtype])), "cpu")
-    if str(device) not in here:
+    if not isinstance(device, str | torch.device) or str(device) not in here:
         raise InputError(
-            f"device {str(device)!r} is not one that torch can compute on here; "
+            f"device {quoted(device)} is not one that torch can compute on here; "
             f"there is {', '.join(here)}"
         )
     if not _holds(str(device), DTYPES[dtype]):
         fits = [name for name in DTYPES if _holds(str(device), DTYPES[name])]
         raise InputError(
-            f"dtype {dtype!r} is not one that the device {str(device)!r} computes with; "
+            f"dtype {quoted(dtype)} is not one that the device {str(device)!r} computes with; "
             f"choose one of {', '.join(fits)}, or another device of {', '.join(here)}"
         )
     return str(device)
@@ -115,7 +116,9 @@ class TorchCache:
         self, config: Config, dtype: torch.dtype, device: str, slots: int | None = None
     ) -> None:
         if not (slots is None or (type(slots) is int and slots > 0)):
-            raise InputError(f"slots is {slots!r}; it must be a whole number from 1 up, or None")
+            raise InputError(
+                f"slots is {quoted(slots)}; it must be a whole number from 1 up, or None"
+            )
         self.config, self._dtype, self._device, self._limit = config, dtype, device, slots
         self.layers: list[torch.Tensor] = []
         self._rows: dict[int, int] = {}
@@ -187,7 +190,9 @@ class TorchCache:
 
     def _known(self, slot: int) -> int:
         if slot not in self._rows:
-            raise InputError(f"slot {slot!r} holds no sequence of this cache; new() gives one")
+            raise InputError(
+                f"slot {quoted(slot)} holds no sequence of this cache; new() gives one"
+            )
         return slot
 
     def _free_row(self) -> int:
@@ -315,7 +320,7 @@ class TorchEngine:
 
     def logits(self, tokens: Any) -> Array:
         """The logits of every position of a batch [B, T] without a past: [B, T, V]."""
-        rows = self._batch(tokens)
+        rows = check_batch(tokens, self.config)
         cache = self.cache()
         slots = [cache.new() for _ in rows]
         with forks.whole(), torch.inference_mode():
@@ -351,26 +356,6 @@ class TorchEngine:
                 )
             checked.append(new)
         return checked
-
-    def _batch(self, tokens: Any) -> list[list[int]]:
-        """A batch [B, T] as lists, or an error that names what is wrong."""
-        try:
-            tokens = np.asarray(tokens)
-        except ValueError:
-            raise InputError(
-                "tokens: the rows differ in length; a batch [B, T] is needed"
-            ) from None
-        if tokens.ndim != 2 or not tokens.size or tokens.dtype.kind not in "iu":
-            raise InputError(
-                f"tokens: got shape {list(tokens.shape)} of {tokens.dtype}; "
-                "a batch [B, T] of whole numbers is needed, T at least 1"
-            )
-        if tokens.shape[1] > self.config.n_ctx:
-            raise InputError(
-                f"tokens: {tokens.shape[1]} are more than the model's {self.config.n_ctx} "
-                "positions; give fewer"
-            )
-        return [check_ids(row, self.config, "batch") for row in tokens.tolist()]
 
     # ---- A step as rows.
 
