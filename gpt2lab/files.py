@@ -185,9 +185,11 @@ def cache_folder(name: str) -> Path:
     """
     for root in _cache_roots():
         with suppress(OSError):
-            for folder in (root, root / name):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if _is_own(root) and _is_own(root / name):
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not _is_own(root):  # nothing is made behind a link that another has put there
+                continue
+            (root / name).mkdir(mode=0o700, exist_ok=True)
+            if _is_own(root / name):
                 return root / name
     raise Failure("no folder for caches: neither the user's nor a temporary one can be written to")
 

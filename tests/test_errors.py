@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gpt2lab.engines import compiled
 from gpt2lab.errors import few, quoted
-from gpt2lab.files import shown
+from gpt2lab.files import cache_folder, shown
 
 
 class Rude:
@@ -78,3 +80,18 @@ def test_names_in_a_row_end_in_a_count():
     assert few(["a", "b"]) == "a, b"
     assert few(str(i) for i in range(7)) == "0, 1, 2, 3, 4 and 2 more"
     assert len(shown("x" * 10**6)) <= 300 and len(shown("\0" * 10**6)) <= 300
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes, and links need rights")
+def test_a_cache_is_a_plain_place(tmp_path, monkeypatch):
+    """A pipe in place of a kernel was waited for, and a folder was made behind a planted link."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    assert compiled._read(tmp_path / "pipe") is None
+    assert compiled._read(tmp_path / "zero") is None
+    (tmp_path / "else").mkdir()
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "gpt2lab").symlink_to(tmp_path / "else")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    cache_folder("kernels")
+    assert not list((tmp_path / "else").iterdir())

@@ -36,7 +36,7 @@ class Canvas:
             raise InputError(f"color is {colour!r}; choose auto, always or never")
         wanted = sys.stdout.isatty() and "NO_COLOR" not in os.environ
         self.colour = wanted if colour == "auto" else colour == "always"
-        self.width = max(40, shutil.get_terminal_size((100, 24)).columns)
+        self.width = min(max(40, shutil.get_terminal_size((100, 24)).columns), 1000)
 
     def line(self, text: str = "") -> None:
         click.echo(text.rstrip(" "), color=True if self.colour else None)

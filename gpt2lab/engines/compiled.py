@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import platform
+import stat
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,7 @@ from gpt2lab.files import cache_folder
 #: Called with one line before anything is compiled.
 Say = Callable[[str], None]
 
+LARGEST = 64 << 20  # bytes; kernels have a few hundred thousand
 KEPT = 64  # files of object code; the oldest go
 _SOURCES = ("compiled.py", "kernels.py", "tiles.py", "layout.py", "machine.py")
 _ARGUMENTS = {"run": 3, "crew": 5}
@@ -65,6 +67,9 @@ def _read(path: Path | None) -> bytes | None:
     if path is None:
         return None
     try:
+        s = path.lstat()  # a pipe would be waited for, a link to a device read without an end
+        if not stat.S_ISREG(s.st_mode) or s.st_size > LARGEST:
+            return None
         raw = path.read_bytes()
     except OSError:
         return None
