@@ -301,7 +301,7 @@ def test_what_is_trained_can_change_on_the_way_and_still_be_resumed_to_the_bit(t
 
 def test_a_run_that_ended_while_it_was_made_leaves_no_run_and_begins_again(tmp_path, monkeypatch):
     folder = tmp_path / "run"
-    monkeypatch.setattr(opening, "_describe", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(opening, "describe", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         start(folder)
     monkeypatch.undo()

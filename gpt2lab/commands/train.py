@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpt2lab.commands.options import dataclass_options, echo_json, given_of, printable
-from gpt2lab.commands.texts import READING, reading_of, reading_options
+from gpt2lab.commands.texts import reading_of, reading_options
 from gpt2lab.commands.training import SPELLING, follow, teller
-from gpt2lab.errors import InputError
+from gpt2lab.errors import Failure, InputError
 from gpt2lab.files import to_json
 from gpt2lab.train.settings import BUDGETS, TrainConfig
 
 if TYPE_CHECKING:
+    from gpt2lab.train.claim import Claim
     from gpt2lab.train.data import Batches
     from gpt2lab.train.distributed import Group
     from gpt2lab.train.run import Run
@@ -150,32 +151,52 @@ def _scratch(flags: dict[str, Any], first: Any) -> Checkpoint:
 # ---- Training.
 
 
+def _refused(group: Group, error: InputError | Failure) -> int:
+    """Tell the error, once for all processes, and give its exit code."""
+    said = group.refuse(error)
+    if said is error:
+        click.echo(f"gpt2lab: {error}", err=True)
+    return 2 if isinstance(said, InputError) else 1
+
+
 @contextmanager
 def joined(device: str | None) -> Iterator[Group]:
     """The processes that torchrun started, or this one alone, for the time of the block.
 
     Of several, each leaves by `os._exit`: gloo's threads now and then abort a process that ends in
-    the usual way. An error does not wait for the others, who notice.
+    the usual way. An error of one does not wait for the others: it becomes theirs, and one tells.
     """
     from gpt2lab.train import distributed
 
     group, code = distributed.join(device), 0
-    try:
+    if group is distributed.ALONE:
         yield group
-    except SystemExit as leaving:
-        if group is distributed.ALONE:
-            raise
-        code = int(leaving.code or 0)
-    if group is not distributed.ALONE:
+        return
+    try:
+        try:
+            yield group
+        except SystemExit as leaving:
+            code = int(leaving.code or 0)
         distributed.leave(group)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    except KeyboardInterrupt:
+        code = 130
+    except (InputError, Failure) as error:
+        code = _refused(group, error)
+    except BaseException as error:
+        group.refuse(Failure(f"process {group.rank} has ended ({type(error).__name__})"))
+        raise
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _train(data: tuple[str, ...], flags: dict[str, Any]) -> None:
     if flags["resume"] is not None and flags["out"] is not None:
         raise InputError("--out begins a run, --resume goes on with one; give one of them")
+    if flags["allow_changes"] and flags["resume"] is None:
+        raise InputError("--allow-changes is for --resume; a new run has the settings it is given")
+    if flags["world_size"] is not None:
+        raise InputError("--world-size is for --dry-run; torchrun says how many processes train")
     if flags["resume"] is None and flags["out"] is None:
         raise InputError("give --out for a new run, or --resume to go on with one")
     with joined(flags["device"]) as group:
@@ -188,15 +209,16 @@ def _started(data: tuple[str, ...], flags: dict[str, Any], group: Group) -> Run:
     from gpt2lab.train import opening
 
     settings, folder = _settings(flags), Path(flags["out"])
+    group.at("reading the model")
     model = _model(flags)
     vocabulary = _vocabulary(flags, model)
     config = model.config if model else _shape(flags, vocabulary.n_vocab, None)
     opening.check_early(settings, config, group)
-    lock = opening.claim(folder, flags["overwrite"], group)
+    claimed = opening.claim(folder, flags["overwrite"], group)
     try:
-        return _new(data, flags, settings, model, vocabulary, lock, group)
+        return _new(data, flags, settings, model, vocabulary, claimed, group)
     except BaseException:
-        opening.give_up(folder, lock, group)
+        opening.give_up(folder, claimed, group)
         raise
 
 
@@ -206,7 +228,7 @@ def _new(
     settings: TrainConfig,
     model: Checkpoint | None,
     vocabulary: Any,
-    lock: Any,
+    claimed: Claim,
     group: Group,
 ) -> Run:
     from gpt2lab.train import opening, sources
@@ -215,39 +237,43 @@ def _new(
     gathered = sources.gather(
         data, opening.data_folder(folder, group), weights=_numbers(flags["weights"]),
         val=flags["val"], tokenizer=vocabulary, named=bool(flags["vocabulary"] or model),
-        held_out=0.01 if flags["held_out"] is None else flags["held_out"], say=say,
-        group=group, **reading_of(flags),
+        held_out=flags["held_out"], say=say, group=group, **reading_of(flags),
     )  # fmt: skip
     begin = model or _scratch(flags, gathered.sets[0][0])
     if gathered.val is None:
         say("nothing is held out, so there is no validation; --val names a text for it")
     return opening.start(
-        folder, begin, gathered.sets, settings, val=gathered.val, lock=lock, group=group, say=say,
-        sources={"data": gathered.places(folder), "model": flags["model"]},
+        folder, begin, gathered.sets, settings, val=gathered.val, claimed=claimed, group=group,
+        say=say, sources={"data": gathered.places(folder), "model": flags["model"]},
     )  # fmt: skip
 
 
 #: What is about a new run, and cannot be said of one that goes on.
 OF_A_START = (
-    "overwrite", "model", "size", *SHAPE, "init", "vocabulary", "weights", "val", "held_out",
-    *READING,
+    "overwrite", "model", "size", *SHAPE, "init", "vocabulary", "weights",
 )  # fmt: skip
 
 
 def _resumed(data: tuple[str, ...], flags: dict[str, Any], group: Group) -> Run:
-    from gpt2lab.train import opening, sources
+    from gpt2lab.train import opening, same, sources
 
-    wrong = [name for name in OF_A_START if flags[name] or name in reading_of(flags)]
+    wrong = [name for name in OF_A_START if flags[name] not in (None, False)]
     if wrong:
         flag = wrong[0].replace("_", "-")
         raise InputError(f"--{flag} is for a new run; one that is resumed has it from its start")
     folder = Path(flags["resume"])
     made, old = opening.described(folder), opening.settings_of(folder)
     settings = _settings(flags, old)
-    gathered = sources.again(made["sources"], folder, data=data)
+    options = reading_of(flags)
+    if flags["held_out"] is not None:
+        options["held_out"] = flags["held_out"]
+    why = same.different(made, folder, data, group, val=flags["val"], **options)
+    same.refuse_other(why, "train", data, folder)
+    gathered = sources.again(made["sources"], folder, data, flags["val"])
     return opening.resume(
         folder, gathered.sets, None if settings == old else settings, val=gathered.val,
-        allow_changes=flags["allow_changes"], group=group, say=teller(group),
+        sources=gathered.places(folder), allow_changes=flags["allow_changes"], group=group,
+        say=teller(group),
     )  # fmt: skip
 
 
@@ -282,15 +308,12 @@ def _which_data(data: tuple[str, ...], flags: dict[str, Any]) -> None:
 
 def _batches(data: tuple[str, ...], flags: dict[str, Any]) -> Batches:
     from gpt2lab.train import opening, sources
-    from gpt2lab.train.data import Batches
 
     folder = Path(flags["resume"])
-    made, s = opening.described(folder), opening.settings_of(folder)
+    made, values = opening.described(folder), opening.state_of(folder)
     gathered = sources.again(made["sources"], folder, data=data)
-    assert s.block_size is not None
-    return Batches(
-        gathered.sets, block=s.block_size, batch=s.batch_size, order=s.order, seed=s.seed
-    )
+    settings = TrainConfig.from_dict(values["settings"])
+    return opening.batches_of(gathered.sets, settings, opening.parts_of(values))
 
 
 def _dry_run(flags: dict[str, Any]) -> None:

@@ -199,12 +199,20 @@ def _quotas(weights: Sequence[float]) -> np.ndarray:
     return quotas
 
 
+class Part(NamedTuple):
+    """The steps of a run with one batch size: the first, the samples done before it, their rows."""
+
+    step: int
+    samples: int
+    batch: int
+
+
 class Batches:
     """All batches of a run.
 
     blocks_per_epoch: samples after which every token was predicted once; of several sets, the sum.
-    steps_per_epoch: that in steps. fingerprint: of the sets and their weights, whatever is
-    made of them.
+    fingerprint: of the sets and their weights, whatever is made of them. parts: where the batch
+    size was changed.
     """
 
     def __init__(
@@ -215,23 +223,44 @@ class Batches:
         batch: int,
         order: str = "packed",
         seed: int = 0,
+        parts: Sequence[Part] = (),
     ) -> None:
         """sets: each with its weight, its share of the samples (exact in every 1,000).
 
-        block: tokens of a row. batch: rows of a step. order: "packed" or "windows".
+        block: tokens of a row. batch: rows of a step. order: "packed" or "windows". parts: of a run
+        that had other batch sizes before; the last is that of now.
         """
         _check(sets, block, batch, order, seed)
         self.sets = [data for data, _ in sets]
         self.block, self.batch, self.order, self.seed = block, batch, order, seed
+        self.parts = list(parts) or [Part(0, 0, batch)]
+        assert self.parts[-1].batch == batch
         self._quotas = _quotas([weight for _, weight in sets])
         _check_quotas(sets, self._quotas)
         self._packed = [_Packed(data, block, seed, i) for i, data in enumerate(self.sets)]
         self._cycle = lru_cache(maxsize=4)(self._dealt)
         self.blocks_per_epoch = sum(map(self._blocks, range(len(sets))))
-        self.steps_per_epoch = self.blocks_per_epoch / batch
         weights = [weight for _, weight in sets]
         read = [[data.fingerprint for data in self.sets], weights]
         self.fingerprint = hashlib.sha256(json.dumps(read).encode()).hexdigest()
+
+    @property
+    def began(self) -> int:
+        """The first step on these data."""
+        return self.parts[0].step
+
+    def samples_before(self, step: int) -> int:
+        """How many samples were seen before a step."""
+        part = self._part(step)
+        return part.samples + (step - part.step) * part.batch
+
+    def steps(self, samples: float) -> int:
+        """The steps after which so many samples are seen, with the batch size of now."""
+        at, done, batch = self.parts[-1]
+        return at + math.ceil((samples - done) / batch - 1e-9)
+
+    def _part(self, step: int) -> Part:
+        return next(part for part in reversed(self.parts) if part.step <= step)
 
     def _blocks(self, which: int) -> int:
         if self.order == "packed":
@@ -260,7 +289,7 @@ class Batches:
 
     def _starts(self, step: int, rows: np.ndarray, which: int) -> np.ndarray:
         """Where the windows of these rows begin; drawn for the whole step, whoever asks."""
-        raw = _raw(self.batch, self.seed, _WINDOWS, 0, step)[rows]
+        raw = _raw(self._part(step).batch, self.seed, _WINDOWS, 0, step)[rows]
         choices = max(1, self.sets[which].n_tokens - self.block)
         starts: np.ndarray = (raw % np.uint64(choices)).astype(np.int64)
         return starts
@@ -275,12 +304,14 @@ class Batches:
 
         Only these rows are read.
         """
-        stop = self.batch if stop is None else stop
-        if step < 0 or not 0 <= start < stop <= self.batch:
+        batch = self._part(max(step, self.began)).batch
+        stop = batch if stop is None else stop
+        if step < self.began or not 0 <= start < stop <= batch:
             raise InputError(
-                f"step {step}, rows {start}:{stop}: steps count from 0, rows from 0 to {self.batch}"
+                f"step {step}, rows {start}:{stop}: steps count from {self.began}, rows from 0 to "
+                f"{batch}"
             )
-        base = step * self.batch
+        base = self.samples_before(step)
         which, samples = self._samples(base + start, base + stop)
         if len(self.sets) == 1:
             return self._of_one_set(step, np.arange(start, stop), 0, samples)
@@ -299,12 +330,11 @@ class Batches:
 
     def where(self, step: int) -> list[Place]:
         """Where every row of a step came from, for people: set, documents, text."""
-        base = step * self.batch
-        batch = self.rows(step)
-        which, samples = self._samples(base, base + self.batch)
+        batch, base = self.rows(step), self.samples_before(step)
+        which, samples = self._samples(base, base + len(batch.tokens))
         return [
             self._place(step, row, int(which[row]), int(samples[row]), batch)
-            for row in range(self.batch)
+            for row in range(len(batch.tokens))
         ]
 
     def _place(self, step: int, row: int, which: int, sample: int, batch: Batch) -> Place:

@@ -26,6 +26,7 @@ import numpy as np
 from gpt2lab.config import Config
 from gpt2lab.errors import Failure, InputError, MissingExtraError
 from gpt2lab.files import reason
+from gpt2lab.train.meeting import Meeting
 from gpt2lab.train.model import GPT2  # the first to import torch, and to say which extra it is in
 from gpt2lab.train.optim import adamw
 from gpt2lab.train.precision import DTYPES, choose
@@ -80,6 +81,16 @@ class Group:
         Only InputError and Failure are told to the others.
         """
         return act()
+
+    def at(self, stage: str) -> None:
+        """Say what this process does from now on, for an error about processes that wait."""
+
+    def begin(self) -> None:
+        """From now on steps are made: another process may take longer to answer."""
+
+    def refuse(self, error: InputError | Failure) -> InputError | Failure:
+        """Let all know why this process leaves; the first error of the run."""
+        return error
 
     def wrap(self, objective: nn.Module, settings: TrainConfig, device: torch.device) -> nn.Module:
         """The objective as the processes share or divide it; divided, it is to be filled yet."""
@@ -155,16 +166,42 @@ def _told(error: InputError | Failure | None) -> tuple[bool, str] | None:
     return None if error is None else (isinstance(error, InputError), str(error))
 
 
+def _finished(work: Any) -> Callable[[timedelta], bool]:
+    """Whether a call that is under way is done; waits no longer than it is told."""
+
+    def done(beat: timedelta) -> bool:
+        try:
+            work.wait(beat)
+        except RuntimeError as error:
+            if "Operation timed out" in str(error):
+                return False
+            raise
+        return True
+
+    return done
+
+
 @dataclass(frozen=True)
 class Joined(Group):
-    """One process of several. patient: for waits that may be long."""
+    """One process of several. patient: for waits that may be long. meeting: for other words."""
 
     patient: Any = None
+    meeting: Any = None
+
+    def at(self, stage: str) -> None:
+        self.meeting.at(stage)
+
+    def begin(self) -> None:
+        self.meeting.begun = True
+
+    def refuse(self, error: InputError | Failure) -> InputError | Failure:
+        said: InputError | Failure = self.meeting.refuse(error)
+        return said
 
     def sum(self, values: list[float]) -> list[float]:
         numbers = torch.tensor(values, dtype=torch.float64)
         with _answered():
-            dist.all_reduce(numbers)
+            self.meeting.wait(_finished(dist.all_reduce(numbers, async_op=True)))
         return [float(number) for number in numbers]
 
     def any(self, flag: bool) -> bool:
@@ -172,22 +209,34 @@ class Joined(Group):
 
     def barrier(self) -> None:
         with _answered():
-            dist.barrier(group=self.patient)
+            work = dist.barrier(group=self.patient, async_op=True)
+            self.meeting.wait(_finished(work), patient=True)
 
     def agree(self, act: Callable[[], T]) -> T:
         self.any(False)  # all are here, or one is missing, which is soon known
         result, error = _tried(act) if self.first else (None, None)
-        said: list[Any] = [result, _told(error)]
+        self.barrier()  # the act may take hours, and a wait in the next call hears nothing
+        said: list[Any] = [result, _told(error), self.meeting.stage]
         with _answered():
             dist.broadcast_object_list(said, src=0, group=self.patient)
         if error is not None:
             raise error
+        self._check_stage(said[2])
         if said[1] is not None:
             mistake, line = said[1]
             raise InputError(line) if mistake else Failure(line)
         return cast(T, said[0])
 
+    def _check_stage(self, stage: str) -> None:
+        """Raise Failure where this process would take another answer for the one it waits for."""
+        if stage != self.meeting.stage:
+            raise Failure(
+                f"process {self.rank} is at {self.meeting.stage} while process 0 is at {stage}; "
+                "start all with the same command, where all see the same files"
+            )
+
     def wrap(self, objective: nn.Module, settings: TrainConfig, device: torch.device) -> nn.Module:
+        self.any(False)  # as in `agree`: torch's own calls hear nothing
         with _answered():
             if self.divides(settings):
                 return _divided(objective, _mesh(device, self.world), device)
@@ -210,21 +259,29 @@ def join(device: str | None = None, timeout: float = TIMEOUT) -> Group:
     """
     if not dist.is_torchelastic_launched():
         return ALONE
+    from torch.distributed.rendezvous import rendezvous  # not in every torch
+
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda:"):
         raise InputError(f"device {name!r} is one GPU for all; write cuda, and each takes its own")
     if name == "cuda":
         torch.cuda.set_device(dist.get_node_local_rank())
-    backend = "cpu:gloo,cuda:nccl" if name == "cuda" else "gloo"
+    backend, limit = "cpu:gloo,cuda:nccl" if name == "cuda" else "gloo", timedelta(seconds=timeout)
     try:
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+        store, rank, world = next(rendezvous("env://", timeout=limit))
+        meeting = Meeting(store, rank, world, timeout)
+        meeting.everyone()
+        dist.init_process_group(
+            backend, timeout=limit, world_size=world, rank=rank,
+            store=dist.distributed_c10d.PrefixStore("torch", store),
+        )  # fmt: skip
         patient = dist.new_group(backend="gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise Failure(
             f"the processes did not meet ({reason(error):.120}); see that all were started by "
             "torchrun with one rendezvous, in a network where they reach each other"
         ) from error
-    return Joined(dist.get_rank(), dist.get_world_size(), patient)
+    return Joined(rank, world, patient, meeting)
 
 
 def leave(group: Group) -> None:

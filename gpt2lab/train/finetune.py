@@ -11,6 +11,8 @@ from typing import Any
 from gpt2lab import weights
 from gpt2lab.errors import InputError
 from gpt2lab.lm import LM, load, place
+from gpt2lab.tokenizer import Tokenizer
+from gpt2lab.train.claim import Claim, held
 from gpt2lab.train.distributed import ALONE, Group
 from gpt2lab.train.documents import READING
 from gpt2lab.train.opening import (
@@ -18,14 +20,16 @@ from gpt2lab.train.opening import (
     claim,
     data_folder,
     described,
+    give_text,
     give_up,
     resume,
     settings_of,
     start,
 )
 from gpt2lab.train.run import RUN, Run
+from gpt2lab.train.same import check_same_model, different, refuse_other, vocabulary_of
 from gpt2lab.train.settings import BUDGETS, TUNING, TrainConfig
-from gpt2lab.train.sources import again, gather
+from gpt2lab.train.sources import Gathered, again, gather
 from gpt2lab.train.words import translate
 
 Given = dict[str, Any]
@@ -68,21 +72,41 @@ def prepare_run(
     """The run that `finetune` does, ready to `go`. given: settings in our words."""
     settings, more = _known(given)
     folder = Path(more.get("out") or "finetuned")
-    if more.get("resume") and (folder / RUN).exists():
-        return _go_on(folder, settings, bool(more.get("allow_changes")), group, say)
+    if more.get("resume") and more.get("overwrite"):
+        raise InputError("resume goes on with a run, overwrite replaces it; give one of them")
+    if more.get("resume") and group.agree(lambda: (folder / RUN).exists()):
+        return _go_on(texts, folder, settings, more, group, say)
+    if more.get("allow_changes") and not more.get("resume"):
+        raise InputError("allow_changes is for a run that is resumed; leave it out, or add resume")
     if more.get("resume") is True:
         raise InputError(f"{folder} holds no run to resume; check the path, or leave resume out")
+    group.at("reading the model")
     begin = weights.load(place(more.get("model")))
     if begin.tokenizer is None:
         raise InputError(f"{begin.path} has no vocabulary; texts cannot be cut into tokens without")
     config = tuning(settings, begin)
     check_early(config, begin.config, group)
-    lock = claim(folder, bool(more.get("overwrite")), group)
+    claimed = claim(folder, bool(more.get("overwrite")), group)
     try:
-        return _new(texts, folder, begin, config, more, lock, group, say)
+        return _new(texts, folder, begin, config, more, claimed, group, say)
     except BaseException:
-        give_up(folder, lock, group)
+        give_up(folder, claimed, group)
         raise
+
+
+def _gathered(
+    texts: Sequence[str],
+    folder: Path,
+    tokenizer: Tokenizer | None,
+    more: Given,
+    say: Callable[[str], None],
+    group: Group,
+) -> Gathered:
+    return gather(
+        texts, data_folder(folder, group), val=more.get("val"), tokenizer=tokenizer,
+        held_out=more.get("held_out"), say=say, group=group,
+        **{name: more[name] for name in READING if name in more},
+    )  # fmt: skip
 
 
 def _new(
@@ -91,40 +115,86 @@ def _new(
     begin: weights.Checkpoint,
     config: TrainConfig,
     more: Given,
-    lock: Any,
+    claimed: Claim,
     group: Group,
     say: Callable[[str], None],
 ) -> Run:
-    gathered = gather(
-        texts, data_folder(folder, group), val=more.get("val"), tokenizer=begin.tokenizer,
-        held_out=more.get("held_out", 0.01), say=say, group=group,
-        **{name: more[name] for name in READING if name in more},
-    )  # fmt: skip
+    gathered = _gathered(texts, folder, begin.tokenizer, more, say, group)
     sources = {"data": gathered.places(folder), "model": more.get("model")}
     return start(
-        folder, begin, gathered.sets, config, val=gathered.val, lock=lock,
+        folder, begin, gathered.sets, config, val=gathered.val, claimed=claimed,
         sources=sources, group=group, say=say,
     )  # fmt: skip
 
 
 def _go_on(
-    folder: Path, given: Given, allow_changes: bool, group: Group, say: Callable[[str], None]
+    texts: Sequence[str],
+    folder: Path,
+    given: Given,
+    more: Given,
+    group: Group,
+    say: Callable[[str], None],
 ) -> Run:
-    """The run that is there; settings that are given again may be the same ones."""
+    """The run that is there; what is given again is compared with what it was made of.
+
+    Another text is refused, or, in gpt-2-simple's words, trained on from the last weights.
+    """
     made, old = described(folder), settings_of(folder)
+    check_same_model(made, more.get("model"), folder)
     if any(name in given for name in BUDGETS):
         given = {**dict.fromkeys(BUDGETS), **given}
-    gathered = again(made["sources"], folder)
+    settings = replace(old, **given)
+    options = {name: more[name] for name in (*READING, "held_out") if name in more}
+    why = different(made, folder, texts, group, val=more.get("val"), **options)
+    if why is not None and more.get("resume") == "if there" and texts:
+        return _train_on(texts, folder, settings, more, group, say)
+    refuse_other(why, "finetune", texts, folder)
+    gathered = again(made["sources"], folder, texts, more.get("val"))
     return resume(
-        folder, gathered.sets, replace(old, **given), val=gathered.val,
-        allow_changes=allow_changes, group=group, say=say,
+        folder, gathered.sets, settings, val=gathered.val, sources=gathered.places(folder),
+        allow_changes=bool(more.get("allow_changes")), group=group, say=say,
     )  # fmt: skip
 
 
-def finetune(text: str | Path | Sequence[str | Path], **given: Any) -> LM:
+def _train_on(
+    texts: Sequence[str],
+    folder: Path,
+    settings: TrainConfig,
+    more: Given,
+    group: Group,
+    say: Callable[[str], None],
+) -> Run:
+    """The run that is there on another text: its last weights, and steps counted on from there."""
+    say(f"{folder} was trained on other texts; its last weights are trained on with these")
+    claimed = held(folder, group)
+    try:
+        gathered = _gathered(texts, folder, vocabulary_of(folder), more, say, group)
+        places = gathered.places(folder)
+        give_text(folder, gathered.sets, places, settings, group)
+        return resume(
+            folder, gathered.sets, settings, val=gathered.val, claimed=claimed, allow_changes=True,
+            group=group, say=say,
+        )  # fmt: skip
+    except BaseException:
+        give_up(folder, claimed, group)
+        raise
+
+
+def _texts(text: str | Path | Sequence[str | Path] | None, dataset: Any) -> list[str]:
+    """The texts, which have two names: ours and gpt-2-simple's."""
+    if text is not None and dataset is not None:
+        raise InputError("the text is given twice, as an argument and as dataset; give one")
+    text = text if text is not None else dataset
+    if text is None:
+        return []
+    return [str(text)] if isinstance(text, str | Path) else [str(path) for path in text]
+
+
+def finetune(text: str | Path | Sequence[str | Path] | None = None, **given: Any) -> LM:
     """Train a model on texts, and give it back; everything that the run made is in its folder.
 
-    text: files, folders, patterns, or a set of tokens, as `gpt2lab train` takes them. given: model
+    text: files, folders, patterns, or a set of tokens, as `gpt2lab train` takes them; also called
+    dataset; not needed to resume. given: model
     (the bundled one by default), out (the run's folder, "finetuned"), val, held_out, overwrite,
     resume, how texts are read (the fields of `documents.Reading`), every field of `TrainConfig`; or
     other trainers' words for them, each with a warning (`translate`): output_dir,
@@ -134,8 +204,7 @@ def finetune(text: str | Path | Sequence[str | Path], **given: Any) -> LM:
     ours, notes = translate(given)
     for note in notes:
         warnings.warn(note, stacklevel=2)
-    texts = [str(text)] if isinstance(text, str | Path) else [str(path) for path in text]
-    with prepare_run(texts, ours) as run:
+    with prepare_run(_texts(text, ours.pop("text", None)), ours) as run:
         for _ in run.go():
             pass
     return load(str(run.folder))

@@ -88,11 +88,11 @@ class Step:
 def total_steps(config: TrainConfig, batches: Batches) -> int | None:
     """The length of a run in steps; None where the clock decides."""
     if config.steps is not None:
-        return config.steps
+        return batches.began + config.steps
     if config.tokens is not None:
-        return math.ceil(config.tokens / (config.batch_size * batches.block))
+        return batches.steps(config.tokens / batches.block)
     if config.epochs is not None:
-        return max(1, math.ceil(config.epochs * batches.steps_per_epoch - 1e-9))
+        return max(batches.began + 1, batches.steps(config.epochs * batches.blocks_per_epoch))
     return None
 
 
@@ -103,17 +103,21 @@ def is_done(state: State, config: TrainConfig, total: int | None) -> bool:
     return state.seconds >= 60 * (config.minutes or 0)
 
 
-def rate(state: State, config: TrainConfig, total: int | None) -> float:
-    """The learning rate of the next step. The warm-up is at most a tenth of the run."""
-    peak, warmup = config.learning_rate, config.warmup
+def rate(state: State, config: TrainConfig, total: int | None, began: int = 0) -> float:
+    """The learning rate of the next step. The warm-up is at most a tenth of the run.
+
+    began: the step before the first on these data, where the rate begins again.
+    """
+    peak, warmup, step = config.learning_rate, config.warmup, state.step - began
     if total is None:
         done = state.seconds / (60 * (config.minutes or 1))
-        warm = max((state.step + 1) / max(1, warmup), 10 * done)
+        warm = max((step + 1) / max(1, warmup), 10 * done)
         return learning_rate(min(done, 1), peak, config.final, config.schedule) * min(1, warm)
+    total -= began
     warmup = min(warmup, total // 10)
-    if state.step < warmup:
-        return peak * (state.step + 1) / warmup
-    progress = (state.step - warmup) / max(1, total - warmup)
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = (step - warmup) / max(1, total - warmup)
     return learning_rate(min(progress, 1), peak, config.final, config.schedule)
 
 
@@ -219,7 +223,7 @@ def train(
     total = total_steps(config, batches)
     group.check_batch(config)
     while not is_done(state, config, total):
-        start, lr = time.perf_counter(), rate(state, config, total)
+        start, lr = time.perf_counter(), rate(state, config, total, batches.began)
         batch = batches.rows(state.step)
         done = one_step(state, batch, config, lr, group=group, stop=stop)
         if done is None:
@@ -228,7 +232,7 @@ def train(
         state.seconds += seconds
         loss, norm, why = done
         speed = int(batch.lengths.sum()) / seconds
-        epoch = state.step / batches.steps_per_epoch
+        epoch = batches.samples_before(state.step) / batches.blocks_per_epoch
         yield Step(state.step, loss, norm, lr, state.tokens, state.seconds, speed, epoch, why)
 
 

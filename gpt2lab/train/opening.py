@@ -6,7 +6,6 @@ together is found here, before the first step and before anything is written.
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Callable, Sequence
@@ -15,17 +14,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from gpt2lab import __version__
 from gpt2lab.config import Config
-from gpt2lab.errors import InputError, MissingExtraError
-from gpt2lab.files import accessing, checked, read_json, sync, write_whole
+from gpt2lab.errors import InputError, MissingExtraError, quoted
+from gpt2lab.files import accessing, checked, read_json
 from gpt2lab.tokenizer import Tokenizer
 from gpt2lab.train import checkpoint, journal, memory, model, precision
-from gpt2lab.train.data import Batches, evaluation
+from gpt2lab.train.claim import Claim, held
+from gpt2lab.train.data import Batches, Part, evaluation
 from gpt2lab.train.distributed import ALONE, Group
-from gpt2lab.train.run import BEST, RUN, Run, environment, read_state
+from gpt2lab.train.run import BEST, RUN, Run, describe, environment, read_state
 from gpt2lab.train.settings import BUDGETS, TrainConfig, changes
 from gpt2lab.train.shards import TokenSet, vocabulary_hash
 from gpt2lab.train.sources import check_places
@@ -57,22 +55,6 @@ def ready(settings: TrainConfig) -> tuple[TrainConfig, torch.device]:
         precision.quicken_float32()
     named = str(chosen).removeprefix("torch.")
     return replace(settings, dtype=named, device=str(device)), device
-
-
-def _locked(folder: Path, group: Group) -> filelock.BaseFileLock | None:
-    """Hold the folder, or an error that says that another process does."""
-    lock = filelock.FileLock(folder / ".lock")
-
-    def acquire() -> None:
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            raise InputError(
-                f"{folder} is in use by another process; wait for it, or choose another folder"
-            ) from None
-
-    group.agree(acquire)
-    return lock if group.first else None
 
 
 def holds_run(folder: Path) -> bool:
@@ -114,17 +96,18 @@ def check_early(settings: TrainConfig, config: Config, group: Group) -> None:
     ready(settings)
 
 
-def claim(folder: Path, overwrite: bool, group: Group) -> filelock.BaseFileLock | None:
-    """Make the folder of a new run and hold it; the first process's lock, None on the others.
+def claim(folder: Path, overwrite: bool, group: Group) -> Claim:
+    """Make the folder of a new run and hold it, on all processes.
 
     Raises InputError for one that holds a run which is not to be replaced, or that is in use.
     """
+    group.at("claiming the run's folder")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; choose another name for the run's folder")
     with accessing(folder, "written"):
         folder.mkdir(parents=True, exist_ok=True)
     group.agree(lambda: _check_folder(folder, overwrite))
-    return _locked(folder, group)
+    return held(folder, group)
 
 
 def data_folder(folder: Path, group: Group) -> Path:
@@ -153,8 +136,13 @@ def _check_vocabulary(sets: Sequence[TokenSet], start: Checkpoint) -> None:
             )
 
 
+def _data(sets: Sequence[tuple[TokenSet, float]]) -> list[dict[str, Any]]:
+    """What run.json says of the sets."""
+    return [{"name": s.name, "tokens": s.n_tokens, "fingerprint": s.fingerprint} for s, _ in sets]
+
+
 def _made(
-    sets: Sequence[TokenSet],
+    sets: Sequence[tuple[TokenSet, float]],
     settings: TrainConfig,
     start: Checkpoint,
     sources: dict[str, Any],
@@ -167,9 +155,7 @@ def _made(
         "config": start.config.to_dict(),
         "model": sources.get("model"),
         "sources": sources.get("data", {}),
-        "data": [
-            {"name": s.name, "tokens": s.n_tokens, "fingerprint": s.fingerprint} for s in sets
-        ],
+        "data": _data(sets),
     }
 
 
@@ -186,23 +172,65 @@ def _check_prompts(settings: TrainConfig, config: Config, tokenizer: Tokenizer |
             )
 
 
+def parts_of(values: dict[str, Any]) -> list[Part]:
+    """The batch sizes that a run had, from its state; where that does not say, it was one."""
+    size = values["settings"]["batch_size"]
+    found = values.get("parts", [[0, 0, size]])
+    fits = isinstance(found, list) and all(
+        isinstance(part, list) and len(part) == 3 and all(type(n) is int and n >= 0 for n in part)
+        for part in found
+    )
+    if not fits or not found or found[-1][2] != size:
+        raise InputError(
+            f"state.json: parts is {quoted(found)}, expected [step, samples, batch size] of each "
+            f"batch size, the last {size}; it is damaged"
+        )
+    return [Part(*part) for part in found]
+
+
+def batches_of(
+    sets: Sequence[tuple[TokenSet, float]], settings: TrainConfig, parts: Sequence[Part] = ()
+) -> Batches:
+    """The batches of a run. parts: the batch sizes that it had, where it is resumed."""
+    assert settings.block_size is not None
+    return Batches(
+        sets, block=settings.block_size, batch=settings.batch_size, order=settings.order,
+        seed=settings.seed, parts=parts,
+    )  # fmt: skip
+
+
+def _parts(
+    sets: Sequence[tuple[TokenSet, float]], values: dict[str, Any], settings: TrainConfig
+) -> list[Part]:
+    """The batch sizes of a run with that of now: samples that were seen stay seen.
+
+    Samples of another length are others: of them as many are taken for seen as make the same share
+    of an epoch.
+    """
+    parts, step = parts_of(values), values["step"]
+    before = batches_of(sets, TrainConfig.from_dict(values["settings"]), parts)
+    seen, old = before.samples_before(step), before.blocks_per_epoch
+    now = batches_of(sets, settings).blocks_per_epoch
+    if now == old and settings.batch_size == parts[-1].batch:
+        return parts
+    seen = seen if now == old else round(seen / old * now)
+    return [part for part in parts if part.step < step] + [Part(step, seen, settings.batch_size)]
+
+
 def _run(
     folder: Path,
     settings: TrainConfig,
     start: Checkpoint,
-    sets: Sequence[tuple[TokenSet, float]],
+    batches: Batches,
     val: TokenSet | None,
     made: dict[str, Any],
-    lock: filelock.BaseFileLock | None,
+    claimed: Claim,
     group: Group,
     device: torch.device,
     say: Say,
 ) -> Run:
     assert settings.block_size is not None
-    batches = Batches(
-        sets, block=settings.block_size, batch=settings.batch_size, order=settings.order,
-        seed=settings.seed,
-    )  # fmt: skip
+    group.at("building the model")
     group.check_batch(settings)
     windows = None
     if val is not None and val.n_tokens > 1:
@@ -217,10 +245,10 @@ def _run(
         why = model.compile_blocks(state.model, rows, settings.block_size)
         if why is not None:
             say(f"torch.compile does not work here and is left out: {why}")
-    tokenizer = start.tokenizer or sets[0][0].tokenizer
+    tokenizer = start.tokenizer or batches.sets[0].tokenizer
     _check_prompts(settings, start.config, tokenizer)
     return Run(
-        folder, settings, state, batches, windows, tokenizer, made, lock, group,
+        folder, settings, state, batches, windows, tokenizer, made, claimed, group,
         generation=dict(start.generation),
     )  # fmt: skip
 
@@ -238,7 +266,7 @@ def start(
     val: TokenSet | None = None,
     sources: dict[str, Any] | None = None,
     overwrite: bool = False,
-    lock: filelock.BaseFileLock | None = None,
+    claimed: Claim | None = None,
     group: Group = ALONE,
     say: Say = lambda line: None,
 ) -> Run:
@@ -246,32 +274,28 @@ def start(
 
     begin: the model as it is at first, fresh (`scratch`) or from anywhere (`weights.load`). sets:
     token sets with their weights. val: what is validated on. sources: where model and data came
-    from, for `resume`. lock: what `claim` gave, where that was called before. say: is told what is
-    left out. Raises InputError for all that does not go together; what was there is then untouched.
+    from, for `resume`. claimed: what `claim` gave, where that was called before. say: is told what
+    is left out. Raises InputError for all that does not go together; what was there is then
+    untouched.
     """
     folder = Path(folder)
     say = say if group.first else _unheard
     check_budget(settings)
     settings, device = ready(_check_block(settings, begin.config))
     _check_vocabulary([s for s, _ in sets] + ([val] if val else []), begin)
-    lock = lock or claim(folder, overwrite, group)
+    if claimed is None:
+        claimed = claim(folder, overwrite, group)
     try:
-        made = _made([s for s, _ in sets], settings, begin, sources or {})
-        run = _run(folder, settings, begin, sets, val, made, lock, group, device, say)
+        made = _made(sets, settings, begin, sources or {})
+        batches = batches_of(sets, settings)
+        run = _run(folder, settings, begin, batches, val, made, claimed, group, device, say)
         group.agree(lambda: _make_room(folder, made))
         run.save()  # before run.json: a run can be resumed from the moment that it is one
-        group.agree(lambda: _describe(folder, made))
+        group.agree(lambda: describe(folder, made))
     except BaseException:
-        if lock is not None:
-            lock.release()
+        claimed.release()
         raise
     return run
-
-
-def _describe(folder: Path, made: dict[str, Any]) -> None:
-    write_whole(folder / RUN, json.dumps(made, indent=2, ensure_ascii=False) + "\n")
-    sync(folder / RUN)
-    sync(folder)
 
 
 def _drop_data(folder: Path, made: dict[str, Any]) -> None:
@@ -282,7 +306,7 @@ def _drop_data(folder: Path, made: dict[str, Any]) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def give_up(folder: Path, lock: filelock.BaseFileLock | None, group: Group) -> None:
+def give_up(folder: Path, claimed: Claim, group: Group) -> None:
     """Let go of a folder in which no run came about: one that was there is as it was.
 
     Texts that were prepared for a first run stay, as they may have taken long.
@@ -290,8 +314,7 @@ def give_up(folder: Path, lock: filelock.BaseFileLock | None, group: Group) -> N
     if group.first and (folder / RUN).is_file():
         with suppress(InputError):  # a damaged run.json: then nothing of it is deleted
             _drop_data(folder, described(folder))
-    if lock is not None:
-        lock.release()
+    claimed.release()
 
 
 def _make_room(folder: Path, made: dict[str, Any]) -> None:
@@ -320,11 +343,39 @@ def described(folder: Path) -> dict[str, Any]:
     return made
 
 
+def state_of(folder: Path) -> dict[str, Any]:
+    """state.json of a run's newest whole checkpoint."""
+    described(folder)
+    return read_state(checkpoint.newest_whole(folder, _unheard))
+
+
 def settings_of(folder: Path) -> TrainConfig:
     """The settings that a run goes on with: those of its newest whole checkpoint."""
-    described(folder)
-    newest = checkpoint.newest_whole(folder, _unheard)
-    return TrainConfig.from_dict(read_state(newest)["settings"])
+    return TrainConfig.from_dict(state_of(folder)["settings"])
+
+
+def give_text(
+    folder: Path,
+    sets: Sequence[tuple[TokenSet, float]],
+    sources: dict[str, Any],
+    settings: TrainConfig,
+    group: Group,
+) -> None:
+    """Let a run, which is held, go on with another text: from its weights, all else begins again.
+
+    Its checkpoints stay until newer ones take their place.
+    """
+    made, last = described(folder), state_of(folder)["data"]
+    batches = batches_of(sets, settings)
+    before = last if last != batches.fingerprint else None
+    made = {**made, "sources": sources, "data": _data(sets), "before": before}
+
+    def write() -> None:
+        (folder / BEST).unlink(missing_ok=True)  # it was the best for the text before
+        describe(folder, made)
+        _drop_data(folder, made)
+
+    group.agree(write)
 
 
 def resume(
@@ -333,6 +384,8 @@ def resume(
     settings: TrainConfig | None = None,
     *,
     val: TokenSet | None = None,
+    sources: dict[str, Any] | None = None,
+    claimed: Claim | None = None,
     allow_changes: bool = False,
     group: Group = ALONE,
     say: Say = lambda line: None,
@@ -340,32 +393,43 @@ def resume(
     """The run in `folder` as it was at its newest whole checkpoint, ready to go on.
 
     settings: None for those it began with; others are refused with a list, unless `allow_changes`.
-    say: is told what was passed over, and what makes the last bits differ. Raises InputError for
-    other data, Failure when no checkpoint is whole.
+    sources: where the data lie now, to be found there the next time. claimed: where the folder is
+    held already. say: is told what was passed over, and what makes the last bits differ. Raises
+    InputError for other data, Failure when no checkpoint is whole.
+
+    A run that is given another text (`give_text`) takes the weights of its newest checkpoint, and
+    begins again with all else.
     """
     folder = Path(folder)
     say = say if group.first else _unheard
     made = described(folder)
-    lock = _locked(folder, group)
+    group.at("reading the checkpoint")
+    if claimed is None:
+        claimed = held(folder, group)
     try:
         newest = group.agree(lambda: checkpoint.newest_whole(folder, say))
         values = read_state(newest)
         old = TrainConfig.from_dict(values["settings"])
         begin = huggingface.load(newest)
-        settings = _agreed(old, settings, begin.config, allow_changes)
+        anew = values["data"] == made.get("before")
+        settings = _agreed(old, settings, begin.config, allow_changes or anew)
         settings, device = ready(settings)
         made = {**made, "settings": settings.to_dict()}
-        run = _run(folder, settings, begin, sets, val, made, lock, group, device, say)
-        if run.batches.fingerprint != values["data"]:
+        now = [Part(values["step"], 0, settings.batch_size)]
+        parts = now if anew else _parts(sets, values, settings)
+        batches = batches_of(sets, settings, parts)
+        if batches.fingerprint != values["data"] and not anew:
             raise InputError(
                 f"{folder} was trained on other data (fingerprint {values['data'][:12]}, these "
-                f"have {run.batches.fingerprint[:12]}); give the data it was started with"
+                f"have {batches.fingerprint[:12]}); give the data it was started with"
             )
+        run = _run(folder, settings, begin, batches, val, made, claimed, group, device, say)
         _tell_of_changes(values["environment"], environment(settings, group), say)
-        run.restore(newest)
+        run.restore(newest, weights_only=anew)
+        if sources is not None and sources != made["sources"]:
+            group.agree(lambda: describe(folder, {**described(folder), "sources": sources}))
     except BaseException:
-        if lock is not None:
-            lock.release()
+        claimed.release()
         raise
     return run
 

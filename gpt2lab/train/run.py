@@ -17,24 +17,25 @@ done again to the same bits.
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import filelock
 import numpy as np
 import torch
 
 from gpt2lab.config import Config
-from gpt2lab.errors import Failure, MissingExtraError
-from gpt2lab.files import accessing, checked, read_json, write_json
+from gpt2lab.errors import Failure, InputError, MissingExtraError
+from gpt2lab.files import accessing, checked, read_json, sync, write_json, write_whole
 from gpt2lab.lm import LM
 from gpt2lab.tokenizer import Tokenizer
 from gpt2lab.train import checkpoint, journal, loop, memory, precision, report
+from gpt2lab.train.claim import Claim
 from gpt2lab.train.data import Batches, Evaluation
 from gpt2lab.train.distributed import ALONE, Group, fill, read_parts, write_parts
 from gpt2lab.train.settings import TrainConfig
@@ -104,6 +105,17 @@ def environment(settings: TrainConfig, group: Group) -> dict[str, Any]:
     }
 
 
+class RemovedError(Failure):
+    """The folder of a run is gone; what there was is saved elsewhere, as the line says."""
+
+
+def describe(folder: Path, made: dict[str, Any]) -> None:
+    """Write run.json, which makes the folder a run."""
+    write_whole(folder / RUN, json.dumps(made, indent=2, ensure_ascii=False) + "\n")
+    sync(folder / RUN)
+    sync(folder)
+
+
 @dataclass
 class Run:
     """A run that holds its folder: iterate over `go`, and `close` it (or use it in a `with`).
@@ -120,7 +132,7 @@ class Run:
     windows: Evaluation | None
     tokenizer: Tokenizer | None
     made: dict[str, Any]
-    lock: filelock.BaseFileLock | None
+    claim: Claim
     group: Group = ALONE
     best: dict[str, Any] | None = None
     waited: int = 0
@@ -132,6 +144,7 @@ class Run:
     _stop: Stop = _never
     _journal: journal.Journal | None = None
     _unlogged: list[Record] = field(default_factory=list)
+    _moves: list[str] = field(default_factory=list)
 
     def __enter__(self) -> Run:
         return self
@@ -144,9 +157,7 @@ class Run:
         if self._journal is not None:
             self._journal.close()
             self._journal = None
-        if self.lock is not None:
-            self.lock.release()
-            self.lock = None
+        self.claim.release()
 
     @property
     def total(self) -> int | None:
@@ -178,6 +189,7 @@ class Run:
             "waited": self.waited,
             "validated": self._validated,
             "data": self.batches.fingerprint,
+            "parts": [list(part) for part in self.batches.parts],
             "settings": self.settings.to_dict(),
             "environment": environment(self.settings, self.group),
         }
@@ -216,15 +228,59 @@ class Run:
     def save(self) -> Record:
         """Write a checkpoint of this moment. Failure when it cannot be, with all else untouched."""
         step = self.state.step
-        checkpoint.save(self.folder, step, self._write, self.group)
+        self._follow()
+        failed: InputError | Failure | None = None
+        try:
+            checkpoint.save(self.folder, step, self._write, self.group)
+        except (InputError, Failure) as error:
+            failed = error
+        if self._follow():  # it was renamed in the middle of this
+            checkpoint.save(self.folder, step, self._write, self.group)
+        elif failed is not None:
+            raise failed
         self.group.agree(self._tidy)
         self._saved = step
         return {"kind": "save", "step": step, "folder": checkpoint.name_of(step)}
 
-    def restore(self, folder: Path) -> None:
-        """Take weights, optimiser and all else from a whole checkpoint."""
+    def _follow(self) -> bool:
+        """Go after the run's folder, which may have been renamed; whether it was.
+
+        Raises Failure where it was removed: the run then lies, with this moment's state, in a new
+        folder, and stops.
+        """
+        before, now = self.folder, self.group.agree(self.claim.whereabouts)
+        if now is None:
+            self._rescue()
+        elif now != before:
+            self.folder = self.claim.folder = now
+            self._moves.append(f"the run's folder {before} is {now} now; the run goes on there")
+        return now != before
+
+    def _rescue(self) -> NoReturn:
+        """Save a run whose folder is gone in a new one."""
+        old = self.folder
+        names = [old, *(old.with_name(f"{old.name}-{number}") for number in range(2, 1000))]
+        self.folder = self.group.agree(lambda: next(name for name in names if not name.exists()))
+        checkpoint.save(self.folder, self.state.step, self._write, self.group)
+        self.group.agree(lambda: describe(self.folder, self.made))
+        inside = any(not Path(path).is_absolute() for path in self.made["sources"].get("paths", ()))
+        texts = " TEXT" if inside else ""
+        raise RemovedError(
+            f"the run's folder {old} was removed while it was trained; step {self.state.step} is "
+            f"saved in {self.folder}; to go on: gpt2lab train{texts} --resume {self.folder}"
+            f"{', with the texts of the run' * inside}"
+        )
+
+    def restore(self, folder: Path, *, weights_only: bool = False) -> None:
+        """Take weights, optimiser and all else from a whole checkpoint.
+
+        weights_only: and the number of the step, to train on with another text.
+        """
         values = read_state(folder)
         fill(self.state.model, huggingface.load(folder).params)
+        if weights_only:
+            self.state.step = values["step"]
+            return
         kept = room_for_moments(self.state) if values["updates"] else {}
         read_parts(kept, folder, self.group)
         give_moments(self.state, values["updates"], kept)
@@ -277,6 +333,7 @@ class Run:
             {"kind": "skip", "step": step.step, "why": step.skipped, "loss": step.loss,
              "grad_norm": step.grad_norm, "rows": where}
         )  # fmt: skip
+        self._follow()
         told = f"step {step.step}: {step.skipped}"
         look = f"gpt2lab train --resume {self.folder} --which-data {step.step} shows its texts"
         if self.settings.on_spike == "stop":
@@ -297,6 +354,7 @@ class Run:
         step, skipped = self.state.step, self._skipped
         seconds, tokens = self.state.seconds, self.state.tokens
         window = self.state.window.to_dict()
+        self._follow()
         folder = self.group.agree(lambda: checkpoint.newest_whole(self.folder, lambda line: None))
         best, waited = self.best, self.waited
         self.restore(folder)
@@ -325,9 +383,19 @@ class Run:
     def _try_to_save(self) -> Iterator[Record]:
         """A checkpoint; where the disk is full the run goes on, and says so."""
         try:
-            yield self._told(self.save())
+            yield from self._saving()
+        except RemovedError:
+            raise
         except Failure as error:
             yield self._told({"kind": "not_saved", "step": self.state.step, "why": str(error)})
+
+    def _saving(self) -> Iterator[Record]:
+        """A checkpoint, and where it lies when that has changed."""
+        record = self.save()
+        for text in self._moves:
+            yield {"kind": "note", "step": self.state.step, "text": text}
+        self._moves.clear()
+        yield self._told(record)
 
     def samples(self) -> Iterator[Record]:
         """What the model writes now after each of the prompts, the same draws every time.
@@ -366,6 +434,7 @@ class Run:
         if self.group.first:
             events = importlib.util.find_spec("tensorboardX") is not None
             self._journal = journal.Journal(self.folder, after=self.state.step, tensorboard=events)
+        self.group.at("training")
         device = self.state.device
         self._peak = precision.matmul_speed(precision.DTYPES[self.settings.dtype], device)
         flops = flops_per_token(self.state.model.config, self.batches.block)
@@ -374,6 +443,7 @@ class Run:
             yield {"kind": "note", "step": self.state.step, "text": ENDED}
             return
         yield self._told({"kind": kind, "step": self.state.step, **self.made})
+        self.group.begin()
         if self._owes_a_validation(self.state.step):
             yield from self.validate()
         steps = loop.train(self.state, self.batches, self.settings, group=self.group, stop=stop)
@@ -425,7 +495,7 @@ class Run:
             yield from self.validate()
             stopped = self.group.any(self._stop())
         if self._saved != step:
-            yield self._told(self.save())
+            yield from self._saving()
         if stopped:
             yield {"kind": "stopped", "step": step}
             return

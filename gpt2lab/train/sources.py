@@ -10,10 +10,12 @@ from typing import Any
 from gpt2lab.errors import InputError
 from gpt2lab.files import checked
 from gpt2lab.tokenizer import Tokenizer
+from gpt2lab.train.distributed import ALONE, Group
 from gpt2lab.train.prepare import PreparedOtherwiseError, prepare
 from gpt2lab.train.shards import SPLITS, TokenSet, open_set
 
 Say = Callable[[str], None]
+HELD_OUT = 0.01  # the share of texts that is held out where nothing else is said
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def _weights(weights: Sequence[float], count: int) -> list[float]:
 
 
 def _prepared(
-    texts: Sequence[str], folder: Path, tokenizer: Tokenizer | None, group: Any, **options: Any
+    texts: Sequence[str], folder: Path, tokenizer: Tokenizer | None, group: Group, **options: Any
 ) -> Path:
     """Texts as token shards in `folder`; of many processes the first makes them.
 
@@ -63,8 +65,19 @@ def _prepared(
         except PreparedOtherwiseError:
             prepare(texts, folder, tokenizer=tokenizer, force=True, **options)
 
-    make() if group is None else group.agree(make)
+    group.at("preparing the texts")
+    group.agree(make)
     return folder
+
+
+def _check_unread(data: Sequence[str], options: dict[str, Any]) -> None:
+    """Raise InputError for an option of reading texts where there are none."""
+    given = [name for name, value in options.items() if name != "say" and value is not None]
+    if given:
+        raise InputError(
+            f"{given[0]} is about reading texts, and {data[0]} holds tokens already; leave it out, "
+            "or prepare the texts again with it"
+        )
 
 
 def gather(
@@ -75,8 +88,8 @@ def gather(
     val: str | None = None,
     tokenizer: Tokenizer | None = None,
     named: bool = True,
-    group: Any = None,
-    held_out: float = 0.01,
+    group: Group = ALONE,
+    held_out: float | None = None,
     **options: Any,
 ) -> Gathered:
     """The sets to train on with their weights, and the one to validate on.
@@ -91,7 +104,12 @@ def gather(
     wanted = tokenizer if named else None
     sets = [open_set(path, "train", wanted) for path in data]
     shares = _weights(weights, len(data))
-    options.update(held_out=0.0 if val is not None else held_out)
+    val_is_text = val is not None and not any(open_set(val, split, wanted) for split in SPLITS)
+    if held_out and val is not None:
+        raise InputError("held_out and val are given; a run validates on one of them, give one")
+    if all(sets) and not val_is_text:
+        _check_unread(data, {**options, "held_out": held_out})
+    options.update(held_out=0.0 if val is not None else HELD_OUT if held_out is None else held_out)
     if not any(sets) and not weights:
         paths, shares = [_prepared(data, folder, tokenizer, group, **options)], [1.0]
     else:
@@ -102,7 +120,7 @@ def gather(
             for number, (path, found) in enumerate(zip(data, sets, strict=True))
         ]
     val_path = None if val is None else Path(val)
-    if val is not None and not any(open_set(val, split, wanted) for split in SPLITS):
+    if val is not None and val_is_text:
         options.update(held_out=0.0)
         val_path = _prepared([val], folder / "val", tokenizer, group, **options)
     return _opened(paths, shares, val_path, wanted)
@@ -139,16 +157,23 @@ def check_places(places: dict[str, Any], where: str) -> None:
         raise InputError(f"{where}: {len(weights)} weights for {len(paths)} paths; it is damaged")
 
 
-def again(places: dict[str, Any], run: Path, data: Sequence[str] = ()) -> Gathered:
-    """What `Gathered.places` described. data: the sets' places now, where they have moved."""
+def again(
+    places: dict[str, Any], run: Path, data: Sequence[str] = (), val: str | None = None
+) -> Gathered:
+    """What `Gathered.places` described.
+
+    data, val: as they are named now. Sets are taken from there, as they may have moved; texts were
+    prepared (`same.differs` tells whether they are the same).
+    """
     if not places:
         raise InputError(
             f"{run}: its data are known to the program that began it alone; go on there"
         )
     paths = [run / path for path in places["paths"]]
-    if data:
-        if len(data) != len(paths):
-            raise InputError(f"{len(data)} sets of data, the run was started with {len(paths)}")
-        paths = [Path(path) for path in data]
-    val = None if places["val"] is None else run / places["val"]
-    return _opened(paths, places["weights"], val, None)
+    if len(data) == len(paths):
+        pairs = zip(data, paths, strict=True)
+        paths = [Path(now) if open_set(now) is not None else path for now, path in pairs]
+    held = None if places["val"] is None else run / places["val"]
+    if val is not None and any(open_set(val, split) for split in SPLITS):
+        held = Path(val)
+    return _opened(paths, places["weights"], held, None)

@@ -1,0 +1,170 @@
+"""The commands as people start them under torchrun, and what is said when one process is amiss."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from .support import FABLE, ROOT
+
+torch = pytest.importorskip("torch")
+if not torch.distributed.is_available():
+    pytest.skip("torch without its distributed part", allow_module_level=True)
+
+import numpy as np  # noqa: E402
+
+from gpt2lab.errors import Failure, InputError  # noqa: E402
+
+from .test_distributed import together  # noqa: E402
+
+TEXT = "The cat sat on the mat and sang to the moon. The dog ran after the red ball. " * 40
+SHAPE = ["--layers", "1", "--heads", "2", "--width", "16", "--context", "16"]
+SMALL = ["--batch-size", "4", "--sample-every", "0", "--threads", "1", "--dtype", "float32"]
+
+
+def command(*words, world=1):
+    """What starts `python -m` these words on so many processes."""
+    python = [sys.executable, "-m"]
+    if world > 1:
+        python += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(world), "-m"]
+    return [*python, *map(str, words)]
+
+
+def begun(*words, world=1):
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command(*words, world=world), env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, encoding="utf-8", start_new_session=True,
+    )  # fmt: skip
+
+
+def done(*words, world=1, code=0):
+    """(stdout, stderr) of a command that ends with this code."""
+    process = begun(*words, world=world)
+    try:
+        out, err = process.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+        raise AssertionError(f"it does not end: {err}") from None
+    assert process.returncode == code, err
+    return out, err
+
+
+def losses(folder):
+    records = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
+    return {r["step"]: r["loss"] for r in records if r["kind"] == "step"}
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("texts") / "cat.txt"
+    path.write_text(TEXT)
+    return path
+
+
+@pytest.mark.parametrize(("verb", "world", "how"), [("train", 2, "ddp"), ("finetune", 4, "fsdp")])
+def test_a_new_run_on_several_processes_is_that_of_one_and_goes_on(
+    verb, world, how, text, tmp_path
+):
+    """Every new run once hung: the processes without the lock took themselves for unclaimed.
+
+    They stood in a second `claim` while the first was in DistributedDataParallel.
+    """
+    shape = [*SHAPE, "--vocabulary", FABLE] if verb == "train" else ["--block-size", "16"]
+    words = ["gpt2lab", verb, text, "--val", text, "--val-tokens", "64", *shape, *SMALL]
+    words += ["--parallel", how, "--log-every", "1"]
+    done(*words, "--out", tmp_path / "one", "--steps", 4)
+    out, err = done(*words, "--out", tmp_path / "many", "--steps", 2, world=world)
+    assert out.count("2 steps, the budget is used up") == 1, err
+    more = ["--steps", 4, "--allow-changes"]
+    if verb == "train":
+        done("gpt2lab", "train", "--resume", tmp_path / "many", *more, world=world)
+    else:
+        done(*words, "--out", tmp_path / "many", "--resume", *more, world=world)
+    one, many = losses(tmp_path / "one"), losses(tmp_path / "many")
+    assert list(many) == [1, 2, 3, 4]
+    np.testing.assert_allclose([many[1], many[2]], [one[1], one[2]], rtol=1e-5)
+    assert (tmp_path / "many" / "step-00000004" / "model.safetensors").is_file()
+
+
+def test_a_mistake_under_torchrun_is_told_once(text, tmp_path):
+    """Each process once printed the same line."""
+    words = ["gpt2lab", "train", text, *SHAPE, "--vocabulary", FABLE, "--steps", 2]
+    _, err = done(*words, "--out", tmp_path / "run", "--batch-size", 3, world=2, code=1)
+    assert err.count("gpt2lab: batch_size 3 cannot be shared by 2 processes") == 1
+    assert "exitcode  : 2" in err
+    assert "exitcode  : 1" not in err
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def _one_refuses(group, folder):
+    """Process 1 finds a mistake while the other already waits for it."""
+    if group.rank == 1:
+        time.sleep(1)
+        raise group.refuse(InputError("no such model on this machine"))
+    try:
+        group.barrier()
+    except (InputError, Failure):
+        raise group.refuse(Failure("another reason")) from None
+
+
+def test_when_one_process_refuses_all_do_in_its_words(tmp_path):
+    """The others once waited until a limit, and told something else."""
+    start = time.monotonic()
+    for said in together(2, tmp_path / "said", _one_refuses, tmp_path, fails=True):
+        assert (said["error"], said["told"]) == ("InputError", "no such model on this machine")
+    assert time.monotonic() - start < 25
+
+
+def _one_does_not_come(group, folder):
+    group.at("reading the model" if group.rank else "claiming the run's folder")
+    if group.rank == 1:
+        time.sleep(5)
+        raise Failure("late")
+    group.any(False)
+
+
+def test_the_start_has_a_limit_and_says_where_each_process_is(tmp_path):
+    said, _ = together(
+        2, tmp_path / "said", _one_does_not_come, tmp_path, fails=True, timeout=2
+    )  # fmt: skip
+    assert said["error"] == "Failure"
+    where = "process 0: waits at: claiming the run's folder, process 1: reading the model"
+    assert f"does not answer within 2 s ({where})" in said["told"]
+
+
+def _hears(group, folder):
+    """What a signal does to a process that waits for one that does not come."""
+    if group.rank == 1:
+        time.sleep(6)
+        os._exit(0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    begin = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        group.agree(lambda: None)
+    raise Failure(f"heard: {time.monotonic() - begin < 4}")
+
+
+def test_a_signal_is_heard_while_a_process_waits(tmp_path):
+    """torch's calls wait where Python runs no handler: Ctrl-C was heard after ten minutes."""
+    assert together(2, tmp_path / "said", _hears, tmp_path, fails=True)[0]["told"] == "heard: True"
+
+
+def _elsewhere(group, folder):
+    group.at(f"stage {group.rank}")
+    group.agree(lambda: None)
+
+
+def test_processes_that_do_different_things_do_not_take_each_others_answers(tmp_path):
+    """As where one of them does not see the prepared data and begins to prepare them."""
+    said = together(2, tmp_path / "said", _elsewhere, tmp_path, fails=True)
+    assert "process 1 is at stage 1 while process 0 is at stage 0" in said[1]["told"]
