@@ -124,7 +124,7 @@ The engine's steps alone are timed; medians.""",
     metavar="SIZE",
     help=f"Random weights of this shape: 124M, 355M, 774M, 1558M, fable.  [{SHAPE}]",
 )
-@click.option("--engine", metavar="NAME", default="cpu", help="cpu, numpy or torch.  [cpu]")
+@click.option("--engine", metavar="NAME", help="cpu, numpy or torch.  [cpu where it can run]")
 @click.option(
     "--dtype",
     "dtypes",
@@ -155,6 +155,10 @@ def command(
 
     if not (math.isfinite(seconds) and 0 < seconds <= 3600):
         raise InputError(f"seconds is {seconds:g}; it must be above 0, at most 3600")
+    if engine["engine"] is None:
+        engine["engine"] = "numpy" if machine.why_not() else "cpu"
+        if machine.why_not():
+            _progress(f"the cpu engine cannot run here ({machine.why_not()}); measuring numpy")
     wanted = measure.dtypes(engine["engine"], dtypes)
     name, config, params = _model(model, shape, engine["engine"])
     here = machine.here()
