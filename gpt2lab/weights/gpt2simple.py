@@ -22,6 +22,7 @@ FORMAT = "gpt2simple"
 STOP = "<|endoftext|>"
 
 _STEP = re.compile(r"model-(\d{1,12})$")
+_HALF = re.compile(r"model-\d{1,12}\.(index|data-\d+-of-\d+)")
 
 
 def _step(prefix: Path) -> int:
@@ -52,7 +53,18 @@ def recognise(path: Path) -> bool:
 
 def _latest(folder: Path) -> Path:
     """The checkpoint that the run itself calls the latest, else the one with the highest step."""
-    return openai.named(folder) or max(openai.prefixes(folder), key=_step)
+    named = openai.named(folder)
+    if named is not None:
+        return named
+    latest = max(openai.prefixes(folder), key=_step)
+    halves = [file for file in folder.iterdir() if _HALF.fullmatch(file.name)]
+    newer = [file.name for file in halves if _step(file.with_suffix("")) > _step(latest)]
+    if newer:  # an older one in its place would be another model without a word
+        raise InputError(
+            f"{folder}: of a later checkpoint there is only {few(map(shown, sorted(newer)))}; copy "
+            f"the rest of it, or load {latest.name} by its own path"
+        )
+    return latest
 
 
 def load(path: Path) -> Checkpoint:

@@ -171,7 +171,9 @@ def shards(index: Path) -> list[Path]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise InputError(f"{index}: holds no weight_map; it is damaged")
-    files = sorted({str(file) for file in weight_map.values()})
+    if not all(isinstance(file, str) for file in weight_map.values()):
+        raise InputError(f"{index}: names a shard that is no text; it is damaged")
+    files = sorted(set(weight_map.values()))
     for file in files:
         if not is_file_name(file):
             raise InputError(f"{index}: the shard {shown(file)} is not a file name in this folder")

@@ -19,7 +19,7 @@ from gpt2lab.errors import InputError
 from gpt2lab.files import shown
 
 SIZE = 1 << 24  # bytes of one pickle; that of the largest GPT-2 has half a megabyte
-OPERATIONS = 1 << 20
+OPERATIONS = 1 << 19  # a vocabulary of 50,000 characters takes 450,000
 VALUES = 1 << 22  # with every reference written out
 DEPTH = 64  # containers in containers
 BITS = 1024  # of one integer
