@@ -73,6 +73,12 @@ def _acted(case: Case, folder: Path) -> dict[str, Any]:
         return {"what": "traceback", "told": traceback.format_exc()[-1500:]}
 
 
+def _peak(whose: int) -> int:
+    """Bytes of peak memory of this process, or of the largest that it started."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(whose).ru_maxrss * unit
+
+
 def _child(case: Case, folder: Path, report: Path) -> None:
     """Act, write down what came of it, and leave without any of the parent's endings."""
     os.setpgid(0, 0)
@@ -85,23 +91,12 @@ def _child(case: Case, folder: Path, report: Path) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, ADDRESSES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.chdir(folder)
+    before = _peak(resource.RUSAGE_SELF)
     found = _acted(case, folder)
+    peak = max(_peak(resource.RUSAGE_SELF), _peak(resource.RUSAGE_CHILDREN))
+    found["grown"] = peak - before
     report.write_text(json.dumps(found), encoding="utf-8", errors="backslashreplace")
     os._exit(0)
-
-
-def _peak(pid: int, flags: int = 0) -> tuple[int, int, int]:
-    """(pid or 0, status, bytes of peak memory) of a process that has ended."""
-    done, status, usage = os.wait4(pid, flags)
-    return done, status, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _baseline() -> int:
-    """The peak memory of a forked process that does nothing."""
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0)
-    return _peak(pid)[2]
 
 
 def _size(folder: Path) -> int:
@@ -124,19 +119,19 @@ class _Job:
             finally:
                 os._exit(9)
 
-    def ended(self, baseline: int) -> Result | None:
+    def ended(self) -> Result | None:
         """What came of it, None while it runs."""
         late = time.monotonic() - self.began > self.case.seconds
         if late:
             os.killpg(self.pid, signal.SIGKILL)
-        done, status, peak = _peak(self.pid, 0 if late else os.WNOHANG)
+        done, status = os.waitpid(self.pid, 0 if late else os.WNOHANG)
         if not done:
             return None
-        outcome, told = self._outcome(status, peak - baseline, late)
+        outcome, told = self._outcome(status, late)
         shutil.rmtree(self.home, ignore_errors=True)
         return Result(self.case, outcome, told)
 
-    def _outcome(self, status: int, grown: int, late: bool) -> tuple[str, str]:
+    def _outcome(self, status: int, late: bool) -> tuple[str, str]:
         if (self.folder / MARKER).exists():
             return "code", "a foreign program was run"
         if late:
@@ -144,7 +139,7 @@ class _Job:
         if not self.report.exists():
             return "crash", f"wait status {status}"
         found = json.loads(self.report.read_text(encoding="utf-8"))
-        told = found.get("told", "")
+        told, grown = found.get("told", ""), found["grown"]
         if grown > 3 * self.size + MEMORY:
             return (
                 "memory",
@@ -161,7 +156,7 @@ class _Job:
 
 def run(cases: Iterable[Case], workers: int = 2) -> Iterator[Result]:
     """What came of each case, as they end; so many at a time."""
-    baseline, waiting, jobs = _baseline(), iter(cases), list[_Job]()
+    waiting, jobs = iter(cases), list[_Job]()
     more = True
     while more or jobs:
         while more and len(jobs) < workers:
@@ -170,7 +165,7 @@ def run(cases: Iterable[Case], workers: int = 2) -> Iterator[Result]:
             if case is not None:
                 jobs.append(_Job(case))
         for job in list(jobs):
-            if (result := job.ended(baseline)) is not None:
+            if (result := job.ended()) is not None:
                 jobs.remove(job)
                 yield result
         time.sleep(0.002)

@@ -39,6 +39,7 @@ VERBS = {
 }
 
 PIPE_CLOSED = 141  # what a shell reports of a program that SIGPIPE ended
+LONGEST = 1000  # characters of a wrong usage that are repeated
 
 
 class _ClosedPipe(Exception):
@@ -161,6 +162,8 @@ def main(args: Sequence[str] | None = None) -> None:
         click.echo(error.format_message(), err=True)
         _stop(2)
     except click.ClickException as error:
+        if len(error.message) > LONGEST:  # click repeats an argument as it is
+            vars(error)["message"] = f"{error.message[:LONGEST]}..."
         error.show()
         _stop(error.exit_code)
     except InputError as error:

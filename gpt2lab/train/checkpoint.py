@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from gpt2lab.errors import Failure, InputError
-from gpt2lab.files import accessing, sync, write_json, write_whole
+from gpt2lab.files import accessing, contents, sync, write_json, write_whole
 from gpt2lab.train.distributed import ALONE, Group
 from gpt2lab.weights import checksums
 
@@ -136,8 +136,8 @@ def save(run: Path, step: int, write: Callable[[Path], None], group: Group = ALO
 def pointed(run: Path, pointer: str) -> str | None:
     """The checkpoint that `latest` or `best` names, None where there is no such file."""
     try:
-        name = (run / pointer).read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError):
+        name = contents(run / pointer, 1000).decode("ascii").strip()
+    except (InputError, UnicodeDecodeError):
         return None
     return name if step_of(name) >= 0 else None
 

@@ -26,6 +26,7 @@ TENSORBOARD = "tensorboard"  # the folder of the event files
 EVERY = 5.0  # seconds between two flushes of the event files, each of which waits for the disk
 
 #: The keys whose value is a number, or null where there is none.
+MOST = 1 << 30  # bytes of a log
 NUMBERS = ("loss", "lr", "grad_norm", "seconds", "tokens_per_second", "mfu", "epoch")
 
 #: Kind -> key -> TensorBoard's name for it.
@@ -102,8 +103,7 @@ def _whole(tail: bytes, where: str) -> bool:
 
 def _lines(path: Path) -> list[tuple[bytes, Record]]:
     """Every whole line with its record; what a crash left of one more is passed over."""
-    with files.accessing(path):
-        *lines, tail = path.read_bytes().split(b"\n")
+    *lines, tail = files.contents(path, MOST).split(b"\n")
     if tail and _whole(tail, str(path)):
         lines.append(tail)
     return [(raw, _parsed(raw, f"{path}: line {n}")) for n, raw in enumerate(lines, 1)]

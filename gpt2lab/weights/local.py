@@ -22,7 +22,7 @@ from pathlib import Path
 
 from gpt2lab.config import Config, parameter_shapes
 from gpt2lab.errors import InputError
-from gpt2lab.files import read_json, reason, shown
+from gpt2lab.files import contents, read_json, reason, shown
 from gpt2lab.weights import foreign, huggingface, load, openai, recognise
 
 BUNDLED = "fable"
@@ -144,8 +144,8 @@ def commit_of(repo: str, revision: str = "main") -> str | None:
     """The commit that the cache last saw a branch or tag at; a commit is its own."""
     folder = repo_folder(repo)
     try:
-        return (folder / "refs" / revision).read_text(encoding="ascii").strip()
-    except (OSError, ValueError):
+        return contents(folder / "refs" / revision, 1000).decode("ascii").strip()
+    except (OSError, ValueError):  # InputError is one of these
         is_name = re.fullmatch(r"[\w-]+", revision, re.ASCII)
         return revision if is_name and (folder / "snapshots" / revision).is_dir() else None
 
