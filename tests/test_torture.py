@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import resource
 import signal
 import time
 from pathlib import Path
@@ -13,10 +12,9 @@ import pytest
 
 from gpt2lab.errors import InputError
 
-pytest.importorskip("resource", reason="the limits of processes are those of Unix")
-
-from benchmarks.torture import files, jobs
-from benchmarks.torture.jobs import Case
+resource = pytest.importorskip("resource", reason="the limits of processes are those of Unix")
+jobs = pytest.importorskip("benchmarks.torture.jobs")
+files = pytest.importorskip("benchmarks.torture.files")
 
 
 def _refuses(text: str):
@@ -63,7 +61,7 @@ JUDGED = {
 def test_the_judge_sees_each_outcome(outcome):
     """A campaign that could not fail would promise nothing."""
     act, expected, checked = JUDGED[outcome]
-    case = Case("k", "n", lambda folder: None, act, expected, checked, seconds=2)
+    case = jobs.Case("k", "n", lambda folder: None, act, expected, checked, seconds=2)
     results = list(jobs.run([case]))
     assert [result.outcome for result in results] == [outcome]
     lines, is_good = jobs.table(results)
@@ -72,7 +70,7 @@ def test_the_judge_sees_each_outcome(outcome):
 
 
 def test_memory_that_is_not_there_is_told():
-    (result,) = jobs.run([Case("k", "n", lambda folder: None, _exhausts)])
+    (result,) = jobs.run([jobs.Case("k", "n", lambda folder: None, _exhausts)])
     assert result.outcome == "memory"
 
 
