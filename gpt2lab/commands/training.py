@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpt2lab.commands.options import echo_json, printable
+from gpt2lab.train import telling
 
 if TYPE_CHECKING:
     from gpt2lab.train.distributed import Group
     from gpt2lab.train.run import Run
 
-EVERY = 10.0  # seconds between lines, where there is no terminal to draw a bar on
 #: Exit codes of a run that was stopped and saved: 128 and the signal, as a shell has it.
 STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
@@ -95,10 +95,10 @@ class Bar:
     def step(self, record: dict[str, Any]) -> None:
         """One step was done."""
         at = record["seconds"] if self.minutes else record["step"]
-        told = f"loss {record['loss']:.4f}, {record['tokens_per_second']:,.0f} tokens/s"
+        told = telling.step_line(record)
         self._bar.set_postfix_str(told, refresh=False)
         self._bar.update(max(0, min(at, self.total or at) - self._bar.n))
-        if self._bar.disable and time.monotonic() - self._shown > EVERY:
+        if self._bar.disable and time.monotonic() - self._shown > telling.EVERY:
             self._shown = time.monotonic()
             click.echo(f"step {record['step']}: {told}", err=True)
 
@@ -114,23 +114,7 @@ class Bar:
 
 
 def _told(record: dict[str, Any]) -> str | None:
-    """A record other than a step, for people."""
-    step, kind = record.get("step"), record["kind"]
-    if kind == "val":
-        return f"step {step}: validation loss {record['loss']:.4f}{' (best)' * record['best']}"
-    if kind == "sample":
-        return f"step {step}: {printable(record['prompt'] + record['text'], sys.stderr)}\n"
-    if kind == "skip":
-        return f"step {step} skipped: {record['why']}"
-    if kind == "back":
-        return f"step {step}: back to the weights of step {record['to']}"
-    if kind == "not_saved":
-        return f"step {step} could not be saved, the run goes on: {record['why']}"
-    if kind == "note":
-        return f"note: {record['text']}"
-    if kind == "resume":
-        return f"resuming after step {step}"
-    return None
+    return telling.line(record, lambda text: printable(text, sys.stderr))
 
 
 def follow(run: Run, *, as_json: bool) -> None:
@@ -169,7 +153,5 @@ def _close(run: Run, last: dict[str, Any]) -> None:
         return
     if last.get("kind") != "end":  # it was over before
         return
-    best = last["best"]
-    held = f", best validation loss {best['loss']:.4f} at step {best['step']}" if best else ""
-    click.echo(f"{run.folder}: {last['step']} steps, {last['why']}{held}")
+    click.echo(telling.end_line(run.folder, last))
     click.echo(f'  gpt2lab generate --model {run.folder} "..."', err=True)

@@ -12,6 +12,7 @@ from gpt2lab import weights
 from gpt2lab.errors import InputError
 from gpt2lab.lm import LM, load, place
 from gpt2lab.tokenizer import Tokenizer
+from gpt2lab.train import telling
 from gpt2lab.train.claim import Claim, held
 from gpt2lab.train.distributed import ALONE, Group
 from gpt2lab.train.documents import READING
@@ -81,7 +82,7 @@ def prepare_run(
     if more.get("resume") is True:
         raise InputError(f"{folder} holds no run to resume; check the path, or leave resume out")
     group.at("reading the model")
-    begin = weights.load(place(more.get("model")))
+    begin = weights.load(place(more.get("model"), say=say))
     if begin.tokenizer is None:
         raise InputError(f"{begin.path} has no vocabulary; texts cannot be cut into tokens without")
     config = tuning(settings, begin)
@@ -190,21 +191,33 @@ def _texts(text: str | Path | Sequence[str | Path] | None, dataset: Any) -> list
     return [str(text)] if isinstance(text, str | Path) else [str(path) for path in text]
 
 
-def finetune(text: str | Path | Sequence[str | Path] | None = None, **given: Any) -> LM:
+def finetune(
+    text: str | Path | Sequence[str | Path] | None = None,
+    *,
+    verbose: bool = True,
+    callback: Callable[[dict[str, Any]], None] | None = None,
+    **given: Any,
+) -> LM:
     """Train a model on texts, and give it back; everything that the run made is in its folder.
 
     text: files, folders, patterns, or a set of tokens, as `gpt2lab train` takes them; also called
-    dataset; not needed to resume. given: model
-    (the bundled one by default), out (the run's folder, "finetuned"), val, held_out, overwrite,
-    resume, how texts are read (the fields of `documents.Reading`), every field of `TrainConfig`; or
-    other trainers' words for them, each with a warning (`translate`): output_dir,
+    dataset; not needed to resume. verbose: show a line of loss every ten
+    seconds, validations and notes on stderr. All are INFO records of the
+    logger `gpt2lab.train`: where the program has handlers, these get them and nothing is added;
+    with verbose False that is left to the program's own settings. callback: is given each record of
+    the run (its kind, step, loss and so on, as in log.jsonl).
+    given: model (the bundled one by default), out (the run's folder, "finetuned"), val, held_out,
+    overwrite, resume, how texts are read (the fields of `documents.Reading`), every field of
+    `TrainConfig`; or other trainers' words for them, each with a warning (`translate`): output_dir,
     num_train_epochs, per_device_train_batch_size, save_steps, run_name, restore_from,
     accumulate_gradients and so on. Raises InputError for what does not fit.
     """
     ours, notes = translate(given)
     for note in notes:
         warnings.warn(note, stacklevel=2)
-    with prepare_run(_texts(text, ours.pop("text", None)), ours) as run:
-        for _ in run.go():
-            pass
+    texts = _texts(text, ours.pop("text", None))
+    with telling.heard(verbose), prepare_run(texts, ours, say=telling.LOGGER.info) as run:
+        for record in telling.log(run.folder, run.go()):
+            if callback is not None:
+                callback(record)
     return load(str(run.folder))

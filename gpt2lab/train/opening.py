@@ -39,8 +39,17 @@ Say = Callable[[str], None]
 DATA = "data"  # the folder of a run in which its texts are prepared
 
 
-def ready(settings: TrainConfig) -> tuple[TrainConfig, torch.device]:
-    """Prepare the process for training; the settings with what was left open decided."""
+def ready(
+    settings: TrainConfig,
+    config: Config | None = None,
+    group: Group = ALONE,
+    say: Say = lambda line: None,
+) -> tuple[TrainConfig, torch.device]:
+    """Prepare the process for training; the settings with what was left open decided.
+
+    config: of the model, for which the number type is measured where it is left open. say: is told
+    the figures.
+    """
     name = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
@@ -50,9 +59,11 @@ def ready(settings: TrainConfig) -> tuple[TrainConfig, torch.device]:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     memory.keep()
-    chosen = precision.choose(settings.dtype, device)
-    if device.type == "cpu" and chosen == torch.float32:
+    if device.type == "cpu":
         precision.quicken_float32()
+    chosen, why = group.agree(lambda: precision.choose(settings.dtype, device, config))
+    if why:
+        say(why)
     named = str(chosen).removeprefix("torch.")
     return replace(settings, dtype=named, device=str(device)), device
 
@@ -281,7 +292,7 @@ def start(
     folder = Path(folder)
     say = say if group.first else _unheard
     check_budget(settings)
-    settings, device = ready(_check_block(settings, begin.config))
+    settings, device = ready(_check_block(settings, begin.config), begin.config, group, say)
     _check_vocabulary([s for s, _ in sets] + ([val] if val else []), begin)
     if claimed is None:
         claimed = claim(folder, overwrite, group)
@@ -306,6 +317,18 @@ def _drop_data(folder: Path, made: dict[str, Any]) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def _drop_if_unused(folder: Path) -> None:
+    """Remove a folder in which no run came about and nothing was prepared; whatever else is in it
+    keeps it."""
+    files = [path for path in folder.rglob("*") if not path.is_dir()]
+    if all(path.name in (".lock", "progress.jsonl") for path in files):
+        for path in files:
+            path.unlink(missing_ok=True)
+        for path in sorted(folder.rglob("*"), reverse=True):  # the inner ones first
+            path.rmdir()
+        folder.rmdir()
+
+
 def give_up(folder: Path, claimed: Claim, group: Group) -> None:
     """Let go of a folder in which no run came about: one that was there is as it was.
 
@@ -315,6 +338,9 @@ def give_up(folder: Path, claimed: Claim, group: Group) -> None:
         with suppress(InputError):  # a damaged run.json: then nothing of it is deleted
             _drop_data(folder, described(folder))
     claimed.release()
+    if group.first:
+        with suppress(OSError):
+            _drop_if_unused(folder)
 
 
 def _make_room(folder: Path, made: dict[str, Any]) -> None:

@@ -80,6 +80,14 @@ def _check_unread(data: Sequence[str], options: dict[str, Any]) -> None:
         )
 
 
+def _is_trained_on(gathered: Gathered) -> bool:
+    """Whether the text that is validated on is one of those to train on, by its tokens."""
+    val = gathered.val
+    return val is not None and any(
+        val.fingerprint == tokens.fingerprint for tokens, _ in gathered.sets
+    )
+
+
 def gather(
     data: Sequence[str],
     folder: Path,
@@ -123,7 +131,13 @@ def gather(
     if val is not None and val_is_text:
         options.update(held_out=0.0)
         val_path = _prepared([val], folder / "val", tokenizer, group, **options)
-    return _opened(paths, shares, val_path, wanted)
+    gathered = _opened(paths, shares, val_path, wanted)
+    if val_path is not None and _is_trained_on(gathered):
+        options.get("say", str)(
+            f"validation is on {val}, which is trained on: its loss says nothing of other texts; "
+            "name another text, or leave --val out and a part is held out"
+        )
+    return gathered
 
 
 def _opened(

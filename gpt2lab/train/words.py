@@ -8,9 +8,10 @@ in transformers 5.23 `training_args.py`, gpt-2-simple 0.8.1 `gpt_2.py` and nanoG
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from gpt2lab.errors import InputError
+from gpt2lab.errors import InputError, quoted
 
 Given = dict[str, Any]
 Notes = list[str]
@@ -19,6 +20,9 @@ Notes = list[str]
 NAMES = {
     # transformers
     "output_dir": "out",
+    "train_file": "text",
+    "validation_file": "val",
+    "model_name_or_path": "model",
     "num_train_epochs": "epochs",
     "max_steps": "steps",
     "save_steps": "save_every",
@@ -63,6 +67,12 @@ TOLD = {
     "fp16": "bfloat16 is used where the machine is made for it",
     "use_cpu": "device says where to train",
     "reuse": "there is no session to reuse",
+    "per_device_eval_batch_size": "validation takes as many texts at once as training",
+    "load_best_model_at_end": "the run's folder names its best checkpoint: best",
+    "logging_first_step": "the first step is always logged",
+    "logging_strategy": "log_every says when to log",
+    "dataloader_num_workers": "batches are read from mapped files, without workers",
+    "disable_tqdm": "in Python verbose=False is silent",
 }
 #: What a run goes on with, and what `steps` means then.
 GOES_ON = "a run that is there goes on, as in gpt-2-simple; steps are those of the whole run here"
@@ -106,7 +116,46 @@ def _optimizer(value: Any, given: Given, notes: Notes) -> None:
         raise InputError(f"optimizer {value!r} is not offered; AdamW is the one there is")
 
 
+def _resume_from(value: Any, given: Given, notes: Notes) -> None:
+    """True, or a checkpoint's path: of a run here, the run goes on from its newest one."""
+    if value in (None, False, "False", "false"):
+        return
+    if value not in (True, "True", "true"):
+        path = Path(str(value))
+        run = path.parent if path.name == "latest" or path.name.startswith("step-") else path
+        if Path(given.get("out", run)) != run:
+            raise InputError(
+                f"resume_from_checkpoint {quoted(str(value))} is in another folder than out "
+                f"{quoted(str(given['out']))}; a run is resumed in its own folder"
+            )
+        given["out"] = str(run)
+    given["resume"] = True
+
+
+def _does(word: str, ours: str) -> Rule:
+    """A rule for a switch that cannot be off here; ours: what to do instead."""
+
+    def rule(value: Any, given: Given, notes: Notes) -> None:
+        if not value:
+            raise InputError(f"{word} {value} is not offered: {ours}")
+        notes.append(f"{word} is left out: that is what is done here")
+
+    return rule
+
+
+def _no_ratio(value: Any, given: Given, notes: Notes) -> None:
+    raise InputError(
+        f"warmup_ratio {quoted(value)} is not offered; warmup counts steps, and is at most a tenth "
+        "of the run"
+    )
+
+
 RULES: dict[str, Rule] = {
+    "resume_from_checkpoint": _resume_from,
+    "do_train": _does("do_train", "finetune trains; gpt2lab score evaluates a text"),
+    "do_eval": _does("do_eval", "with val_every 0 there is one validation, at the end"),
+    "warmup_ratio": _no_ratio,
+    "per_gpu_train_batch_size": _per_device,
     "per_device_train_batch_size": _per_device,
     "gradient_accumulation_steps": _accumulate,
     "accumulate_gradients": _accumulate,
@@ -166,7 +215,7 @@ def translate(given: Mapping[str, Any], world: int = 1) -> tuple[Given, Notes]:
     _endless(given)
     ours: Given = {word: value for word, value in given.items() if not _is_theirs(word)}
     notes: Notes = []
-    for word, value in given.items():
+    for word, value in sorted(given.items(), key=lambda item: item[0] in RULES):  # rules come last
         if word in TOLD:
             notes.append(f"{word} is left out: {TOLD[word]}")
         elif word in NAMES:

@@ -1,0 +1,142 @@
+"""A run in Python is heard, refused runs leave nothing, and auto is measured."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+
+import pytest
+
+from gpt2lab.errors import InputError
+
+torch = pytest.importorskip("torch")
+
+from gpt2lab.config import Config  # noqa: E402
+from gpt2lab.train import precision, report, telling  # noqa: E402
+from gpt2lab.train.finetune import finetune  # noqa: E402
+from gpt2lab.train.words import translate  # noqa: E402
+
+STORY = "Once upon a time there was a little fox who liked to sing at night. " * 40
+SMALL = {"steps": 2, "batch_size": 2, "block_size": 8, "sample_every": 0, "dtype": "float32"}
+
+
+@pytest.fixture(autouse=True)
+def no_report(monkeypatch, tmp_path):
+    monkeypatch.setattr(report, "write", lambda *args: None)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "story.txt").write_text(STORY)
+
+
+@pytest.fixture
+def no_handlers(monkeypatch):
+    """The logging of a program that has configured none: pytest puts its own on the root."""
+    monkeypatch.setattr(logging.Logger, "hasHandlers", lambda self: False)
+
+
+def test_a_run_in_python_is_heard_on_stderr(capsys, no_handlers):
+    """finetune was silent for 160 seconds: a first-time user took it for hung."""
+    finetune("story.txt", out="run", **SMALL)
+    said = capsys.readouterr()
+    assert said.out == "" and "step 1: loss" in said.err and "run: 2 steps" in said.err
+    assert logging.getLogger("gpt2lab").handlers == []
+    finetune("story.txt", out="run", resume=True)
+    assert "the run is over" in capsys.readouterr().err
+
+
+def test_a_silent_run_is_silent_and_calls_back(capsys, no_handlers):
+    kinds = []
+    finetune("story.txt", out="run", verbose=False, callback=kinds.append, **SMALL)
+    assert capsys.readouterr().err == ""
+    steps = [r for r in kinds if r["kind"] == "step"]
+    assert [r["step"] for r in steps] == [1, 2] and all(r["loss"] > 0 for r in steps)
+
+
+def test_a_program_with_handlers_of_its_own_gets_records(caplog, capsys):
+    finetune("story.txt", out="run", **SMALL)
+    told = [r.getMessage() for r in caplog.records if r.name.startswith("gpt2lab")]
+    assert any(line.startswith("step 1: loss") for line in told)
+    assert "step 1: loss" not in capsys.readouterr().err
+    assert logging.getLogger("gpt2lab").level == logging.NOTSET
+
+
+def test_lines_of_loss_come_now_and_then(caplog):
+    steps = [{"kind": "step", "step": n, "loss": 1.0, "tokens_per_second": 1.0} for n in (1, 2, 3)]
+    caplog.set_level(logging.INFO, "gpt2lab")
+    assert list(telling.log("run", steps)) == steps
+    assert len(caplog.records) == 1
+    assert list(telling.log("run", steps, every=0.0)) == steps
+    assert len(caplog.records) == 4
+
+
+def test_validation_on_the_training_text_is_noted(caplog, tmp_path):
+    """A validation loss that falls without end looks like a good model."""
+    finetune("story.txt", val="story.txt", out="run", **SMALL)
+    assert any("which is trained on" in r.getMessage() for r in caplog.records)
+    caplog.clear()
+    (tmp_path / "other.txt").write_text("Another story of a raven and a jug of water. " * 20)
+    finetune("story.txt", val="other.txt", out="run2", **SMALL)
+    assert not any("which is trained on" in r.getMessage() for r in caplog.records)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"block_size": 10_000}, {"val": "none.txt"}, {"prompts": ["x " * 5000]}, {"nonsense": 1},
+        {"do_train": False}, {"warmup_ratio": 0.1}, {"batch_size": 3, "micro_batch": 2},
+    ],
+)  # fmt: skip
+def test_a_refused_run_leaves_no_folder(tmp_path, more):
+    given = {**SMALL, "out": "run", **more}
+    text = "none.txt" if "val" in more else "story.txt"
+    with warnings.catch_warnings(), pytest.raises(InputError):
+        warnings.simplefilter("ignore")
+        finetune(text, verbose=False, **given)
+    left = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert not (tmp_path / "run").exists() or any(p.suffix == ".tokens" for p in left)
+
+
+def test_a_refused_run_keeps_what_was_in_the_folder(tmp_path):
+    mine = tmp_path / "run" / "data" / "book.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(InputError):
+        finetune("none.txt", out="run", verbose=False, **SMALL)
+    assert mine.read_text() == "mine"
+
+
+def test_the_words_of_transformers_scripts():
+    given = {"train_file": "a.txt", "validation_file": "b.txt", "model_name_or_path": "124M",
+             "do_train": True, "do_eval": True, "output_dir": "out"}  # fmt: skip
+    ours, notes = translate(given)
+    assert ours == {"text": "a.txt", "val": "b.txt", "model": "124M", "out": "out"}
+    assert len(notes) >= len(given)
+
+
+@pytest.mark.parametrize("at", [True, "out/step-00000500", "out", "out/latest"])
+def test_resume_from_checkpoint(at):
+    ours, _ = translate({"resume_from_checkpoint": at, "output_dir": "out"})
+    assert ours == {"out": "out", "resume": True}
+
+
+def test_resume_from_another_runs_checkpoint_is_refused():
+    with pytest.raises(InputError, match="resume_from_checkpoint"):
+        translate({"resume_from_checkpoint": "other/step-00000001", "output_dir": "out"})
+    assert translate({"resume_from_checkpoint": None})[0] == {}
+
+
+def test_auto_takes_the_dtype_that_is_measured_quicker(monkeypatch):
+    """By the processor's flags a Xeon without AMX trained in bfloat16 at 0.65 of the speed."""
+    config = Config(n_vocab=61, n_ctx=16, n_embd=8, n_head=2, n_layer=2)
+    for quick, slow in ((torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)):
+        times = {quick: 0.001, slow: 0.002}
+        monkeypatch.setattr(precision, "_block_seconds", lambda c, d, s, t=times: t[d])
+        best, said = precision.choose("auto", torch.device("cpu"), config)
+        assert best == quick and "1.0 ms" in said and "2.0 ms" in said
+
+
+def test_the_measured_dtype_is_told_and_kept(caplog, tmp_path):
+    finetune("story.txt", out="run", **{**SMALL, "dtype": "auto"})
+    (said,) = [r.getMessage() for r in caplog.records if "dtype auto" in r.getMessage()]
+    kept = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]["dtype"]
+    assert kept in ("float32", "bfloat16") and f"dtype auto is {kept} here" in said
