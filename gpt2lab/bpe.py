@@ -22,7 +22,8 @@ from typing import Any, BinaryIO
 from gpt2lab.errors import InputError, MissingExtraError
 from gpt2lab.merges import char_class
 from gpt2lab.tokenizer import Tokenizer
-from gpt2lab.vocabulary import END_OF_TEXT, byte_symbols
+from gpt2lab.tokenizer_config import END_OF_TEXT
+from gpt2lab.vocabulary import byte_symbols
 
 CHUNK = 1 << 16  # bytes; the library takes 256 chunks at a time, which makes 16 MiB
 

@@ -15,6 +15,7 @@ from gpt2lab import generate
 from gpt2lab.errors import InputError
 from gpt2lab.generate import Piece
 from gpt2lab.lm import LM, load
+from gpt2lab.tokenizer import Allowed
 
 
 @dataclass
@@ -23,7 +24,8 @@ class Chat:
 
     you, them: the names of the two speakers. opening: text before the first line, never trimmed.
     settings: keyword arguments of `Sampling`. turns: (speaker, text), oldest first.
-    dropped: how many of the turns the last prompt had to leave out.
+    dropped: how many of the turns the last prompt had to leave out. allowed_special: the special
+    tokens that names and messages may spell, or "all".
     """
 
     lm: LM
@@ -33,6 +35,7 @@ class Chat:
     settings: dict[str, Any] = field(default_factory=dict)
     turns: list[tuple[str, str]] = field(default_factory=list)
     dropped: int = 0
+    allowed_special: Allowed = ()
 
     def prompt(self) -> str:
         """The script so far, up to where the reply begins, cut by whole turns to fit the window."""
@@ -44,7 +47,7 @@ class Chat:
             self.dropped = dropped
             lines = [f"{speaker}: {text}" for speaker, text in self.turns[dropped:]]
             script = "\n".join([*([self.opening] if self.opening else []), *lines, f"{self.them}:"])
-            length = len(self.lm.tokenizer.encode(script))
+            length = len(self.lm.tokenizer.encode(script, self.allowed_special))
             if length <= room:
                 return script
         raise InputError(
@@ -63,7 +66,9 @@ class Chat:
             raise InputError("the message is empty; say something")
         self.turns.append((self.you, message))
         try:
-            encoded, s = self.lm.prepare([self.prompt()], "refuse", self.settings)
+            encoded, s = self.lm.prepare(
+                [self.prompt()], "refuse", self.settings, self.allowed_special
+            )
         finally:
             self.turns.pop()  # it counts when the answer begins
         stop = (f"\n{self.you}:", f"\n{self.them}:", *s.stop)

@@ -26,8 +26,9 @@ from gpt2lab.engines.numpy_engine import NumpyEngine
 from gpt2lab.errors import Failure, InputError, few, quoted
 from gpt2lab.files import let_go
 from gpt2lab.generate import Completion, Piece
-from gpt2lab.prompts import MOST, check_ids, check_prompt, fit, resolve
+from gpt2lab.prompts import MOST, check_ids, check_prompt, check_reach, fit, plain_names, resolve
 from gpt2lab.settings import WRITING, Sampling, check_each
+from gpt2lab.tokenizer import Allowed
 from gpt2lab.weights import local, remembered
 from gpt2lab.weights.names import PART
 
@@ -191,8 +192,15 @@ class LM:
             return own
         return tuple(dict.fromkeys((*own, *ends)))
 
-    def encode(self, prompt: Prompt) -> list[int]:
-        """A prompt as ids: a text, ids, or None for the beginning of a document."""
+    def encode(
+        self, prompt: Prompt, allowed_special: Allowed = (), *, add_special_tokens: bool = True
+    ) -> list[int]:
+        """A prompt as ids: a text, ids, or None for the beginning of a document.
+
+        allowed_special: the special tokens that a text may spell, or "all"; the names of others are
+        plain text, with a warning. add_special_tokens: with what the vocabulary's files put before
+        and after a text (`Tokenizer.encode`).
+        """
         if prompt is None:
             if self.config.begin is None:
                 raise InputError(f"{self.name} has no end token to begin from; give a prompt")
@@ -205,13 +213,23 @@ class LM:
             raise InputError(
                 f"{self.name} comes without a tokenizer; give token ids instead of text"
             )
-        return self.tokenizer.encode(prompt)
+        ids = self.tokenizer.encode(prompt, allowed_special, add_special_tokens=add_special_tokens)
+        own = self.checkpoint.generation.get("stop", ())  # a mark that this model spells as text
+        for name in plain_names(prompt, self.tokenizer, allowed_special):
+            if name not in own:
+                warnings.warn(
+                    f"{name!r} in the text is read as plain text; allowed_special='all' "
+                    "(--allow-special) reads it as the special token",
+                    stacklevel=3,
+                )
+        return check_reach(ids, self.config, self.tokenizer)
 
     def prepare(
         self,
         listed: Sequence[Prompt],
         overflow: str,
         given: Mapping[str, Any],
+        allowed_special: Allowed = (),
         names: Sequence[str] = (),
     ) -> tuple[list[list[int]], Sampling]:
         """Prompts as ids that fit the window, and the `resolve`d settings of `given`.
@@ -223,7 +241,7 @@ class LM:
         encoded = []
         for name, prompt in zip(names, listed, strict=True):
             with _naming(name):
-                encoded.append(self.encode(prompt))
+                encoded.append(self.encode(prompt, allowed_special))
         if "max_length" in given and len({len(ids) for ids in encoded}) > 1:
             raise InputError(
                 "max_length counts the prompt, and these prompts differ in length; give "
@@ -242,21 +260,36 @@ class LM:
         """[B, T] ids -> logits [B, T, V], float32 (float64 for a float64 model)."""
         return self.engine.logits(tokens)
 
-    def generate(self, prompt: Prompt = None, *, overflow: str = "refuse", **given: Any) -> Any:
-        """Continue one prompt: str, or list[str] when n > 1. Keyword arguments: `Sampling`'s."""
-        encoded, s = self.prepare([prompt], overflow, given)
+    def generate(
+        self,
+        prompt: Prompt = None,
+        *,
+        overflow: str = "refuse",
+        allowed_special: Allowed = (),
+        **given: Any,
+    ) -> Any:
+        """Continue one prompt: str, or list[str] when n > 1. Keyword arguments: `Sampling`'s.
+
+        allowed_special: the special tokens that the prompt may spell, or "all" (`encode`).
+        """
+        encoded, s = self.prepare([prompt], overflow, given, allowed_special)
         parts = generate.pieces(self.engine, self.tokenizer, encoded, s)
         texts = [done.text for done in generate.collect(parts, encoded)]
         return texts[0] if len(texts) == 1 else texts
 
     def stream(
-        self, prompt: Prompt = None, *, overflow: str = "refuse", **given: Any
+        self,
+        prompt: Prompt = None,
+        *,
+        overflow: str = "refuse",
+        allowed_special: Allowed = (),
+        **given: Any,
     ) -> Iterator[Piece]:
         """Continue one prompt piece by piece; `piece.text` holds whole characters only.
 
         With n > 1 the pieces of all samples come in turn; `piece.index` tells them apart.
         """
-        encoded, s = self.prepare([prompt], overflow, given)
+        encoded, s = self.prepare([prompt], overflow, given, allowed_special)
         return generate.pieces(self.engine, self.tokenizer, encoded, s)
 
     def complete(
@@ -265,6 +298,7 @@ class LM:
         *,
         overflow: str = "refuse",
         batch_size: int = 16,
+        allowed_special: Allowed = (),
         **given: Any,
     ) -> list[Completion]:
         """Continue a text, a list of ids, or a list of either: a Completion for each sample.
@@ -274,7 +308,7 @@ class LM:
         once; it changes the speed alone.
         """
         listed = _listed(prompts)
-        encoded, s = self.prepare(listed, overflow, given)
+        encoded, s = self.prepare(listed, overflow, given, allowed_special)
         parts = generate.pieces(self.engine, self.tokenizer, encoded, s, batch_size=batch_size)
         done = generate.collect(parts, encoded)
         for completion in done:
@@ -328,16 +362,23 @@ class LM:
         return done[0]
 
     def score(
-        self, text: Prompt, *, stride: int | None = None, after_end: bool | None = None
+        self,
+        text: Prompt,
+        *,
+        stride: int | None = None,
+        after_end: bool | None = None,
+        allowed_special: Allowed = (),
     ) -> scoring.Score:
         """How likely a text (or ids) is: total and per-token logprobs, perplexity, bits per byte.
 
         after_end: score the first token as the beginning of a document, after the end token; None
-        does so where the model has one. stride: how far the window moves in a text longer than it.
+        does so where the model has one. What the vocabulary puts around a prompt is not scored;
+        a begin token of its own is the one that `after_end` puts first. stride: how far the window
+        moves in a text longer than it.
         """
         if text is None or (isinstance(text, str) and not text):
             raise InputError("the text is empty; give some text to score")
-        tokens = self.encode(text)
+        tokens = self.encode(text, allowed_special, add_special_tokens=False)
         return scoring.score(
             self.engine, self.tokenizer, tokens, after_end=after_end, stride=stride
         )
@@ -348,6 +389,8 @@ class LM:
         names: Iterable[str] | str | None = None,
         layers: Iterable[int] | int | None = None,
         acts: Iterable[Act] = (),
+        *,
+        allowed_special: Allowed = (),
     ) -> Trace:
         """Every inner value of reading a text, by name: `lm.trace(text)["h.3.attn.pattern"]`.
 
@@ -357,6 +400,8 @@ class LM:
         """
         from gpt2lab import lens
 
+        if allowed_special:
+            text = [self.encode(one, allowed_special) for one in _listed(text)]
         return lens.trace(self, text, names, layers, acts)
 
     def watch(
@@ -367,6 +412,7 @@ class LM:
         layers: Iterable[int] | int | None = None,
         acts: Iterable[Act] = (),
         overflow: str = "refuse",
+        allowed_special: Allowed = (),
         **given: Any,
     ) -> Iterator[tuple[Piece, Trace]]:
         """`stream`, and with each piece the trace of the step that it was drawn from.
@@ -375,7 +421,7 @@ class LM:
         """
         from gpt2lab import lens
 
-        [encoded], s = self.prepare([prompt], overflow, given)
+        [encoded], s = self.prepare([prompt], overflow, given, allowed_special)
         return lens.watch(self, encoded, s, names, layers, acts)
 
 

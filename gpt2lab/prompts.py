@@ -16,7 +16,7 @@ import numpy as np
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError, quoted
 from gpt2lab.settings import Sampling
-from gpt2lab.tokenizer import Tokenizer
+from gpt2lab.tokenizer import Allowed, Tokenizer
 
 MOST = 4_000_000  # ids of one text
 
@@ -100,6 +100,23 @@ def _is_listed(given: Any) -> bool:
     return isinstance(given, Iterable) and getattr(given, "ndim", 1) > 0
 
 
+def check_reach(ids: list[int], config: Config, tokenizer: Tokenizer) -> list[int]:
+    """The ids of a text, if the model has them all: a vocabulary may be larger than its model."""
+    for token in ids:
+        if token >= config.n_vocab:
+            raise InputError(
+                f"the text needs the token {tokenizer.pieces([token])[0]!r}, id {token}, and this "
+                f"model's ids go from 0 to {config.n_vocab - 1}; leave it out of the text"
+            )
+    return ids
+
+
+def plain_names(text: str, tokenizer: Tokenizer, allowed: Allowed) -> list[str]:
+    """The names of special tokens that a text holds and that are not allowed: plain text."""
+    found = [name for name in tokenizer.special_tokens if name in text]
+    return [name for name in found if allowed != "all" and name not in allowed]
+
+
 def check_prompt(prompt: Any, config: Config) -> list[int]:
     """A prompt's ids, or an error: empty, an id out of range, longer than the window."""
     ids = check_ids(prompt, config)
@@ -159,9 +176,8 @@ def _spellings(word: Any, tokenizer: Tokenizer | None) -> list[tuple[int, ...]]:
         return [word]
     if tokenizer is None:
         raise InputError(f"bad_words: {quoted(word)} is a text, and this model has no tokenizer")
-    if word[0].isspace():
-        return [tuple(tokenizer.encode(word))]
-    return [tuple(tokenizer.encode(spelling)) for spelling in (word, " " + word)]
+    spellings = (word,) if word[0].isspace() else (word, " " + word)
+    return [tuple(tokenizer.encode_array(spelling).tolist()) for spelling in spellings]
 
 
 def _one_token(key: Any, tokenizer: Tokenizer | None) -> int:
@@ -169,7 +185,7 @@ def _one_token(key: Any, tokenizer: Tokenizer | None) -> int:
         return int(key)
     if tokenizer is None:
         raise InputError(f"logit_bias: {quoted(key)} is a text, and this model has no tokenizer")
-    ids = tokenizer.encode(key)
+    ids: list[int] = tokenizer.encode_array(key).tolist()
     if len(ids) != 1:
         raise InputError(
             f"logit_bias: {quoted(key)} is {len(ids)} tokens, {quoted(ids)}; give a "

@@ -166,7 +166,8 @@ def score(
     logprobs: list[float | None] = [*([] if after_end else [None]), *found]
     result = Score(tokens, logprobs, after_end, used)
     if tokenizer is not None:
-        pieces = [tokenizer.token_bytes(token) for token in tokens]
+        known = tokenizer.n_vocab  # ids from there on are the model's padding and have no text
+        pieces = [tokenizer.token_bytes(token) if token < known else b"" for token in tokens]
         scored = pieces if after_end else pieces[1:]
         result.n_bytes = sum(map(len, scored))
         result.words = _words(scored, found)

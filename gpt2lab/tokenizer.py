@@ -26,9 +26,11 @@ import numpy as np
 from gpt2lab import forks
 from gpt2lab.errors import InputError, few, quoted
 from gpt2lab.files import write_whole
+from gpt2lab.library import Library
 from gpt2lab.merges import Word, merge_steps, pretokenize
+from gpt2lab.tokenizer_config import END_OF_TEXT, KEPT, NAMED, Settings, name_of, template
 from gpt2lab.vocabulary import (
-    END_OF_TEXT,
+    Kind,
     Spec,
     bpe_spec,
     byte_of_symbol,
@@ -46,6 +48,7 @@ BUDGET = 3000  # and of all such texts together, before the fast library is made
 
 Ids = Iterable[SupportsIndex] | np.ndarray  # anything with tolist() will do, a tensor too
 Span = tuple[int, int]
+Allowed = Collection[str] | Literal["all"]  # which special tokens a text may spell
 
 
 # --- bytes and characters --------------------------------------------------------------------
@@ -146,39 +149,78 @@ class Tokenizer:
 
     n_vocab: the highest id + 1.
     special_tokens: name -> id of the tokens that user text can only reach by `allowed_special`.
-    end_token: the id of `<|endoftext|>`, None when the vocabulary has no such special token.
+    end_token: the id of the token that ends a text, `<|endoftext|>` unless the files name another;
+        None when it is no special token of the vocabulary.
+    before, after: the ids that the vocabulary's template puts around a text (a begin token, say).
+    settings: of tokenizer_config.json, those that no tokenizer.json holds (`KEPT`).
+    notes: what the files say that contradicts each other, one sentence each.
     kind: "bpe" is GPT-2's encoder with any vocabulary, "characters" one token per character,
-        "other" a byte-level BPE with another normalizer or pattern, as its tokenizer.json says.
+        "other" a byte-level BPE with another normalizer or pattern, as its tokenizer.json says,
+        "library" what the tokenizers library alone reads (Unigram, WordPiece, Metaspace ...).
     """
 
-    def __init__(self, spec: Spec, where: str = "tokenizer") -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        where: str = "tokenizer",
+        settings: Settings | None = None,
+        notes: Sequence[str] = (),
+    ) -> None:
         """`spec` holds the contents of a tokenizer.json; `where` names it in error messages."""
         self._spec = checked_spec(spec, where)
-        self.kind = kind_of(self._spec, where)
+        self.kind: Kind = kind_of(self._spec)
+        self.settings = {key: value for key, value in (settings or {}).items() if key in KEPT}
+        self.notes = tuple(notes)
+        self.before, self.after = template(self._spec, where)
         added = self._spec["added_tokens"]
         self._added: dict[str, int] = {t["content"]: t["id"] for t in added}
         self.special_tokens: dict[str, int] = {t["content"]: t["id"] for t in added if t["special"]}
         self._always = frozenset(self._added) - frozenset(self.special_tokens)
-        self._vocab: dict[str, int] = self._spec["model"]["vocab"]
-        self.n_vocab = 1 + max([*self._vocab.values(), *self._added.values()])
-        self.end_token = self.special_tokens.get(END_OF_TEXT)
         self._where = where
         self._lock = threading.Lock()
         self._engines: dict[frozenset[str] | None, Any] = {}
         self._tables: dict[str, Any] = {}
         self._budget = BUDGET
+        self._library: Library | None = None
+        if self.kind in ("other", "library"):
+            self._try_engines()
+        self._vocab: dict[str, int] = (
+            self._library.vocab if self._library else self._spec["model"]["vocab"]
+        )
+        self.n_vocab = 1 + max([*self._vocab.values(), *self._added.values()])
+        self.end_token = self.named("eos_token") or self.special_tokens.get(END_OF_TEXT)
+        outside = [token for token in (*self.before, *self.after) if token >= self.n_vocab]
+        if outside:
+            raise InputError(
+                f"{where}: its post_processor adds the id {outside[0]}, its ids end at "
+                f"{self.n_vocab - 1}; the file is damaged"
+            )
+
+    def _try_engines(self) -> None:
+        """Whether the fast encoder, or else the tokenizers library, takes it shows now."""
         if self.kind == "other":
-            self._engine(None)  # whether the fast library takes it should show now, not later
+            try:
+                self._engine(None)
+                return
+            except InputError:
+                self.kind = "library"
+        self._library = self._engine(None)
+
+    def named(self, role: str) -> int | None:
+        """The id of the token that tokenizer_config.json gives a role, as "eos_token"; or None."""
+        return self.special_tokens.get(name_of(self.settings.get(role)) or "")
 
     @classmethod
     def load(cls, path: Path | str) -> Tokenizer:
         """Read a folder or a file, recognised by its content.
 
-        tokenizer.json (byte-level BPE, characters), vocab.json with merges.txt, OpenAI's
-        encoder.json with vocab.bpe, or vocab.bpe alone. Raises InputError, in one line, for files
-        that are missing, cut off, damaged or do not belong together.
+        tokenizer.json, vocab.json with merges.txt, OpenAI's encoder.json with vocab.bpe, or
+        vocab.bpe alone; with what tokenizer_config.json, special_tokens_map.json and
+        added_tokens.json beside them say. Raises InputError, in one line, for files that are
+        missing, cut off, damaged or do not belong together.
         """
-        return cls(load_spec(Path(path)), str(path))
+        spec, settings, notes = load_spec(Path(path))
+        return cls(spec, str(path), settings, notes)
 
     @classmethod
     def from_bpe(
@@ -188,7 +230,7 @@ class Tokenizer:
         special_tokens: Mapping[str, int],
     ) -> Tokenizer:
         """GPT-2's encoder with this vocabulary, whose names are written in `byte_symbols`."""
-        return cls(bpe_spec(vocab, merges, special_tokens, {}))
+        return cls(bpe_spec(vocab, merges, special_tokens))
 
     @classmethod
     def characters(cls, alphabet: Sequence[str], special_tokens: Sequence[str] = ()) -> Tokenizer:
@@ -208,7 +250,7 @@ class Tokenizer:
         return f"Tokenizer({self.kind}, n_vocab={self.n_vocab}, end_token={self.end_token})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Tokenizer, (self._spec, self._where)
+        return Tokenizer, (self._spec, self._where, self.settings)
 
     @property
     def is_local(self) -> bool:
@@ -216,25 +258,24 @@ class Tokenizer:
 
         Not where a normalizer sees the beginning of a text, or a token may hold white space.
         """
-        return self.kind != "other" and not self._always
+        return self.kind in ("bpe", "characters") and not self._always
 
     # text -> ids
 
     def encode(
-        self, text: str, allowed_special: Collection[str] | Literal["all"] = ()
+        self, text: str, allowed_special: Allowed = (), *, add_special_tokens: bool = True
     ) -> list[int]:
         """The ids of `text`. Names of special tokens in it are ordinary text unless allowed.
 
-        `allowed_special`: names from `special_tokens`, or "all". Raises InputError for half a
-        surrogate pair, and for a character that the vocabulary cannot write.
+        allowed_special: names from `special_tokens`, or "all". add_special_tokens: put `before` and
+        `after` around it, as the vocabulary's files ask for; the other methods never do. Raises
+        InputError for half a surrogate pair, and for a character that the vocabulary cannot write.
         """
         ids: list[int] = self.encode_array(text, allowed_special).tolist()
-        return ids
+        return [*self.before, *ids, *self.after] if add_special_tokens else ids
 
-    def encode_array(
-        self, text: str, allowed_special: Collection[str] | Literal["all"] = ()
-    ) -> np.ndarray:
-        """`encode` without a Python object per token: ids [T], uint32. For whole corpora."""
+    def encode_array(self, text: str, allowed_special: Allowed = ()) -> np.ndarray:
+        """The ids of a text alone without a Python object per token: [T], uint32. For corpora."""
         allowed = self._allowed(allowed_special)
         if not isinstance(text, str):
             raise InputError(f"text: expected str, this is {type(text).__name__}; decode it first")
@@ -245,18 +286,17 @@ class Tokenizer:
         except UnicodeEncodeError as error:
             raise _surrogate_error(error) from None
 
-    def encode_each(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """`encode_array` of each text, special tokens as ordinary text. For many short documents.
+    def encode_each(self, texts: Sequence[str], allowed_special: Allowed = ()) -> list[np.ndarray]:
+        """`encode_array` of each text. For many short documents.
 
         The fast library takes them all in one call, on all cores.
         """
         if self.kind == "characters":
-            return [self.encode_array(text) for text in texts]
+            return [self.encode_array(text, allowed_special) for text in texts]
         for text in texts:
             self._check_bytes(text)
         try:
-            with forks.whole():  # the library has locks of its own
-                ids, ends = self._engine(None).encode_batch_flat(texts, split_special_tokens=True)
+            ids, ends = self._encode_flat(texts, self._allowed(allowed_special))
         except UnicodeEncodeError as error:
             raise _surrogate_error(error) from None
         return np.split(np.frombuffer(ids, "<u4"), np.frombuffer(ends, "<u8")[1:-1])
@@ -266,25 +306,36 @@ class Tokenizer:
         return len(self.encode_array(text))
 
     def encode_with_offsets(
-        self, text: str, allowed_special: Collection[str] | Literal["all"] = ()
+        self, text: str, allowed_special: Allowed = ()
     ) -> tuple[list[int], list[Span]]:
         """`encode`, with the span in `text` of each token; see `offsets`.
 
-        Kind "other" may rewrite the text first. A space put before it counts to the first
-        character, as at Hugging Face; after other changes there are no spans: InputError.
+        What the vocabulary's template puts around a text has the empty span (0, 0). Kind "other"
+        may rewrite the text first. A space put before it counts to the first character, as at
+        Hugging Face; after other changes there are no spans: InputError.
         """
-        ids = self.encode(text, allowed_special)
+        ids = self.encode(text, allowed_special, add_special_tokens=False)
+        spans = self._spans(text, ids, allowed_special)
+        before, after = [(0, 0)] * len(self.before), [(0, 0)] * len(self.after)
+        return [*self.before, *ids, *self.after], [*before, *spans, *after]
+
+    def _spans(self, text: str, ids: list[int], allowed_special: Allowed) -> list[Span]:
+        """The span in `text` of each of its ids."""
+        if self._library:
+            allowed = self._allowed(allowed_special)
+            found: list[Span] = self._engine_for(allowed).offsets(text, not allowed)
+            return found
         spans, decoded = self.offsets(ids), self.decode(ids)
         if text and decoded == " " + text:
-            return ids, [(max(start - 1, 0), max(end - 1, 1)) for start, end in spans]
+            return [(max(start - 1, 0), max(end - 1, 1)) for start, end in spans]
         if decoded != text:
             raise InputError(
                 f"{self._where}: this tokenizer changes the text before it cuts it, so tokens have "
                 "no place in the original; use offsets(ids), which count in the decoded text"
             )
-        return ids, spans
+        return spans
 
-    def _allowed(self, allowed: Collection[str] | Literal["all"]) -> frozenset[str]:
+    def _allowed(self, allowed: Allowed) -> frozenset[str]:
         if isinstance(allowed, str):
             allowed = self.special_tokens if allowed == "all" else (allowed,)
         if not isinstance(allowed, Iterable) or getattr(allowed, "ndim", 1) == 0:
@@ -305,12 +356,21 @@ class Tokenizer:
         if self._is_for_python(text):
             self._budget -= len(text)
             return np.array(self._encode_short(text), np.uint32)  # [T]
-        every = len(allowed) == len(self.special_tokens)
-        engine = self._engine(None if every or not allowed else allowed)
-        # The batch call gives the ids as raw memory; a list of them would halve the speed.
-        with forks.whole():
-            ids, _ = engine.encode_batch_flat([text], split_special_tokens=not allowed)
+        ids, _ = self._encode_flat([text], allowed)
         return np.frombuffer(ids, "<u4").astype(np.uint32)  # [T], a copy that may be written to
+
+    def _encode_flat(self, texts: Sequence[str], allowed: frozenset[str]) -> tuple[bytes, bytes]:
+        """The ids of all texts, and where each begins, as raw memory; lists halve the speed."""
+        with forks.whole():  # the library has locks of its own
+            engine = self._engine_for(allowed)
+            found: tuple[bytes, bytes] = engine.encode_batch_flat(
+                texts, split_special_tokens=not allowed
+            )
+        return found
+
+    def _engine_for(self, allowed: frozenset[str]) -> Any:
+        every = len(allowed) == len(self.special_tokens)
+        return self._engine(None if every or not allowed else allowed)
 
     def _is_for_python(self, text: str) -> bool:
         """Whether the written-out encoder serves: to make the fast library takes 0.2 seconds.
@@ -339,13 +399,16 @@ class Tokenizer:
             return self._engines[allowed]
 
     def _make_engine(self, allowed: frozenset[str] | None) -> Any:
-        import fastokens
-
         kept = self._spec["added_tokens"]
         if allowed is not None:
             kept = [t for t in kept if not t["special"] or t["content"] in allowed]
-        model = {**self._spec["model"], "vocab": without_holes(self._vocab)}
-        spec = {**self._spec, "added_tokens": kept, "model": model}
+        spec = {**self._spec, "added_tokens": kept}
+        if self.kind == "library":
+            clean = self.settings.get("clean_up_tokenization_spaces") is True
+            return Library(spec, self._where, clean)
+        import fastokens
+
+        spec["model"] = {**spec["model"], "vocab": without_holes(spec["model"]["vocab"])}
         try:
             return fastokens.Tokenizer.from_json_str(json.dumps(spec))
         except ValueError as error:
@@ -369,8 +432,8 @@ class Tokenizer:
                     )
 
     def _missing_bytes(self) -> frozenset[int]:
-        if self._spec["model"].get("unk_token"):
-            return frozenset()
+        if self.kind == "library" or self._spec["model"].get("unk_token"):
+            return frozenset()  # what a vocabulary of another kind does not know is its own affair
         symbols = byte_of_symbol().items()
         return frozenset(byte for symbol, byte in symbols if symbol not in self._vocab)
 
@@ -408,8 +471,11 @@ class Tokenizer:
         """The text of any list of ids.
 
         Tokens are bytes, so a list may begin or end inside a character: `errors` is what
-        `bytes.decode` makes of that ("replace", "strict", "ignore", "backslashreplace").
+        `bytes.decode` makes of that ("replace", "strict", "ignore", "backslashreplace"). Of kind
+        "library" the library decodes, as if it were "replace".
         """
+        if self._library:
+            return self._library.decode(_as_list(ids, self.n_vocab))
         data = self.decode_bytes(ids)
         if not isinstance(errors, str):
             raise InputError(f"errors: {quoted(errors)} is no text; leave it out for 'replace'")
@@ -428,6 +494,8 @@ class Tokenizer:
 
     def decode_bytes(self, ids: Ids) -> bytes:
         """The bytes of any list of ids, exactly. An id without an entry gives none."""
+        if self._library:
+            return self.decode(ids).encode()
         return b"".join(self._bytes_of_each(ids))
 
     def token_bytes(self, token: SupportsIndex) -> bytes:
@@ -444,6 +512,8 @@ class Tokenizer:
         A character split over several tokens belongs to each of them: all their spans hold it
         whole, as the Hugging Face library has it. A token without bytes has an empty span.
         """
+        if self._library:
+            return self._library.spans(_as_list(ids, self.n_vocab))
         tokens = self._bytes_of_each(ids)
         lengths = np.array([len(data) for data in tokens], np.int64)  # [T]
         ends = np.cumsum(lengths)
@@ -454,8 +524,15 @@ class Tokenizer:
         last = np.where(lengths == 0, first, character[ends - 1] + 1)  # [T]
         return list(zip(first.tolist(), last.tolist(), strict=True))
 
+    def stable(self, text: str, ids: Sequence[int]) -> int:
+        """How many characters of the text of ids no further token changes. Of kind "library"."""
+        return len(text) if self._library is None else self._library.stable(text, ids)
+
     def _bytes_of_each(self, ids: Ids) -> list[bytes]:
-        values, table = _as_list(ids, self.n_vocab), self._table("bytes", self._byte_table)
+        values = _as_list(ids, self.n_vocab)
+        if self._library:
+            return [self._library.token_bytes(value) for value in values]
+        table = self._table("bytes", self._byte_table)
         return [table[value] for value in values]
 
     def _byte_table(self) -> _ByteTable:
@@ -476,14 +553,15 @@ class Tokenizer:
     def steps(self, text: str) -> list[Word]:
         """How `text` becomes tokens: per pre-token, every state of the merging (`merge_steps`).
 
-        Written out in plain Python, slow; the ids are those of `encode`. Kind "other": InputError.
+        Written out in plain Python, slow; the ids are those of `encode`. Kinds "other" and
+        "library": InputError.
         """
-        if self.kind == "other":
+        if self.kind in ("other", "library"):
             raise InputError(
                 f"{self._where}: its normalizer or pattern is not GPT-2's, so the written-out "
                 "encoder cannot show it; encode still works"
             )
-        ids = self.encode(text)  # the same refusals as encode
+        ids = self.encode(text, add_special_tokens=False)  # the same refusals as encode
         words: list[Word] = []
         for piece, is_name in _split_names(text, self._always, self.special_tokens):
             words += [self._added_word(piece)] if is_name else self._words(piece)
@@ -534,19 +612,22 @@ class Tokenizer:
             raise InputError(f"{folder}: cannot be made: {error.strerror}") from None
         for name, value in self._files().items():
             write_whole(folder / name, json.dumps(value, ensure_ascii=False) + "\n")
-        if self.kind != "characters":
+        if self.kind in ("bpe", "other"):
             lines = [f"{left} {right}" for left, right in self._spec["model"]["merges"]]
             write_whole(folder / "merges.txt", "\n".join(["#version: 0.2", *lines]) + "\n")
 
     def _files(self) -> dict[str, Any]:
         """The JSON files of the layout; the older ones say the same for readers that want them."""
         files = {"tokenizer.json": self._spec, "tokenizer_config.json": self._config()}
-        if self.kind == "characters":
+        if self.kind not in ("bpe", "other"):
             return files
         files["vocab.json"] = {**self._vocab, **self.special_tokens}
-        others = [name for name in self.special_tokens if name != END_OF_TEXT]
-        if others:
-            files["special_tokens_map.json"] = {"additional_special_tokens": others}
+        named = {key: self.settings[key] for key in NAMED if key in self.settings}
+        known = {END_OF_TEXT, *map(name_of, named.values())}
+        others = [name for name in self.special_tokens if name not in known]
+        more = {"additional_special_tokens": others} if others else {}
+        if named or more:
+            files["special_tokens_map.json"] = {**named, **more}
         beyond = {name: self._added[name] for name in self._always if name not in self._vocab}
         if beyond:
             files["added_tokens.json"] = beyond
@@ -558,9 +639,9 @@ class Tokenizer:
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": False,
         }
-        if self.end_token is not None:
+        if self.end_token is not None and "eos_token" not in self.settings:
             config |= dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
-        return config
+        return {**config, **self.settings}
 
 
 class StreamDecoder:
@@ -573,15 +654,27 @@ class StreamDecoder:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._ids: list[int] = []  # of a library's tokens, whose text depends on their neighbours
+        self._given = 0
 
     def push(self, token: SupportsIndex) -> str:
         """The text that `token` completes, "" while a character is incomplete."""
-        return self._decoder.decode(self._tokenizer.token_bytes(token))
+        if self._tokenizer.kind != "library":
+            return self._decoder.decode(self._tokenizer.token_bytes(token))
+        self._ids.append(index(token))
+        return self._new(whole=False)
+
+    def _new(self, whole: bool) -> str:
+        text, start = self._tokenizer.decode(self._ids), self._given
+        until = len(text) if whole else self._tokenizer.stable(text, self._ids)
+        self._given = max(start, until)
+        return text[start:until]
 
     def flush(self) -> str:
         """What is left of an incomplete character, replaced; then the decoder is as new."""
-        rest = self._decoder.decode(b"", final=True)
+        rest = self._decoder.decode(b"", final=True) + self._new(whole=True)
         self._decoder.reset()
+        self._ids, self._given = [], 0
         return rest
 
 

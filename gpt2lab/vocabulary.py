@@ -19,13 +19,21 @@ from typing import Any, Literal
 
 from gpt2lab.errors import InputError
 from gpt2lab.files import parse_json, read_json, read_text
+from gpt2lab.tokenizer_config import (
+    END_OF_TEXT,
+    FLAGS,
+    Settings,
+    added_token,
+    completed,
+    read,
+    special_names,
+)
 
-END_OF_TEXT = "<|endoftext|>"
 MAX_ID = 2**24 - 1  # no vocabulary comes near; a damaged id must not allocate gigabytes
 CHARACTER_DECODER = {"type": "Fuse"}
-FLAGS = ("single_word", "lstrip", "rstrip")  # how an added token may swallow its surroundings
 
 Spec = dict[str, Any]  # the contents of a tokenizer.json
+Read = tuple[Spec, Settings, list[str]]  # with the files beside it, and notes
 
 
 def byte_symbols() -> list[str]:
@@ -136,28 +144,24 @@ def _check_no_surrogates(vocab: Mapping[str, int], where: str) -> None:
         ) from None
 
 
-def _check_no_holes(vocab: Mapping[str, int], where: str) -> None:
-    missing = sorted(set(range(len(vocab))) - set(vocab.values()))
+def _check_no_holes(vocab: Mapping[str, int], added: Mapping[str, int], where: str) -> None:
+    """Every id up to the vocabulary's highest has an entry; an added token may fill a hole."""
+    highest = max(vocab.values(), default=0)
+    missing = sorted(set(range(highest + 1)) - {*vocab.values(), *added.values()})
     if missing:
         raise InputError(
             f"{where}: no entry has the id {missing[0]} ({len(vocab)} entries, highest id "
-            f"{max(vocab.values())}); ids must run without holes, the file is cut off or damaged"
+            f"{highest}); ids must run without holes, the file is cut off or damaged"
         )
 
 
 # --- from the files' contents to one form ----------------------------------------------------
 
 
-def _added_token(content: str, token: int, special: bool) -> dict[str, Any]:
-    flags = dict.fromkeys((*FLAGS, "normalized"), False)
-    return {"id": token, "content": content, **flags, "special": special}
-
-
 def bpe_spec(
     vocab: Mapping[str, int],
     merges: Iterable[tuple[str, str]],
     special_tokens: Mapping[str, int],
-    added: Mapping[str, int],
 ) -> Spec:
     """GPT-2's pipeline as a tokenizer.json. The special tokens stand in the vocabulary too."""
     for name, token in special_tokens.items():
@@ -166,14 +170,14 @@ def bpe_spec(
                 f"special_tokens: {name!r} has the id {token} and, in the vocabulary, "
                 f"{vocab[name]}; choose another name"
             )
-    by_id = sorted(special_tokens.items() | added.items(), key=lambda item: item[1])
+    by_id = sorted(special_tokens.items(), key=lambda item: item[1])
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
     byte_level["use_regex"] = True
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [_added_token(name, i, name in special_tokens) for name, i in by_id],
+        "added_tokens": [added_token(name, token, True) for name, token in by_id],
         "normalizer": None,
         "pre_tokenizer": byte_level,
         "post_processor": {**byte_level, "trim_offsets": False},
@@ -196,7 +200,7 @@ def bpe_spec(
 def characters_spec(alphabet: Sequence[str], special_tokens: Sequence[str]) -> Spec:
     """Characters are BPE without merges, and `Fuse` joins them without spaces between."""
     vocab = {name: token for token, name in enumerate([*alphabet, *special_tokens])}
-    spec = bpe_spec(vocab, (), {name: vocab[name] for name in special_tokens}, {})
+    spec = bpe_spec(vocab, (), {name: vocab[name] for name in special_tokens})
     return {**spec, "pre_tokenizer": None, "post_processor": None, "decoder": CHARACTER_DECODER}
 
 
@@ -209,59 +213,50 @@ def official_vocab(merges: Iterable[tuple[str, str]]) -> dict[str, int]:
     return vocab
 
 
-def _declared_tokens(folder: Path) -> set[str]:
-    """The names that special_tokens_map.json next to the vocabulary gives, if it is there."""
-    path = folder / "special_tokens_map.json"
-    if not path.is_file():
-        return set()
-    values = read_json(path).values()
-    flat = [v for value in values for v in (value if isinstance(value, list) else [value])]
-    names = [value.get("content") if isinstance(value, dict) else value for value in flat]
-    return {name for name in names if isinstance(name, str)}
-
-
 def _leftover_specials(
-    vocab: Mapping[str, int], merges: Iterable[tuple[str, str]], declared: set[str], where: str
+    vocab: Mapping[str, int], merges: Iterable[tuple[str, str]], settings: Settings, where: str
 ) -> dict[str, int]:
-    """The entries that no text can reach: the special tokens, since the two files do not say.
+    """The entries that no text can reach and that are special tokens.
 
-    A cut-off list of merges would leave ordinary entries over too, and give other ids without a
-    word; so only names in brackets, and declared ones, are taken for special.
+    Where files beside the vocabulary name the special tokens, those are all, with <|endoftext|>.
+    Where there are none, names in brackets are taken for special. Any other entry left over means
+    that the list of merges was cut off, which would give other ids without a word.
     """
     reached = {*byte_symbols(), *(left + right for left, right in merges)}
     left_over = {name: token for name, token in vocab.items() if name not in reached}
+    declared = special_names(settings) | {END_OF_TEXT}
     for name, token in left_over.items():
         if name not in declared and (name[0] + name[-1]) not in ("<>", "[]"):
             raise InputError(
                 f"{where}: no merge makes {name!r} (id {token}); the merges are cut off, or it is "
                 "a special token and special_tokens_map.json must name it"
             )
-    return left_over
+    return {n: token for n, token in left_over.items() if n in declared or not settings}
 
 
-def _two_files_spec(vocab_path: Path, merges_path: Path) -> Spec:
-    """vocab.json or encoder.json with merges.txt or vocab.bpe, and added_tokens.json if there."""
-    vocab = read_json(vocab_path)
+def _two_files_spec(vocab_path: Path, merges_path: Path) -> Read:
+    """vocab.json or encoder.json with merges.txt or vocab.bpe, and the files beside them."""
+    vocab, where = read_json(vocab_path), str(vocab_path)
     merges, first = _parse_merges(merges_path, read_text(merges_path))
-    added_path = vocab_path.with_name("added_tokens.json")
-    added = read_json(added_path) if added_path.is_file() else {}
-    whole = {**vocab, **added}
-    _check_ids(whole, str(vocab_path))
-    _check_no_holes(whole, str(vocab_path))
+    settings = read(vocab_path.parent)
+    _check_ids(vocab, where)
     _check_merges(vocab, merges, f"{merges_path}: line", first)
-    declared = _declared_tokens(vocab_path.parent)
-    specials = _leftover_specials(vocab, merges, declared | set(added), str(merges_path))
-    return bpe_spec(vocab, merges, specials, added)
+    specials = _leftover_specials(vocab, merges, settings, str(merges_path))
+    spec, notes = completed(bpe_spec(vocab, merges, specials), settings, where, whole=False)
+    added = {entry["content"]: entry["id"] for entry in spec["added_tokens"]}
+    _check_ids({**vocab, **added}, where)
+    _check_no_holes(vocab, added, where)
+    return spec, settings, notes
 
 
-def _merges_only_spec(path: Path, text: str) -> Spec:
+def _merges_only_spec(path: Path, text: str) -> Read:
     """OpenAI's vocab.bpe on its own: its encoder.json can be derived."""
     merges, first = _parse_merges(path, text)
     if not merges:
         raise InputError(f"{path}: holds no merges; expected a vocabulary file")
     vocab = official_vocab(merges)
     _check_merges(vocab, merges, f"{path}: line", first)
-    return bpe_spec(vocab, merges, {END_OF_TEXT: vocab[END_OF_TEXT]}, {})
+    return bpe_spec(vocab, merges, {END_OF_TEXT: vocab[END_OF_TEXT]}), {}, []
 
 
 def _sibling(path: Path, names: Sequence[str]) -> Path:
@@ -275,13 +270,20 @@ VOCAB_NAMES = ("vocab.json", "encoder.json")
 MERGES_NAMES = ("merges.txt", "vocab.bpe")
 
 
-def _file_spec(path: Path) -> Spec:
+def _whole_spec(path: Path, spec: Spec) -> Read:
+    """A tokenizer.json, with what the files beside it say."""
+    settings = read(path.parent)
+    spec, notes = completed(spec, settings, str(path), whole=True)
+    return spec, settings, notes
+
+
+def _file_spec(path: Path) -> Read:
     """One file, by its content: a tokenizer.json, a vocabulary, or a list of merges."""
     text = read_text(path)
     if text.lstrip("\ufeff \t\r\n").startswith("{"):
         value = parse_json(text, str(path))
         if "model" in value and not isinstance(value["model"], int):
-            return value
+            return _whole_spec(path, value)
         return _two_files_spec(path, _sibling(path, MERGES_NAMES))
     alone = not any(path.with_name(name).is_file() for name in VOCAB_NAMES)
     if alone and text.startswith("#version") and path.name != "merges.txt":
@@ -289,9 +291,9 @@ def _file_spec(path: Path) -> Spec:
     return _two_files_spec(_sibling(path, VOCAB_NAMES), path)
 
 
-def _folder_spec(folder: Path) -> Spec:
+def _folder_spec(folder: Path) -> Read:
     if (folder / "tokenizer.json").is_file():
-        return read_json(folder / "tokenizer.json")
+        return _whole_spec(folder / "tokenizer.json", read_json(folder / "tokenizer.json"))
     for name in VOCAB_NAMES:
         if (folder / name).is_file():
             return _two_files_spec(folder / name, _sibling(folder / name, MERGES_NAMES))
@@ -303,8 +305,11 @@ def _folder_spec(folder: Path) -> Spec:
     )
 
 
-def load_spec(path: Path) -> Spec:
-    """The contents of a folder or a file as a tokenizer.json; the format is told by the content."""
+def load_spec(path: Path) -> Read:
+    """A folder or a file as a tokenizer.json, the settings beside it, and what to say about them.
+
+    The format is told by the content.
+    """
     try:
         if not path.exists():
             raise InputError(f"{path}: no such file or folder; give a folder with a tokenizer.json")
@@ -317,19 +322,11 @@ def _checked_added(entry: Any, where: str) -> dict[str, Any]:
     """One entry of `added_tokens` with every field present, as the fast library wants it."""
     if not (isinstance(entry, dict) and isinstance(entry.get("content"), str) and "id" in entry):
         raise InputError(f"{where}: an added token needs content and id, this is {entry!r:.80}")
-    return {**_added_token("", 0, False), **entry}
+    return {**added_token("", 0, False), **entry}
 
 
 def _checked_model(model: Any, where: str) -> dict[str, Any]:
-    """The model part, merges as pairs; only BPE, and only what gives the same ids each time."""
-    if not isinstance(model, dict):
-        raise InputError(f"{where}: its model is {model!r:.40}, expected an object")
-    kind = model.get("type", "BPE" if "merges" in model else None)
-    if kind != "BPE":
-        raise InputError(
-            f"{where}: its model is {kind!r}, only BPE is read here; encode with the tokenizers "
-            "library and pass the ids"
-        )
+    """The model part of a BPE, merges as pairs; only what gives the same ids each time."""
     if not isinstance(model.get("vocab"), dict) or not isinstance(model.get("merges"), list):
         raise InputError(f"{where}: its BPE model lacks vocab or merges; the file is damaged")
     if model.get("dropout"):
@@ -351,14 +348,37 @@ def _pairs(merges: list[Any], where: str) -> list[list[str]]:
     return pairs
 
 
+def model_kind(spec: Spec, where: str) -> str:
+    """The type of the model part: BPE, or one that the tokenizers library alone reads."""
+    model = spec.get("model")
+    if not isinstance(model, dict):
+        raise InputError(f"{where}: its model is {model!r:.40}, expected an object")
+    kind = model.get("type", "BPE" if "merges" in model else None)
+    if kind not in ("BPE", "Unigram", "WordPiece", "WordLevel"):
+        raise InputError(f"{where}: its model is {kind!r:.40}, which is unknown; pass token ids")
+    return str(kind)
+
+
 def checked_spec(spec: Spec, where: str) -> Spec:
     """A tokenizer.json that keeps its promises; settings for batches (truncation, padding) go."""
-    model = _checked_model(spec.get("model"), where)
+    kind = model_kind(spec, where)
     entries = spec.get("added_tokens") or []
     if not isinstance(entries, list):
         raise InputError(f"{where}: added_tokens is {entries!r:.40}, expected a list")
     added = [_checked_added(entry, where) for entry in entries]
     _check_ids({entry["content"]: entry["id"] for entry in added}, f"{where}: added_tokens")
+    model = _checked_model(spec["model"], where) if kind == "BPE" else spec["model"]
+    if kind == "BPE":
+        _check_vocabulary(model, added, where)
+    empty = dict.fromkeys(
+        ("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder")
+    )
+    fixed = {"version": "1.0", "truncation": None, "padding": None}
+    return {**empty, **spec, **fixed, "added_tokens": added, "model": model}
+
+
+def _check_vocabulary(model: dict[str, Any], added: list[dict[str, Any]], where: str) -> None:
+    """The entries of a BPE and its added tokens, one by one and together."""
     for entry in added:
         if model["vocab"].get(entry["content"], entry["id"]) != entry["id"]:
             raise InputError(
@@ -371,11 +391,6 @@ def checked_spec(spec: Spec, where: str) -> Spec:
     _check_ids(whole, where)
     _check_no_surrogates(whole, where)
     _check_merges(model["vocab"], model["merges"], f"{where}: merge", 1)
-    empty = dict.fromkeys(
-        ("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder")
-    )
-    fixed = {"version": "1.0", "truncation": None, "padding": None}
-    return {**empty, **spec, **fixed, "added_tokens": added, "model": model}
 
 
 def _parts(component: Any, key: str) -> list[dict[str, Any]]:
@@ -416,18 +431,21 @@ def _is_characters(spec: Spec) -> bool:
     )
 
 
-def kind_of(spec: Spec, where: str) -> Literal["bpe", "characters", "other"]:
-    """ "bpe" is GPT-2's own pipeline, "other" a byte-level BPE with another one around it."""
+Kind = Literal["bpe", "characters", "other", "library"]
+
+
+def kind_of(spec: Spec) -> Kind:
+    """ "bpe" is GPT-2's own pipeline, "other" a byte-level BPE with another one around it, and
+    "library" all that is no byte-level BPE."""
+    if spec["model"].get("type") != "BPE":
+        return "library"
     if _is_characters(spec):
         return "characters"
     decoders = [part.get("type") for part in _parts(spec["decoder"], "decoders")]
     pre = [part.get("type") for part in _parts(spec["pre_tokenizer"], "pretokenizers")]
     byte_level = "ByteLevel" in pre and decoders in (["ByteLevel"], [])
     if not byte_level or spec["model"].get("end_of_word_suffix"):
-        raise InputError(
-            f"{where}: its BPE is not byte-level (pre-tokenizer {pre}, decoder {decoders}), "
-            "only byte-level BPE is read here; encode with the tokenizers library and pass the ids"
-        )
+        return "library"
     return "bpe" if _is_gpt2_pipeline(spec) else "other"
 
 

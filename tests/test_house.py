@@ -17,7 +17,9 @@ PACKAGE = ROOT / "gpt2lab"
 FLOORS = [
     {"errors", "forks", "__version__"},
     {"files"},
+    {"tokenizer_config"},
     {"config", "vocabulary", "settings", "merges"},
+    {"library"},
     {"tokenizer", "processors"},
     {"reference", "cache", "sampling", "bpe", "prompts"},
     {"engines", "compat", "writer"},

@@ -122,7 +122,7 @@ def hugging_face_official() -> tokenizers.Tokenizer:
 
 
 def saved_spec(tokenizer: Tokenizer) -> dict[str, Any]:
-    _, (spec, _) = tokenizer.__reduce__()
+    _, (spec, *_) = tokenizer.__reduce__()
     return spec
 
 
@@ -756,9 +756,9 @@ def test_damaged_two_files(tmp_path: Path) -> None:
 
 
 DAMAGE: list[tuple[str, Any]] = [
-    ("its model is 'WordPiece', only BPE", {"type": "WordPiece", "vocab": {"a": 0}}),
-    ("its model is 'Unigram', only BPE", {"type": "Unigram", "vocab": [["a", 0.0]]}),
-    ("its model is None, only BPE", {}),
+    ("library refuses it: missing field", {"type": "WordPiece", "vocab": {"a": 0}}),
+    ("library refuses it", {"type": "Unigram", "vocab": [["a", 0.0]], "unk_id": 7}),
+    ("its model is None, which is unknown", {}),
     ("lacks vocab or merges", {"type": "BPE", "vocab": {"a": 0}}),
     ("vocabulary is empty", {"type": "BPE", "vocab": {}, "merges": []}),
     ("dropout is 0.1", {"type": "BPE", "vocab": {"a": 0}, "merges": [], "dropout": 0.1}),
@@ -779,15 +779,19 @@ def test_damaged_tokenizer_json(message: str, model: Any, tmp_path: Path) -> Non
 
 
 def test_tokenizer_json_that_is_not_byte_level(tmp_path: Path) -> None:
+    """What is no byte-level BPE is read by the tokenizers library; damage is damage for it too."""
     for changes in (
         {"pre_tokenizer": None},
-        {"decoder": {"type": "WordPiece"}},
+        {"decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True}},
+        {"normalizer": {"type": "NFKC"}},
+    ):
+        assert Tokenizer(small(**changes)).kind == "library"
+    for changes in (
         {"decoder": "?", "pre_tokenizer": 5},
         {"added_tokens": 5},
         {"added_tokens": [{"id": 1}]},
         {"added_tokens": [added("t", 5000, False)]},
         {"added_tokens": [added("<x>", 0, False)]},
-        {"normalizer": {"type": "NFKC"}},
     ):
         with pytest.raises(InputError):
             Tokenizer(small(**changes))

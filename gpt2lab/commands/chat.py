@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpt2lab.commands.options import (
+    allowed,
     ask,
     engine_options,
     load_model,
@@ -15,6 +16,7 @@ from gpt2lab.commands.options import (
     printable,
     sampling_options,
     sampling_settings,
+    special_option,
     token_ids,
 )
 from gpt2lab.errors import InputError
@@ -48,6 +50,7 @@ In the chat: /reset, /undo, /set temperature 0.7, /settings, /help, /quit."""
 @click.option("--you", default="You", metavar="NAME", help="Your name in the script.  [You]")
 @click.option("--them", default="Friend", metavar="NAME", help="The model's name.  [Friend]")
 @click.option("--opening", default="", metavar="TEXT", help="Text before the first line.")
+@special_option
 @sampling_options(skip=SKIPPED)
 def command(**flags: Any) -> None:
     """Talk with a model."""
@@ -56,9 +59,16 @@ def command(**flags: Any) -> None:
     lm = load_model(flags["model"], **engine_options(flags))
     if lm.tokenizer is None:
         raise InputError(f"{lm.name} comes without a tokenizer; there is no way to talk with it")
+    if "chat_template" in lm.tokenizer.settings:
+        click.echo(
+            "note: the model's chat_template is not applied; the conversation is a script of two "
+            "speakers",
+            err=True,
+        )
     settings = sampling_settings(flags)
     lm.settings(**settings)  # refuse wrong ones before the first word
-    chat = Chat(lm, flags["you"], flags["them"], flags["opening"], settings)
+    names = flags["you"], flags["them"], flags["opening"]
+    chat = Chat(lm, *names, settings, allowed_special=allowed(flags))
     click.echo(
         f"{lm.name}: a base model that continues a script; /help lists what there is.", err=True
     )

@@ -16,6 +16,7 @@ import click
 from gpt2lab.commands import legacy
 from gpt2lab.commands.options import (
     ENGINE,
+    allowed,
     ask,
     check_target,
     echo_json,
@@ -27,6 +28,7 @@ from gpt2lab.commands.options import (
     read_text,
     sampling_options,
     sampling_settings,
+    special_option,
     token_ids,
     unescape,
     write_new,
@@ -76,6 +78,7 @@ are written with temperature 0.8 and top-p 0.95; beams search without drawing.""
 @click.option("--lines", is_flag=True, help="Every line of the file or input is a prompt.")
 @click.option("--ids", metavar="'ID ID ...'", help="The prompt as token ids.")
 @click.option("--unconditional", is_flag=True, help="No prompt: begin a new document.")
+@special_option
 @click.option("--prompt", "prompt_flag", hidden=True)
 @sampling_options()
 @click.option("--max-length", type=int, hidden=True)
@@ -236,14 +239,20 @@ class _Show:
         self._current, self._texts = key, self._texts + 1
         text = self._prompts[key[0]]
         if isinstance(text, list):
-            ids = "".join(f"{token} " for token in text)
-            text = self._lm.tokenizer.decode(text) if self._lm.tokenizer else ids
+            text = self._spelled(text)
         if text is None:
             return
         if self._flags["include_prompt"]:
             self._print(text)
         elif self._live and sys.stdout.isatty():
             click.secho(printable(text), bold=True, nl=False)
+
+    def _spelled(self, ids: list[int]) -> str:
+        """A prompt of ids as text; without a tokenizer, or where it lacks an id, as numbers."""
+        tokenizer = self._lm.tokenizer
+        if tokenizer is None or max(ids) >= tokenizer.n_vocab:
+            return "".join(f"{token} " for token in ids)
+        return tokenizer.decode(ids)
 
     def _end(self) -> None:
         self._print("\n")
@@ -254,7 +263,8 @@ class _Show:
 
 def _write(lm: LM, prompts: list[Any], settings: dict[str, Any], flags: dict[str, Any]) -> None:
     """Write all texts; on Ctrl-C keep what there is."""
-    encoded, s = lm.prepare(prompts, flags["overflow"], settings, flags.get("names", ()))
+    names = flags.get("names", ())
+    encoded, s = lm.prepare(prompts, flags["overflow"], settings, allowed(flags), names)
     if flags["endless"] and (s.num_beams > 1 or s.greedy):
         raise InputError("--endless would write the same text for ever; it needs a temperature")
     show = _Show(lm, prompts, flags)

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpt2lab.commands import looking
-from gpt2lab.commands.options import check_target, echo_json, given_text, load_model, printable
+from gpt2lab.commands.options import (
+    allowed,
+    check_target,
+    echo_json,
+    given_text,
+    load_model,
+    printable,
+    special_option,
+    token_ids,
+)
 from gpt2lab.errors import InputError
 from gpt2lab.files import write_whole
 
@@ -40,6 +49,8 @@ LAYER.HEAD, both from 0."""
     "model when not given.",
 )
 @click.option("--file", metavar="PATH", help="Read the prompt from a file; - is standard input.")
+@click.option("--ids", metavar="'ID ID ...'", help="The prompt as token ids.")
+@special_option
 @click.option("--after-end", is_flag=True, help="Begin with the token that ends documents.")
 @click.option("--top", type=int, default=10, show_default=True, help="How many alternatives.")
 @click.option("--token", metavar="TEXT", help="Whose logit is taken apart.  [the likeliest]")
@@ -68,10 +79,13 @@ def command(prompt: str | None, **flags: Any) -> None:
     if flags["run"] is not None:
         _grown(canvas, Path(flags["run"]), prompt, target, flags)
         return
-    text = given_text(prompt, flags["file"], "prompt")
+    if flags["ids"] is not None and (prompt is not None or flags["file"] is not None):
+        raise InputError("the prompt is given twice, as ids and as text; give one")
+    given: Any = token_ids(flags["ids"]) if flags["ids"] is not None else None
+    given = given or given_text(prompt, flags["file"], "prompt")
     lm = load_model(flags["model"], engine="numpy")
     lm = lm.acting(*_acts(flags))
-    tokens = _tokens(lm, text, flags["after_end"])
+    tokens = _tokens(lm, lm.encode(given, allowed(flags)), flags["after_end"])
     if flags["source"]:
         _source(canvas, lm, tokens, flags)
         return
@@ -87,7 +101,7 @@ def command(prompt: str | None, **flags: Any) -> None:
 def _check_flags(prompt: str | None, flags: dict[str, Any]) -> None:
     """Flags that have no meaning together, told before anything is loaded."""
     if flags["run"] is not None:
-        for name in ("model", "file", "source", "token", "against", "silence", "scale"):
+        for name in ("model", "file", "ids", "source", "token", "against", "silence", "scale"):
             if flags[name]:
                 raise InputError(f"--run looks at every checkpoint of a run; leave --{name} out")
     if flags["source"]:
@@ -133,12 +147,10 @@ def _acts(flags: dict[str, Any]) -> list[Act]:
     return made
 
 
-def _tokens(lm: LM, text: str, after_end: bool) -> list[int]:
-    """The prompt as ids."""
-    begin = []
-    if after_end:
-        begin = lm.encode(None)
-    tokens = [*begin, *lm.encode(text)]
+def _tokens(lm: LM, prompt: list[int], after_end: bool) -> list[int]:
+    """The prompt as ids, after the end token unless the vocabulary put it there."""
+    begin = lm.encode(None) if after_end else []
+    tokens = prompt if prompt[: len(begin)] == begin else [*begin, *prompt]
     if len(tokens) > lm.config.n_ctx:
         raise InputError(
             f"the prompt has {len(tokens)} tokens, the model sees {lm.config.n_ctx}; shorten it"

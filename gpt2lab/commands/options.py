@@ -22,7 +22,7 @@ from gpt2lab.settings import WRITING, Sampling
 
 if TYPE_CHECKING:
     from gpt2lab.lm import LM
-    from gpt2lab.tokenizer import Tokenizer
+    from gpt2lab.tokenizer import Allowed, Tokenizer
 
 #: What chooses the engine: keyword arguments of `engines.choose`.
 ENGINE = ("engine", "dtype", "cache_dtype", "threads", "device")
@@ -179,6 +179,20 @@ def model_options(function: F) -> F:
     ):
         function = option(function)
     return function
+
+
+def special_option(function: F) -> F:
+    """--allow-special, which arrives as `allow_special`; see `allowed`."""
+    return click.option(
+        "--allow-special",
+        is_flag=True,
+        help="Read the names of special tokens in the text as those tokens, not as plain text.",
+    )(function)
+
+
+def allowed(values: Mapping[str, Any]) -> Allowed:
+    """What --allow-special says, as `allowed_special`."""
+    return "all" if values["allow_special"] else ()
 
 
 def engine_options(values: Mapping[str, Any]) -> dict[str, Any]:

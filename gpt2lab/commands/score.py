@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpt2lab.commands.options import (
+    allowed,
     echo_json,
     engine_options,
     given_text,
     load_model,
     model_options,
     printable,
+    special_option,
+    token_ids,
 )
+from gpt2lab.errors import InputError
 
 if TYPE_CHECKING:
     from gpt2lab.score import Score
@@ -35,6 +39,8 @@ compares models with different vocabularies."""
 @click.argument("text", required=False)
 @model_options
 @click.option("--file", metavar="PATH", help="Read the text from a file; - is standard input.")
+@click.option("--ids", metavar="'ID ID ...'", help="The text as token ids.")
+@special_option
 @click.option("--per-token", is_flag=True, help="A line for every token.")
 @click.option("--per-word", is_flag=True, help="A line for every word.")
 @click.option(
@@ -51,13 +57,20 @@ compares models with different vocabularies."""
 @click.option("--json", "as_json", is_flag=True, help="Everything as one JSON object.")
 def command(text: str | None, file: str | None, **flags: Any) -> None:
     """Tell how likely TEXT is: in all, a token, a word, a byte."""
-    text = given_text(text, file, "text")
+    if flags["ids"] is not None and (text is not None or file is not None):
+        raise InputError("the text is given twice, as ids and as text; give one")
+    given: Any = token_ids(flags["ids"]) if flags["ids"] is not None else None
+    given = given or given_text(text, file, "text")
     lm = load_model(flags["model"], **engine_options(flags))
-    result = lm.score(text, stride=flags["stride"], after_end=flags["after_end"])
+    result = lm.score(
+        given,
+        stride=flags["stride"],
+        after_end=flags["after_end"],
+        allowed_special=allowed(flags),
+    )
     if flags["as_json"]:
         echo_json(result.to_dict())
         return
-    assert lm.tokenizer is not None
     if flags["per_token"]:
         _per_token(result, lm.tokenizer)
     if flags["per_word"]:
@@ -66,9 +79,11 @@ def command(text: str | None, file: str | None, **flags: Any) -> None:
     _summary(result)
 
 
-def _per_token(result: Score, tokenizer: Tokenizer) -> None:
+def _per_token(result: Score, tokenizer: Tokenizer | None) -> None:
     """Token, log-probability, probability; one a line."""
-    pieces = tokenizer.pieces(result.tokens)
+    from gpt2lab.lens.traces import pieces_of
+
+    pieces = pieces_of(tokenizer, result.tokens)
     for token, logprob, piece in zip(result.tokens, result.logprobs, pieces, strict=True):
         number = "         -         -"
         if logprob is not None:

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpt2lab.commands.options import echo_json, given_text, printable, token_ids, vocabulary
+from gpt2lab.commands.options import (
+    allowed,
+    echo_json,
+    given_text,
+    printable,
+    special_option,
+    token_ids,
+    vocabulary,
+)
 from gpt2lab.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,6 +43,7 @@ The ids go to stdout, the pieces too at a terminal or with --pieces."""
 @click.option("--decode", is_flag=True, help="TEXT is token ids; print the text.")
 @click.option("--steps", is_flag=True, help="Show every merge.")
 @click.option("--pieces", is_flag=True, help="Show the pieces, in colour at a terminal.")
+@special_option
 @click.option("--allow", multiple=True, metavar="NAME", help="A special token to read as such.")
 @click.option("--learn", metavar="DIR", help="Learn a vocabulary from the files TEXT; save it.")
 @click.option("--vocab-size", type=int, default=8192, help="Of --learn.  [8192]")
@@ -57,12 +66,13 @@ def command(text: tuple[str, ...], file: str | None, **flags: Any) -> None:
 
 
 def _show(tokenizer: Tokenizer, text: str, flags: dict[str, Any]) -> None:
+    names = allowed(flags) or flags["allow"]
     if flags["as_json"]:
-        ids, offsets = tokenizer.encode_with_offsets(text, allowed_special=flags["allow"])
+        ids, offsets = tokenizer.encode_with_offsets(text, allowed_special=names)
         rows = {"ids": ids, "pieces": tokenizer.pieces(ids), "offsets": offsets}
         echo_json(rows)
         return
-    ids = tokenizer.encode(text, allowed_special=flags["allow"])
+    ids = tokenizer.encode(text, allowed_special=names)
     if flags["pieces"] or sys.stdout.isatty():
         click.echo(_coloured(tokenizer.pieces(ids)))
     click.echo(" ".join(map(str, ids)))

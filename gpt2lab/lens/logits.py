@@ -219,7 +219,7 @@ def token_of(trace: Trace, token: Any, what: str = "token") -> int:
     if isinstance(token, str):
         if trace.tokenizer is None:
             raise InputError(f"the model has no tokenizer; give the {what} as an id")
-        ids = trace.tokenizer.encode(token)
+        ids = trace.tokenizer.encode(token, "all", add_special_tokens=False)
         if len(ids) != 1:
             pieces = ", ".join(map(repr, trace.tokenizer.pieces(ids)))
             raise InputError(f"the {what} {token!r} is {len(ids)} tokens ({pieces}); give one")

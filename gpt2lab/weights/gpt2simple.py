@@ -15,7 +15,7 @@ from pathlib import Path
 
 from gpt2lab.errors import InputError, few
 from gpt2lab.files import shown
-from gpt2lab.weights import openai
+from gpt2lab.weights import openai, tokenizers
 from gpt2lab.weights.checkpoint import Checkpoint
 
 FORMAT = "gpt2simple"
@@ -83,6 +83,7 @@ def load(path: Path) -> Checkpoint:
     checkpoint = openai.read_folder(prefix, FORMAT)
     checkpoint.generation = {"stop": (STOP,)}
     if checkpoint.tokenizer is not None:  # sampling without a prefix begins after the one token
-        start = checkpoint.tokenizer.end_token
+        ended = tokenizers.ended(checkpoint.config, checkpoint.tokenizer)
+        start = ended.end_tokens[0] if ended.end_tokens else None
         checkpoint.config = replace(checkpoint.config, start_token=start)
     return checkpoint

@@ -364,8 +364,9 @@ def load(path: Path) -> Checkpoint:
     if not finite:
         remembered.remember(before, "finite", True)
     tokenizer, more = tokenizers.beside(folder, config)
+    config, marks = tokenizers.marked(config, tokenizer)
     settings, wrong = recommended.read(folder, values, config)
-    source, notes = Source(before, dict(params)), notes + left_out + told + more + wrong
+    source, notes = Source(before, dict(params)), notes + left_out + told + more + marks + wrong
     return Checkpoint(config, params, tokenizer, FORMAT, path, settings, notes, source)
 
 

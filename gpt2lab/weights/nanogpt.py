@@ -132,7 +132,8 @@ def _tokenizer(
             f"{meta.name} is a vocabulary of words or pieces ({few(map(quoted, words))}), only one "
             "of characters is read; the model takes token ids, not text",
         )
-    return tokenizers.fitting(Tokenizer.characters(alphabet), config, meta), ()
+    tokenizer = Tokenizer.characters(alphabet)
+    return tokenizer, tokenizers.told(tokenizer, config)
 
 
 def load(path: Path) -> Checkpoint:

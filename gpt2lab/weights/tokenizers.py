@@ -25,31 +25,80 @@ def has_files(folder: Path) -> bool:
     return any(all((folder / name).is_file() for name in names) for names in sets)
 
 
-def fitting(tokenizer: Tokenizer, config: Config, where: Path) -> Tokenizer:
-    """The tokenizer, if the model knows every id of it; fewer ids are fine, the rest is padding."""
+def told(tokenizer: Tokenizer, config: Config) -> tuple[str, ...]:
+    """What a reader should know about a vocabulary with this model.
+
+    Fewer ids than the model has are fine, the rest is padding; more of them are never generated,
+    and a text that needs one is refused.
+    """
+    notes = list(tokenizer.notes)
     if tokenizer.n_vocab > config.n_vocab:
-        raise InputError(
-            f"{where}: the vocabulary does not fit: it has {tokenizer.n_vocab} tokens, the model "
-            f"{config.n_vocab}; put the model's own vocabulary beside its weights"
+        notes.append(
+            f"the vocabulary has {tokenizer.n_vocab} tokens, the model {config.n_vocab}; ids from "
+            f"{config.n_vocab} on are never generated, and a text that needs one is refused"
         )
-    return tokenizer
+    if tokenizer.after:
+        names = "".join(tokenizer.pieces(tokenizer.after))
+        notes.append(f"the vocabulary puts {names!r} after every prompt, as in transformers")
+    most = tokenizer.settings.get("model_max_length")
+    if isinstance(most, int | float) and 0 < most < config.n_ctx:
+        notes.append(
+            f"tokenizer_config.json says model_max_length {most:g}, the model takes {config.n_ctx} "
+            "tokens; transformers only warns, and no text is cut here"
+        )
+    return tuple(notes)
+
+
+def marked(config: Config, tokenizer: Tokenizer | None) -> tuple[Config, tuple[str, ...]]:
+    """The configuration, where documents begin and end also as the vocabulary has it.
+
+    A config.json is often another model's: its end tokens may be no token here, or one that never
+    comes, and then <|endoftext|> would be printed for ever. So the vocabulary's ends a text too.
+    """
+    end = tokenizer.end_token if tokenizer is not None else None
+    if tokenizer is None or (tokenizer is official() and config.end_tokens):
+        return config, ()
+    notes: tuple[str, ...] = ()
+    if end is not None and end < config.n_vocab and end not in config.end_tokens:
+        start = tokenizer.named("bos_token") if not config.end_tokens else None
+        if config.start_token is None and start not in (None, end) and start < config.n_vocab:
+            config = replace(config, start_token=start)
+        name = f"the vocabulary's {tokenizer.pieces([end])[0]!r} ({end})"
+        others = ", ".join(map(str, config.end_tokens))
+        also = (
+            f"beside {others} of the model's configuration"
+            if others
+            else ("for its configuration names no end token that it has")
+        )
+        notes = (f"{name} ends a text, {also}",)
+        config = replace(config, end_tokens=(*config.end_tokens, end))
+    before = tokenizer.before[:1]
+    if before and before != [config.begin] and before[0] < config.n_vocab:
+        config = replace(config, start_token=before[0])
+    return config, notes
 
 
 def ended(config: Config, tokenizer: Tokenizer | None) -> Config:
-    """The configuration, its texts ended by <|endoftext|> where the vocabulary has that token."""
-    if tokenizer is None or tokenizer.end_token is None:
+    """The configuration, its texts ended by the vocabulary's end token where the model has it."""
+    end = tokenizer.end_token if tokenizer is not None else None
+    if end is None or end >= config.n_vocab:
         return config
-    return replace(config, end_tokens=(tokenizer.end_token,))
+    return replace(config, end_tokens=(end,))
 
 
 def beside(folder: Path, config: Config) -> tuple[Tokenizer | None, tuple[str, ...]]:
     """The tokenizer of the checkpoint in a folder, and what to say about it.
 
-    None when there is no vocabulary: then the model takes and gives ids only.
+    None when there is no vocabulary, or none that can be read: then the model takes and gives ids
+    only.
     """
     if has_files(folder):
-        with accessing(folder):
-            return fitting(Tokenizer.load(folder), config, folder), ()
+        try:
+            with accessing(folder):
+                tokenizer = Tokenizer.load(folder)
+        except InputError as error:
+            return None, (f"{error}; without a tokenizer the model takes token ids, not text",)
+        return tokenizer, told(tokenizer, config)
     strange = [name for name in FOREIGN if (folder / name).is_file()]
     if strange:
         return None, (

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 from gpt2lab.bpe import last_cut
 from gpt2lab.merges import WHITE_SPACE
+from gpt2lab.tokenizer_config import END_OF_TEXT
 from gpt2lab.train.documents.decoding import clean_texts, lines_of
 from gpt2lab.train.documents.reading import Found, Reading, Seen, Source
-from gpt2lab.vocabulary import END_OF_TEXT
 
 PIECE = 1 << 18  # characters of a document kept together; a shorter one is never cut
 NEAR = 1 << 12  # characters in which white space is looked for, to cut there

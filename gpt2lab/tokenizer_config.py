@@ -1,0 +1,252 @@
+"""What lies beside a vocabulary: tokenizer_config.json, special_tokens_map.json, added_tokens.json.
+
+The same special tokens, and what is put before and after a text, are stored in several ways. Here
+they all become one: the fields of a tokenizer.json, with the ids of transformers' AutoTokenizer.
+Where its reading contradicts a file, the file is obeyed and a note says so.
+
+Sources: transformers 5 `tokenization_utils_base.py` (`_from_pretrained`: which file wins),
+`tokenization_utils_tokenizers.py`, `models/gpt2/tokenization_gpt2.py`; the tokenizers
+documentation (post-processors).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gpt2lab.errors import InputError
+from gpt2lab.files import read_json, read_text
+
+END_OF_TEXT = "<|endoftext|>"
+FLAGS = ("single_word", "lstrip", "rstrip")  # how an added token may swallow its surroundings
+NAMED = (  # the tokens with a role, in transformers' order
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+)
+#: What stays in a tokenizer_config.json of its own; the rest becomes part of the tokenizer.json.
+KEPT = (*NAMED, "clean_up_tokenization_spaces", "model_max_length", "chat_template")
+_WHOLE = ("PreTrainedTokenizerFast", "TokenizersBackend")  # classes that obey tokenizer.json alone
+
+Settings = dict[str, Any]  # the contents of the three files, one dict
+
+
+def added_token(content: str, token: int, special: bool) -> dict[str, Any]:
+    """An entry of `added_tokens` in a tokenizer.json."""
+    flags = dict.fromkeys((*FLAGS, "normalized"), False)
+    return {"id": token, "content": content, **flags, "special": special}
+
+
+def _object(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
+
+
+def read(folder: Path) -> Settings:
+    """The three files and chat_template.jinja as one dict; {} where there are none.
+
+    As in transformers, added_tokens_decoder makes the two older files count for nothing.
+    """
+    settings = _object(folder / "tokenizer_config.json")
+    older = settings.pop("additional_special_tokens", None)  # the name until transformers 5
+    settings["extra_special_tokens"] = settings.get("extra_special_tokens") or older
+    if "added_tokens_decoder" not in settings:
+        settings |= _object(folder / "special_tokens_map.json")
+        settings["added_tokens"] = _object(folder / "added_tokens.json")
+    if (folder / "chat_template.jinja").is_file():
+        settings["chat_template"] = read_text(folder / "chat_template.jinja")
+    return {key: value for key, value in settings.items() if value not in (None, {})}
+
+
+def name_of(value: Any) -> str | None:
+    """The name of a token that stands as a text or as an object with its flags."""
+    value = value.get("content") if isinstance(value, dict) else value
+    return value if isinstance(value, str) and value else None
+
+
+def _roles(settings: Settings) -> Iterator[Any]:
+    """The special tokens that the files name, in the order in which transformers adds them."""
+    yield from (settings.get(key) for key in NAMED)
+    own = [key for key in settings if key.endswith("_token") and key not in NAMED]
+    yield from (settings[key] for key in own if isinstance(settings[key], str | dict))
+    for key in ("extra_special_tokens", "additional_special_tokens"):
+        more = settings.get(key)
+        yield from more.values() if isinstance(more, dict) else ()
+        yield from more if isinstance(more, list) else ()
+
+
+def special_names(settings: Settings) -> set[str]:
+    """The names of the special tokens that the files name."""
+    return {name for name in map(name_of, _roles(settings)) if name is not None}
+
+
+def _stated(settings: Settings, where: str) -> list[tuple[Any, Any]]:
+    """(token, id) of every added token whose id the files state, by id."""
+    decoder, older = settings.get("added_tokens_decoder", {}), settings.get("added_tokens", {})
+    if not isinstance(decoder, dict) or not isinstance(older, dict):
+        raise InputError(f"{where}: its added tokens are no object of names and ids")
+    found = [(value, int(key) if key.isdecimal() else key) for key, value in decoder.items()]
+    found += older.items()
+    try:
+        return sorted(found, key=lambda item: item[1])
+    except TypeError:
+        raise InputError(f"{where}: the id of an added token is no whole number") from None
+
+
+def _entry(value: Any, token: Any, special: bool) -> dict[str, Any]:
+    given = value if isinstance(value, dict) else {}
+    flags = {key: bool(given[key]) for key in (*FLAGS, "normalized") if key in given}
+    entry = added_token(name_of(value) or "", token, special or bool(given.get("special")))
+    return {**entry, **flags}
+
+
+def _with_added_tokens(spec: dict[str, Any], settings: Settings, where: str) -> dict[str, Any]:
+    """The tokenizer.json with the added tokens of the other files after its own.
+
+    An entry that comes first wins, and a special token that no file numbers has the next id.
+    """
+    listed, vocab = spec.get("added_tokens") or [], spec["model"].get("vocab")
+    special, known = special_names(settings), vocab if isinstance(vocab, dict) else {}
+    entries = {entry["content"]: dict(entry) for entry in listed}
+    for known_name in special & set(entries):
+        entries[known_name]["special"] = True
+    numbers = [*known.values(), *(entry.get("id") for entry in listed)]
+    following = 1 + max((n for n in numbers if isinstance(n, int)), default=-1)
+    for value, token in (*_stated(settings, where), *((role, None) for role in _roles(settings))):
+        name = name_of(value)
+        if name is None or name in entries:
+            continue
+        token = known.get(name, following) if token is None else token
+        following = max(following, 1 + token) if isinstance(token, int) else following
+        entries[name] = _entry(value, token, name in special)
+    return {**spec, "added_tokens": list(entries.values())}
+
+
+def byte_level(spec: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The ByteLevel part of a pre-tokenizer, alone or in a sequence."""
+    pre = spec.get("pre_tokenizer")
+    members = pre.get("pretokenizers", [pre]) if isinstance(pre, dict) else []
+    found = [p for p in members if isinstance(p, dict) and p.get("type") == "ByteLevel"]
+    return found[0] if found else None
+
+
+def _prefix_space(spec: dict[str, Any], settings: Settings) -> list[str]:
+    """Let add_prefix_space of tokenizer_config.json count where transformers lets it."""
+    pre, wanted = byte_level(spec), settings.get("add_prefix_space")
+    if pre is None or settings.get("tokenizer_class") in _WHOLE:
+        return []
+    if isinstance(wanted, bool):
+        pre["add_prefix_space"] = wanted
+    elif settings and pre.get("add_prefix_space", True):
+        return [
+            "tokenizer.json puts a space before every text and is obeyed; transformers 5 does not "
+            "for this tokenizer_class, unless tokenizer_config.json says add_prefix_space"
+        ]
+    return []
+
+
+def _marks(spec: dict[str, Any], settings: Settings, whole: bool) -> list[str]:
+    """add_bos_token and add_eos_token as the post-processor of a tokenizer.json.
+
+    whole: there is a tokenizer.json; then transformers 5 obeys its post-processor alone.
+    """
+    wanted = [key for key in ("add_bos_token", "add_eos_token") if settings.get(key) is True]
+    if not wanted:
+        return []
+    if whole:
+        if template(spec, "tokenizer.json") != ([], []):
+            return []
+        return [
+            f"tokenizer_config.json says {wanted[0]}, tokenizer.json's post-processor adds "
+            "nothing; the latter is obeyed, as by transformers 5"
+        ]
+    ids = {entry["content"]: entry["id"] for entry in spec["added_tokens"]}
+    marks = {key: name_of(settings.get(key[4:])) or END_OF_TEXT for key in wanted}
+    missing = [name for name in marks.values() if name not in ids]
+    if missing:
+        return [f"{wanted[0]} is passed over: {missing[0]!r} is no token of the vocabulary"]
+    single: list[dict[str, Any]] = [{"Sequence": {"id": "A", "type_id": 0}}]
+    for key, name in marks.items():
+        at = 0 if key == "add_bos_token" else len(single)
+        single.insert(at, {"SpecialToken": {"id": name, "type_id": 0}})
+    tokens = {n: {"id": n, "ids": [ids[n]], "tokens": [n]} for n in marks.values()}
+    pair = [*single, {"Sequence": {"id": "B", "type_id": 1}}]
+    spec["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": single,
+        "pair": pair,
+        "special_tokens": tokens,
+    }
+    return []
+
+
+def _gaps(spec: dict[str, Any]) -> list[str]:
+    """What to say where added tokens leave ids out: transformers numbers them without gaps."""
+    top = 1 + max(spec["model"]["vocab"].values(), default=-1)
+    ids = [entry["id"] for entry in spec["added_tokens"] if type(entry["id"]) is int]
+    beyond = sorted(token for token in ids if token >= top)
+    if beyond == list(range(top, top + len(beyond))):
+        return []
+    return [
+        f"the added tokens have the ids {', '.join(map(str, beyond[:5]))}, after a vocabulary of "
+        f"{top}; they are obeyed, transformers 5 would number them from {top}"
+    ]
+
+
+def completed(
+    spec: dict[str, Any], settings: Settings, where: str, whole: bool
+) -> tuple[dict[str, Any], list[str]]:
+    """A tokenizer.json with all that the files beside it say, and notes on what contradicts.
+
+    whole: the tokenizer.json was read, not made of vocab.json and merges.txt.
+    """
+    listed, model = spec.get("added_tokens") or [], spec.get("model")
+    sound = isinstance(model, dict) and isinstance(listed, list)
+    if not sound or not all(isinstance(e, dict) and name_of(e) and "id" in e for e in listed):
+        return spec, []  # damage, which is named when the whole is checked
+    spec = _with_added_tokens(spec, settings, where)
+    notes = _prefix_space(spec, settings) + _marks(spec, settings, whole)
+    return spec, notes + ([] if whole else _gaps(spec))
+
+
+# --- what stands before and after a text -------------------------------------------------------
+
+
+def _template(part: Any) -> tuple[list[Any], list[Any]]:
+    kind = part.get("type")
+    if kind in ("BertProcessing", "RobertaProcessing"):
+        return [part["cls"][1]], [part["sep"][1]]
+    if kind != "TemplateProcessing":  # ByteLevel, which moves offsets alone
+        return [], []
+    sides: list[list[Any]] = [[]]
+    for piece in part["single"]:
+        if "Sequence" in piece:
+            sides.append([])
+        else:
+            sides[-1] += part["special_tokens"][piece["SpecialToken"]["id"]]["ids"]
+    before, after = sides
+    return before, after
+
+
+def template(spec: Mapping[str, Any], where: str) -> tuple[list[int], list[int]]:
+    """The ids that the post-processor puts before and after a text."""
+    whole = spec.get("post_processor") or {}
+    before: list[int] = []
+    after: list[int] = []
+    try:
+        parts: Sequence[Any] = whole.get("processors", [whole])
+        for part in parts:
+            left, right = _template(part)
+            before, after = [*left, *before], [*after, *right]
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        raise InputError(
+            f"{where}: its post_processor is not one text with tokens before and after; the file "
+            "is damaged, or of a kind that is not supported: pass token ids"
+        ) from None
+    if not all(type(token) is int and token >= 0 for token in (*before, *after)):
+        raise InputError(f"{where}: its post_processor adds an id that is no whole number")
+    return before, after
