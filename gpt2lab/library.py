@@ -10,6 +10,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -32,9 +33,20 @@ def _made(spec: Spec, where: str) -> Any:
             f"{where}: this vocabulary ({spec['model'].get('type')}) is read by the tokenizers "
             "library alone; install gpt2lab[learn], or pass token ids"
         ) from None
-    try:
+    with _refusing(where):
         return tokenizers.Tokenizer.from_str(json.dumps(spec))
-    except Exception as error:  # the library raises no narrower one
+
+
+@contextmanager
+def _refusing(where: str) -> Iterator[None]:
+    """What the library raises as an InputError; its panics at damage are no Exception."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, UnicodeEncodeError | MemoryError):
+            raise
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         reason = str(error).splitlines()[0] if str(error) else "no reason given"
         raise InputError(
             f"{where}: the tokenizers library refuses it: {reason:.200}; pass token ids"
@@ -52,7 +64,7 @@ class Library:
     """One vocabulary in the library, asked as the fast encoder is, and able to decode."""
 
     def __init__(self, spec: Spec, where: str, clean: bool = False) -> None:
-        self._tokenizer, self._lock = _made(spec, where), threading.Lock()
+        self._tokenizer, self._lock, self._where = _made(spec, where), threading.Lock(), where
         self._clean = clean and spec["model"].get("type") != "BPE"  # as transformers 5
         self._decoders = json.dumps(spec.get("decoder") or {})
         self.vocab: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
@@ -65,7 +77,10 @@ class Library:
             self._lock,
         ):  # whether special names are text is a state of the library's object
             self._tokenizer.encode_special_tokens = split
-            found: list[Any] = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+            with _refusing(self._where):
+                found: list[Any] = self._tokenizer.encode_batch(
+                    list(texts), add_special_tokens=False
+                )
         return found
 
     def encode_batch_flat(
@@ -84,7 +99,8 @@ class Library:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids."""
-        text: str = self._tokenizer.decode(ids, skip_special_tokens=False)
+        with _refusing(self._where):
+            text: str = self._tokenizer.decode(ids, skip_special_tokens=False)
         return cleaned(text) if self._clean else text
 
     def is_byte(self, token: int) -> bool:
