@@ -539,7 +539,8 @@ def _one_or_two_parts(config: Config, settings: TrainConfig, world: int) -> Trai
         raise InputError(f"block_size {block} is more than the model's context {config.n_ctx}")
     rows = settings.micro_batch or settings.batch_size // world
     batch = rows * world * min(2, settings.batch_size // (rows * world))
-    dtype = str(choose(settings.dtype, torch.device("cpu"))).removeprefix("torch.")
+    chosen, _ = choose(settings.dtype, torch.device("cpu"), config, block)
+    dtype = str(chosen).removeprefix("torch.")
     return replace(settings, batch_size=batch, micro_batch=rows, block_size=block, dtype=dtype)
 
 

@@ -61,7 +61,9 @@ def ready(
     memory.keep()
     if device.type == "cpu":
         precision.quicken_float32()
-    chosen, why = group.agree(lambda: precision.choose(settings.dtype, device, config))
+    chosen, why = group.agree(
+        lambda: precision.choose(settings.dtype, device, config, settings.block_size)
+    )
     if why:
         say(why)
     named = str(chosen).removeprefix("torch.")
@@ -292,12 +294,17 @@ def start(
     folder = Path(folder)
     say = say if group.first else _unheard
     check_budget(settings)
-    settings, device = ready(_check_block(settings, begin.config), begin.config, group, say)
+    measured: list[str] = []
+    settings, device = ready(
+        _check_block(settings, begin.config), begin.config, group, measured.append
+    )
+    for line in measured:
+        say(line)
     _check_vocabulary([s for s, _ in sets] + ([val] if val else []), begin)
     if claimed is None:
         claimed = claim(folder, overwrite, group)
     try:
-        made = _made(sets, settings, begin, sources or {})
+        made = {**_made(sets, settings, begin, sources or {}), "measured": measured}
         batches = batches_of(sets, settings)
         run = _run(folder, settings, begin, batches, val, made, claimed, group, device, say)
         group.agree(lambda: _make_room(folder, made))

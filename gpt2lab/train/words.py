@@ -64,7 +64,7 @@ TOLD = {
     "eval_strategy": "val_every says when to validate",
     "save_strategy": "save_every says when to save",
     "prediction_loss_only": "validation is always of the loss only",
-    "fp16": "bfloat16 is used where the machine is made for it",
+    "fp16": "dtype auto takes bfloat16 where that is measured quicker",
     "use_cpu": "device says where to train",
     "reuse": "there is no session to reuse",
     "per_device_eval_batch_size": "validation takes as many texts at once as training",
