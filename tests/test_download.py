@@ -27,10 +27,13 @@ from gpt2lab.commands.download import command as download_command
 from gpt2lab.config import Config, parameter_shapes
 from gpt2lab.errors import Failure, InputError
 from gpt2lab.lm import place
+from gpt2lab.tokenizer import Tokenizer
 from gpt2lab.weights import download as hub
 from gpt2lab.weights import hub as web
 from gpt2lab.weights import load, local
 from gpt2lab.weights.download import download
+
+from .test_special_tokens import WAYS, stored
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LARGE = (".safetensors", ".bin")
@@ -252,6 +255,20 @@ def test_only_needed_files_are_asked_for(server: Hub) -> None:
     server.repos["me/tiny"] = gpt2(pytorch_model__bin=b"x", merges__txt=b"#version: 0.2\n")
     fetch(server)
     assert server.files() == {"config.json", "merges.txt", "model.safetensors"}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_special_tokens_come_with_the_model_however_they_are_stored(
+    server: Hub, tmp_path: Path, way: str
+) -> None:
+    """Only tokenizer.json, vocab.json and merges.txt were fetched: <|user|> became six tokens."""
+    stored(tmp_path / "theirs", way)
+    (tmp_path / "theirs" / "chat_template.jinja").write_text("{{ messages }}")
+    theirs = {path.name: path.read_bytes() for path in (tmp_path / "theirs").iterdir()}
+    server.repos["me/tiny"] = {**gpt2(), **theirs}
+    ours, expected = Tokenizer.load(fetch(server)), Tokenizer.load(tmp_path / "theirs")
+    assert ours.special_tokens == expected.special_tokens and "<|user|>" in ours.special_tokens
+    assert ours.settings == expected.settings and "chat_template" in ours.settings
 
 
 def test_official_sizes_and_bare_names(server: Hub) -> None:

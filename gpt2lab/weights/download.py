@@ -39,7 +39,16 @@ __all__ = ["OFFICIAL", "Progress", "download"]
 Progress = Callable[[str, int, int | None], None]
 Say = Callable[[str], None]
 
-EXTRAS = ("generation_config.json", "tokenizer.json", "vocab.json", "merges.txt")
+EXTRAS = (  # recommended settings, and every file that a vocabulary may be read from
+    "generation_config.json",
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
 WEIGHTS = (  # in the order of choice
     "model.safetensors",
     "model.safetensors.index.json",
@@ -297,7 +306,8 @@ def _shards(hub: Hub, index: Path, limit: int) -> Iterator[Remote]:
 def _extras(hub: Hub) -> Iterator[Remote]:
     """What lies beside the weights: recommended settings and the vocabulary."""
     for name in EXTRAS:
-        remote = look(hub, name, CONFIG_LIMIT if name.endswith("config.json") else TEXT_LIMIT)
+        is_small = name == "generation_config.json"
+        remote = look(hub, name, CONFIG_LIMIT if is_small else TEXT_LIMIT)
         if remote:
             yield remote
 
