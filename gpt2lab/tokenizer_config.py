@@ -31,7 +31,7 @@ NAMED = (  # the tokens with a role, in transformers' order
 )
 #: What stays in a tokenizer_config.json of its own; the rest becomes part of the tokenizer.json.
 KEPT = (*NAMED, "clean_up_tokenization_spaces", "model_max_length", "chat_template")
-_WHOLE = ("PreTrainedTokenizerFast", "TokenizersBackend")  # classes that obey tokenizer.json alone
+_REBUILT = ("GPT2", "CodeGen", "GPTNeoX", "Roberta")  # their classes take parts of tokenizer.json
 
 Settings = dict[str, Any]  # the contents of the three files, one dict
 
@@ -44,6 +44,16 @@ def added_token(content: str, token: int, special: bool) -> dict[str, Any]:
 
 def _object(path: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
+
+
+def model_class(folder: Path) -> Any:
+    """The class that AutoTokenizer finds by config.json where tokenizer_config.json names none."""
+    try:
+        config = _object(folder / "config.json")
+    except InputError:  # whoever loads the model says so; a vocabulary can do without
+        return None
+    own = "GPT2Tokenizer" if config.get("model_type") == "gpt2" else None
+    return config.get("tokenizer_class") or own
 
 
 def read(folder: Path) -> Settings:
@@ -134,19 +144,35 @@ def byte_level(spec: Mapping[str, Any]) -> dict[str, Any] | None:
     return found[0] if found else None
 
 
-def _prefix_space(spec: dict[str, Any], settings: Settings) -> list[str]:
-    """Let add_prefix_space of tokenizer_config.json count where transformers lets it."""
-    pre, wanted = byte_level(spec), settings.get("add_prefix_space")
-    if pre is None or settings.get("tokenizer_class") in _WHOLE:
+def _pipeline(spec: dict[str, Any], settings: Settings) -> list[str]:
+    """Let add_prefix_space count where transformers lets it; say what else it would replace.
+
+    Its GPT2Tokenizer takes the vocabulary, the merges and the post-processor of a tokenizer.json,
+    and makes the rest as GPT-2 has it. Until transformers 5 the file was obeyed, as it is here.
+    """
+    if str(settings.get("tokenizer_class")).partition("Tokenizer")[0] not in _REBUILT:
         return []
-    if isinstance(wanted, bool):
+    pre, wanted = byte_level(spec), settings.get("add_prefix_space")
+    if pre is not None and isinstance(wanted, bool):
         pre["add_prefix_space"] = wanted
-    elif settings and pre.get("add_prefix_space", True):
-        return [
-            "tokenizer.json puts a space before every text and is obeyed; transformers 5 does not "
-            "for this tokenizer_class, unless tokenizer_config.json says add_prefix_space"
-        ]
-    return []
+    own = [key for key in ("normalizer", "pre_tokenizer") if not _is_gpt2(key, spec, wanted)]
+    own += ["model"] if spec["model"].get("type", "BPE") != "BPE" else []
+    if not own:
+        return []
+    return [
+        f"tokenizer.json has a {' and a '.join(own)} of its own, which is obeyed; transformers 5 "
+        "replaces it by GPT-2's; tokenizer_class PreTrainedTokenizerFast in tokenizer_config.json "
+        "makes both obey it"
+    ]
+
+
+def _is_gpt2(key: str, spec: Mapping[str, Any], prefix_space: Any) -> bool:
+    """Whether a part of the pipeline is what transformers' GPT2Tokenizer has in its place."""
+    part = spec.get(key)
+    if key == "normalizer" or not isinstance(part, dict):
+        return part is None and key == "normalizer"
+    flags = part.get("add_prefix_space", True), part.get("use_regex", True)
+    return part.get("type") == "ByteLevel" and flags == (prefix_space is True, True)
 
 
 def _marks(spec: dict[str, Any], settings: Settings, whole: bool) -> list[str]:
@@ -209,7 +235,7 @@ def completed(
     if not sound or not all(isinstance(e, dict) and name_of(e) and "id" in e for e in listed):
         return spec, []  # damage, which is named when the whole is checked
     spec = _with_added_tokens(spec, settings, where)
-    notes = _prefix_space(spec, settings) + _marks(spec, settings, whole)
+    notes = _pipeline(spec, settings) + _marks(spec, settings, whole)
     return spec, notes + ([] if whole else _gaps(spec))
 
 

@@ -25,6 +25,7 @@ from gpt2lab.tokenizer_config import (
     Settings,
     added_token,
     completed,
+    model_class,
     read,
     special_names,
 )
@@ -272,7 +273,7 @@ MERGES_NAMES = ("merges.txt", "vocab.bpe")
 
 def _whole_spec(path: Path, spec: Spec) -> Read:
     """A tokenizer.json, with what the files beside it say."""
-    settings = read(path.parent)
+    settings = {"tokenizer_class": model_class(path.parent)} | read(path.parent)
     spec, notes = completed(spec, settings, str(path), whole=True)
     return spec, settings, notes
 

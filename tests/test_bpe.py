@@ -44,7 +44,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def spec(tokenizer: Tokenizer) -> dict[str, Any]:
-    _, (contents, _) = tokenizer.__reduce__()
+    _, (contents, *_) = tokenizer.__reduce__()
     return contents
 
 

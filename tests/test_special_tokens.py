@@ -144,6 +144,30 @@ def test_tokenizer_config_and_the_post_processor_are_obeyed(tmp_path, name):
         assert plain == peer(text, add_special_tokens=False)["input_ids"]
 
 
+CLASSES = (None, "GPT2Tokenizer", "GPT2TokenizerFast", "PreTrainedTokenizerFast", "no file")
+DIGITS = {"type": "Digits", "individual_digits": True}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("key", ["pre_tokenizer", "normalizer", "add_prefix_space"])
+def test_a_pipeline_that_transformers_replaces_is_obeyed_with_a_note(tmp_path, name, key):
+    """Digits that the file splits are one token in transformers 5, which was nowhere said."""
+    spec = small()
+    spec["model"]["vocab"]["12"] = 269
+    spec["model"]["merges"].append(["1", "2"])
+    level = {**spec["pre_tokenizer"], "add_prefix_space": key == "add_prefix_space"}
+    parts = [DIGITS, level] if key == "pre_tokenizer" else [level]
+    spec["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": parts}
+    spec["normalizer"] = {"type": "Lowercase"} if key == "normalizer" else None
+    named = {"tokenizer_class": name} if name else {}
+    config = {} if name == "no file" else {"tokenizer_config": {"eos_token": END, **named}}
+    peer = auto(write(tmp_path, tokenizer=spec, **config))
+    tokenizer = Tokenizer.load(tmp_path)
+    same = peer("The 12")["input_ids"] == tokenizer.encode("The 12")
+    assert same == (name == "PreTrainedTokenizerFast")
+    assert ("transformers 5 replaces it" in " ".join(tokenizer.notes)) != same
+
+
 def model(folder: Path, n_vocab: int = 280, **files: Any) -> Path:
     """A checkpoint of random weights with these vocabulary files."""
     config = Config(n_vocab=n_vocab, n_ctx=32, n_embd=16, n_head=2, n_layer=1, end_tokens=(268,))
