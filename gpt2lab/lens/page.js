@@ -2,7 +2,16 @@
 // The look inside, drawn: one state (a token, a layer, a head, ...), and views that follow it.
 // Text from the model is only ever set as text, never read as HTML.
 
-const D = JSON.parse(document.getElementById('data').textContent);
+(async () => {
+/** The page's data: JSON, compressed where the text is long. */
+async function data() {
+  const node = document.getElementById('data');
+  if (node.type === 'application/json') return JSON.parse(node.textContent);
+  const packed = Uint8Array.from(atob(node.textContent), one => one.charCodeAt(0));
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream('gzip'));
+  return JSON.parse(await new Response(stream).text());
+}
+const D = await data();
 const C = D.model.config, T = D.tokens.length, L = C.n_layer, H = C.n_head;
 const $ = id => document.getElementById(id);
 
@@ -72,6 +81,15 @@ function mix(name, value) {
 const blue = value => mix('blue', value);
 const warm = value => mix('warm', value);
 const diverging = value => mix(value < 0 ? 'orange' : 'blue', Math.abs(value));
+/** The colours of 256 levels as words of an image, for pictures of many cells. */
+const made256 = {};
+function colourOf(name, colour) {
+  return made256[name + dark.matches] ||= Uint32Array.from({length: 256}, (_, k) => {
+    const [r, g, b] = colour(k);
+    return (255 << 24 | b << 16 | g << 8 | r) >>> 0;
+  });
+}
+const levels256 = () => colourOf('share', k => blue(k / 255));
 const css = colour => 'rgb(' + colour.join(',') + ')';
 function ink(colour) {
   const linear = colour.map(c => (c <= 10 ? c / 3294.6 : ((c / 255 + 0.055) / 1.055) ** 2.4));
@@ -92,16 +110,34 @@ function bytes(text) {
   for (let i = 0; i < raw.length; i++) found[i] = raw.charCodeAt(i);
   return found;
 }
-const TRIANGLE = T * (T + 1) / 2;
-const SCORES = new DataView(bytes(D.attention.scores).buffer);
+const TRIANGLE = T * (T + 1) / 2, WIDE = D.model.head_width, EXACT = 'scores' in D.attention;
+const SCORES = EXACT ? new DataView(bytes(D.attention.scores).buffer) : null;
+/** Numbers of 12 bits: two in three bytes. */
+function twelve(text) {
+  const raw = bytes(text), found = new Int16Array(raw.length / 3 * 2);
+  for (let i = 0, j = 0; i < raw.length; i += 3) {
+    found[j++] = (raw[i] << 4 | raw[i + 1] >> 4) - 2048;
+    found[j++] = ((raw[i + 1] & 15) << 8 | raw[i + 2]) - 2048;
+  }
+  return found;
+}
+const [Q, K] = EXACT ? [] : ['q', 'k'].map(name => twelve(D.attention[name]));
 /** The scaled score of source j for token i, as attention has it before the softmax. */
-const score = (layer, head, i, j) =>
-  SCORES.getFloat32(4 * ((layer * H + head) * TRIANGLE + i * (i + 1) / 2 + j), true);
+function score(layer, head, i, j) {
+  const one = layer * H + head;
+  if (EXACT) return SCORES.getFloat32(4 * (one * TRIANGLE + i * (i + 1) / 2 + j), true);
+  let sum = 0;
+  for (let d = 0, a = (one * T + i) * WIDE, b = (one * T + j) * WIDE; d < WIDE; d++) sum += Q[a + d] * K[b + d];
+  return sum * D.attention.units[layer][head];
+}
 /** Where token i looks: its softmax over the sources 0 to i. */
 function row(layer, head, i) {
-  const found = Float64Array.from({length: i + 1}, (_, j) => score(layer, head, i, j));
-  const most = found.reduce((a, b) => Math.max(a, b));
-  let total = 0;
+  const found = new Float64Array(i + 1);
+  let most = -Infinity, total = 0;
+  for (let j = 0; j <= i; j++) {
+    found[j] = score(layer, head, i, j);
+    if (found[j] > most) most = found[j];
+  }
   for (let j = 0; j <= i; j++) total += found[j] = Math.exp(found[j] - most);
   for (let j = 0; j <= i; j++) found[j] /= total;
   return found;
@@ -111,18 +147,25 @@ function row(layer, head, i) {
 
 const state = {
   token: T - 1, layer: L - 1, head: 0, mode: 'surprisal', lens: 'probability', axis: 'linear',
-  temperature: 10, pinned: null, target: 'likeliest', order: 'place', call: 0, line: 0,
+  temperature: 10, pinned: null, target: 'likeliest', order: 'share', call: 0, line: 0,
   stage: 'softmax', look: null,
 };
 const LIMITS = {token: T, layer: L, head: H};
 const views = [];
 /** A view is drawn again when one of what it depends on changes. */
 const view = (names, draw) => views.push({names: names.split(' '), draw});
+/** What reads sizes waits until all is drawn: one layout for a key press, not one for each view. */
+const afterwards = new Set();
+function settle() {
+  for (const act of afterwards) act();
+  afterwards.clear();
+}
 function choose(changes, quiet) {
   const changed = Object.keys(changes).filter(name => state[name] !== changes[name]);
   if (!changed.length) return;
   Object.assign(state, changes);
   for (const one of views) if (one.names.some(name => changed.includes(name))) one.draw();
+  settle();
   if (!quiet && changed.some(name => name in LIMITS)) {
     $('said').textContent = 'token ' + state.token + ' ' + plain(at(state.token)) + ', layer ' +
       state.layer + ', head ' + state.head;
@@ -132,8 +175,10 @@ function choose(changes, quiet) {
 function move(name, by) {
   choose({[name]: Math.min(Math.max(state[name] + by, 0), LIMITS[name] - 1)});
 }
+let section = '';
 function remember() {
-  const places = ['token', 'layer', 'head'].map(name => name + '=' + state[name]).join('&');
+  const places = ['token', 'layer', 'head'].map(name => name + '=' + state[name]).join('&') +
+    (section && '&section=' + section);
   try { history.replaceState(null, '', '#' + places); } catch { /* a frame may forbid it */ }
 }
 function recall() {
@@ -146,6 +191,17 @@ function recall() {
   }
   return found;
 }
+
+/** Scroll to a section and keep it in the address, beside what is chosen. */
+function visit(name) {
+  section = name;
+  $(name).scrollIntoView();
+  remember();
+}
+document.querySelectorAll('nav a').forEach(link => link.addEventListener('click', event => {
+  event.preventDefault();
+  visit(link.hash.slice(1));
+}));
 
 /** Buttons of which one is chosen. */
 function choices(node, name, label, options, then) {
@@ -185,6 +241,15 @@ function reveal(node) {
   if (a.right > b.right) box.scrollLeft += a.right - b.right + 20;
   if (a.top < b.top) box.scrollTop -= b.top - a.top + 4;
   if (a.bottom > b.bottom) box.scrollTop += a.bottom - b.bottom + 4;
+}
+/** Mark one of many nodes; only the one marked before is looked at again. */
+function marker(nodes) {
+  let last = null;
+  for (const node of nodes) mark(node, false);
+  return node => {
+    if (last) mark(last, false);
+    mark(last = node, true);
+  };
 }
 function mark(node, on) {
   node.classList.toggle('on', on);
@@ -258,16 +323,21 @@ function drawText() {
   });
   fill($('legend'), LEGENDS[state.mode](), h('u'), 'where the chosen head looks');
 }
+const looked = new Float64Array(T);
 function drawLooks() {
   const from = state.look === null ? state.token : state.look;
   const shares = row(state.layer, state.head, from);
-  tokens.forEach((node, i) => { node.lastChild.style.width = 100 * (shares[i] || 0) + '%'; });
+  tokens.forEach((node, i) => {
+    const width = Math.round(1000 * (shares[i] || 0)) / 10;
+    if (width !== looked[i]) node.lastChild.style.width = (looked[i] = width) + '%';
+  });
 }
 view('mode theme', drawText);
 view('token layer head look', drawLooks);
+const markToken = marker(tokens), revealToken = () => reveal(tokens[state.token]);
 view('token size', () => {
-  tokens.forEach((node, i) => mark(node, i === state.token));
-  reveal(tokens[state.token]);
+  markToken(tokens[state.token]);
+  afterwards.add(revealToken);
 });
 const steppers = Object.keys(LIMITS).map(name => {
   const value = h('b');
@@ -318,6 +388,7 @@ function drawToken() {
   }
   const facts = [
     ['probability', percent(e.p)],
+    ...(D.plain ? [['without the act', percent(D.plain.expected[i])]] : []),
     ['rank', e.rank.toLocaleString('en') + ' of ' + C.n_vocab.toLocaleString('en')],
     ['surprisal', fixed(e.surprisal, 4) + ' nats, ' + fixed(e.surprisal / Math.LN2, 4) + ' bits'],
     ['entropy', fixed(e.entropy, 4) + ' nats: as unsure as among ' +
@@ -363,11 +434,14 @@ function drawNext() {
   fill(nextTitle, 'After token ' + i + ' ', word(at(i)), h('span', {class: 'muted'},
     '  entropy ' + fixed(entropy, 4) + ' nats'));
   fill(nextTable,
+    D.plain && h('tr', null, ['', '', '', 'acted', 'plain'].map(name => h('th', {class: 'num', tip: name === 'plain' ?
+      () => 'the model without the act, at temperature 1' : null}, name))),
     ids.slice(0, shown).map((id, k) => h('tr', {class: id === written ? 'mine' : null,
       tip: () => [h('b', null, word(id)), '  id ' + id + '\nlogit ' + fixed(D.next[i].logits[k], 4) +
         '\nprobability ' + percent(p[k])]},
     h('td', {class: 'num muted'}, String(k + 1)), h('td', null, word(id)),
-    h('td', null, bar(p[k])), h('td', {class: 'num'}, percent(p[k])))),
+    h('td', null, bar(p[k])), h('td', {class: 'num'}, percent(p[k])),
+    D.plain && h('td', {class: 'num muted'}, percent(D.plain.next[i][k])))),
     C.n_vocab > shown && h('tr', {class: 'rest'}, h('td'), h('td', {class: 'muted'},
       'all ' + (C.n_vocab - shown).toLocaleString('en') + ' others'),
     h('td', null, bar(left)), h('td', {class: 'num'}, percent(left))));
@@ -397,10 +471,8 @@ function picture(value) {
   const levels = PICTURES[index] || (PICTURES[index] = bytes(F.pictures[index]));
   const canvas = h('canvas', {class: 'pic', width: columns, height: rows, 'aria-hidden': 'true'});
   const context = canvas.getContext('2d'), image = context.createImageData(columns, rows);
-  levels.forEach((level, i) => {
-    const colour = level ? diverging((level - 128) / 127) : [128, 128, 128];
-    image.data.set([...colour, level ? 255 : 60], 4 * i);
-  });
+  const words = new Uint32Array(image.data.buffer), colours = colourOf('signed', k => diverging((k - 128) / 127));
+  levels.forEach((level, i) => { words[i] = level ? colours[level] : 0x3c808080; });
   context.putImageData(image, 0, 0);
   return canvas;
 }
@@ -431,9 +503,16 @@ function step(id, kind) {
   h('span', null, stage.label), h('span', {class: 'mono'}, axes), first === undefined ? null : picture(first));
 }
 /** What the lens says after a layer at the chosen token: how far the answer has come there. */
+let saying = [];
 function says(place) {
-  return h('span', {class: 'muted'}, 'lens ', word(D.lens.best[place][state.token][0]),
-    ' ' + percent(D.lens.p[place][state.token][0]));
+  const node = h('span', {class: 'muted'});
+  saying.push([place, node]);
+  return node;
+}
+function drawSays() {
+  for (const [place, node] of saying) {
+    fill(node, 'lens ', word(D.lens.best[place][state.token][0]), ' ' + percent(D.lens.p[place][state.token][0]));
+  }
 }
 function openLayer(i) {
   const branch = (ids, add, extra) => h('div', {class: 'branch'}, ids.map(id => step(id, 'step')), extra,
@@ -444,6 +523,7 @@ function openLayer(i) {
     branch(MLP, 'mlp_add', null));
 }
 function drawStream() {
+  saying = [];
   const focused = document.activeElement && document.activeElement.dataset.stage;
   const layers = Array.from({length: L}, (_, i) => (i === state.layer ? openLayer(i)
     : h('button', {class: 'stop' + (L > 16 ? ' slim' : ''), onclick: () => choose({layer: i}),
@@ -454,7 +534,8 @@ function drawStream() {
     if (again) again.focus({preventScroll: true});
   }
 }
-view('token layer stage call line theme', drawStream);
+view('layer stage call line theme', drawStream);
+view('token layer stage call line theme', drawSays);
 
 /** A line of Python with comments and strings set apart; enough for reading. */
 function code(text) {
@@ -528,15 +609,19 @@ function thumbnail(layer, head) {
   const canvas = h('canvas', {width: size, height: size, 'aria-hidden': 'true'});
   canvas.draw = () => {
     const most = new Float64Array(size * size);
-    for (let i = 0; i < T; i++) {
-      row(layer, head, i).forEach((p, j) => {
-        const place = Math.floor(i / scale) * size + Math.floor(j / scale);
-        if (p > most[place]) most[place] = p;
-      });
+    const every = Math.max(1, Math.floor(scale / 2)); // of a long text, two rows a pixel
+    for (let i = every - 1; i < T; i += every) {
+      const shares = row(layer, head, i), line = Math.floor(i / scale) * size;
+      for (let j = 0; j <= i; j++) {
+        const place = line + Math.floor(j / scale);
+        if (shares[j] > most[place]) most[place] = shares[j];
+      }
     }
     const context = canvas.getContext('2d'), image = context.createImageData(size, size);
-    most.forEach((p, k) => image.data.set(
-      [...blue(Math.sqrt(p)), k % size > Math.floor(k / size) ? 0 : 255], 4 * k));
+    const words = new Uint32Array(image.data.buffer), colours = levels256();
+    most.forEach((p, k) => {
+      if (k % size <= Math.floor(k / size)) words[k] = colours[Math.round(255 * Math.sqrt(p))];
+    });
     context.putImageData(image, 0, 0);
   };
   return canvas;
@@ -557,61 +642,108 @@ fill($('grid'), h('span'), Array.from({length: H}, (_, j) => h('span', null, Str
 roving($('grid'), (i, j) => thumbs[i][j], () => [state.layer, state.head], L, H,
   (layer, head) => choose({layer, head}));
 view('theme', () => thumbs.flat().forEach(node => node.firstChild.draw()));
-view('layer head', () => thumbs.forEach((line, i) => line.forEach((node, j) =>
-  mark(node, i === state.layer && j === state.head))));
+const markHead = marker(thumbs.flat());
+view('layer head', () => markHead(thumbs[state.layer][state.head]));
 fill($('marks'), D.heads ? [KINDS.map(([, name, about]) => [h('span', {class: name}), about]),
-  '. Bars: how much of its attention a head gives there, on ' + D.heads.length +
+  '. The small bars at the right of a picture: how much of its attention a head gives there, on ' + D.heads.length +
   ' random tokens that come twice; the model then needs ' + fixed(D.heads.losses[1], 2) + ' nats a token instead of ' +
   fixed(D.heads.losses[0], 2) + '.'] : null);
 
+// The canvas is as large as what is seen of the box, stays where it is, and draws the part that was
+// scrolled to: so the names stay beside their rows, and a long text takes no larger a picture.
 const canvas = h('canvas', {tabindex: 0, role: 'img', tip: pointed,
   onclick: event => { const place = cellOf(event); if (place) choose({token: place[0]}); },
   onmouseleave: () => choose({look: null}, true)});
-fill($('matrix'), canvas);
+const field = h('div', {class: 'field'}, canvas), box = $('matrix');
+fill(box, field);
 const M = {};
 /** How large the cells are, and how much room the names need. */
 function measure() {
-  const room = Math.max(240, $('matrix').clientWidth), context = canvas.getContext('2d');
+  const context = canvas.getContext('2d');
   context.font = FONT();
   const widest = Math.max(...D.tokens.map(id => context.measureText(plain(id)).width));
   M.label = Math.min(96, Math.ceil(widest) + 10);
-  M.cell = Math.max(12, Math.min(26, Math.floor((room - M.label - 4) / T)));
+  M.cell = Math.max(3, Math.min(26, Math.floor((Math.max(240, box.clientWidth) - M.label - 4) / T)));
+  M.every = Math.ceil(12 / M.cell); // of so many names one is written
   M.size = M.label + M.cell * T + 3;
+  field.style.width = field.style.height = M.size + 'px';
+  M.width = Math.min(M.size, box.clientWidth);
+  M.height = Math.min(M.size, box.clientHeight);
+  canvas.style.width = M.width + 'px';
+  canvas.style.height = M.height + 'px';
 }
 const FONT = () => '11px ' + getComputedStyle(document.documentElement).getPropertyValue('--mono');
+/** The pattern of one head, a pixel a cell; kept until another head or theme is chosen. */
+let pattern = {};
+function patternOf(layer, head) {
+  const name = [layer, head, dark.matches].join();
+  if (pattern.name === name) return pattern.canvas;
+  const drawn = h('canvas', {width: T, height: T}), context = drawn.getContext('2d');
+  const image = context.createImageData(T, T);
+  const words = new Uint32Array(image.data.buffer), colours = levels256();
+  for (let i = 0; i < T; i++) {
+    const shares = row(layer, head, i);
+    for (let j = 0; j <= i; j++) words[i * T + j] = colours[Math.round(255 * shares[j])];
+  }
+  context.putImageData(image, 0, 0);
+  pattern = {name, canvas: drawn};
+  return drawn;
+}
+/** Scroll until the row of the chosen token and the source that it looks at most are seen. */
+function follow() {
+  const shares = row(state.layer, state.head, state.token), best = shares.indexOf(Math.max(...shares));
+  for (const [side, size, cell] of [['scrollLeft', M.width, best], ['scrollTop', M.height, state.token]]) {
+    const seen = (size - M.label) / M.cell, first = box[side] / M.cell;
+    if (cell < first || cell >= first + seen - 1) box[side] = (cell - seen / 2) * M.cell;
+  }
+}
 function drawMatrix() {
-  measure();
-  const ratio = Math.min(window.devicePixelRatio || 1, 8000 / M.size);
-  canvas.width = canvas.height = Math.round(M.size * ratio);
-  canvas.style.width = canvas.style.height = M.size + 'px';
+  const ratio = window.devicePixelRatio || 1, left = box.scrollLeft, top = box.scrollTop;
+  canvas.width = Math.round(M.width * ratio);
+  canvas.height = Math.round(M.height * ratio);
   const context = canvas.getContext('2d'), style = getComputedStyle(document.documentElement);
   const strong = style.getPropertyValue('--ink'), faint = style.getPropertyValue('--muted');
+  const looker = state.look === null ? state.token : state.look, shares = row(state.layer, state.head, looker);
+  const best = shares.indexOf(Math.max(...shares)), side = M.cell * T;
   context.scale(ratio, ratio);
   context.font = FONT();
   context.textBaseline = 'middle';
-  const looker = state.look === null ? state.token : state.look, shares = row(state.layer, state.head, looker);
-  for (let i = 0; i < T; i++) {
-    const y = M.label + i * M.cell;
-    row(state.layer, state.head, i).forEach((p, j) => {
-      context.fillStyle = css(blue(p));
-      context.fillRect(M.label + j * M.cell, y, M.cell - 1, M.cell - 1);
-    });
-    const name = clipped(context, plain(at(i)));
-    context.fillStyle = i === looker ? strong : faint;
-    context.textAlign = 'right';
-    context.fillText(name, M.label - 6, y + M.cell / 2);
-    context.save();
-    context.translate(M.label + (i + 0.5) * M.cell, M.label - 6);
-    context.rotate(-Math.PI / 2);
-    context.textAlign = 'left';
-    context.fillStyle = (shares[i] || 0) > 0.08 ? strong : faint;
-    context.fillText(name, 0, 0);
-    context.restore();
+  context.save();
+  context.beginPath();
+  context.rect(M.label - 2, M.label - 2, M.width - M.label + 2, M.height - M.label + 2);
+  context.clip(); // no cell under the names
+  context.translate(M.label - left, M.label - top);
+  context.imageSmoothingEnabled = false;
+  context.drawImage(patternOf(state.layer, state.head), 0, 0, side, side);
+  if (M.cell >= 8) { // lines between the cells
+    context.fillStyle = style.getPropertyValue('--paper');
+    for (let i = 1; i <= T; i++) {
+      context.fillRect(0, i * M.cell - 1, side, 1);
+      context.fillRect(i * M.cell - 1, 0, 1, side);
+    }
   }
   context.strokeStyle = style.getPropertyValue('--ring');
   context.lineWidth = 2;
-  context.strokeRect(M.label - 1, M.label + looker * M.cell - 1, (looker + 1) * M.cell + 1, M.cell + 1);
-  const best = shares.indexOf(Math.max(...shares));
+  context.strokeRect(-1, looker * M.cell - 1, (looker + 1) * M.cell + 1, M.cell + 1);
+  context.restore();
+  const named = (i, always) => i === always || (i % M.every === 0 && Math.abs(i - always) >= M.every);
+  for (let i = 0; i < T; i++) {
+    const y = M.label + (i + 0.5) * M.cell - top, x = M.label + (i + 0.5) * M.cell - left;
+    if (named(i, looker) && y > M.label && y < M.height) {
+      context.fillStyle = i === looker ? strong : faint;
+      context.textAlign = 'right';
+      context.fillText(clipped(context, plain(at(i))), M.label - 6, y);
+    }
+    if (named(i, best) && x > M.label && x < M.width) {
+      context.save();
+      context.translate(x, M.label - 6);
+      context.rotate(-Math.PI / 2);
+      context.textAlign = 'left';
+      context.fillStyle = (shares[i] || 0) > 0.08 ? strong : faint;
+      context.fillText(clipped(context, plain(at(i))), 0, 0);
+      context.restore();
+    }
+  }
   canvas.setAttribute('aria-label', 'Layer ' + state.layer + ', head ' + state.head + ': token ' + looker + ' ' +
     plain(at(looker)) + ' looks most at token ' + best + ' ' + plain(at(best)) + ', ' + percent(shares[best]));
   fill($('headname'), 'Layer ' + state.layer + ', head ' + state.head,
@@ -626,10 +758,10 @@ function clipped(context, text) {
   return shown.length < text.length ? Array.from(shown).slice(0, -1).join('') + '…' : text;
 }
 function cellOf(event) {
-  const box = canvas.getBoundingClientRect();
-  const j = Math.floor((event.clientX - box.left - M.label) / M.cell);
-  const i = Math.floor((event.clientY - box.top - M.label) / M.cell);
-  return i >= 0 && i < T && j < T ? [i, Math.max(j, -1)] : null;
+  const here = canvas.getBoundingClientRect();
+  const x = event.clientX - here.left - M.label, y = event.clientY - here.top - M.label;
+  const j = x < 0 ? -1 : Math.floor((x + box.scrollLeft) / M.cell), i = Math.floor((y + box.scrollTop) / M.cell);
+  return y >= 0 && i < T && j < T ? [i, j] : null;
 }
 function pointed(event) {
   const place = cellOf(event);
@@ -649,8 +781,12 @@ canvas.addEventListener('keydown', event => {
   event.preventDefault();
   move('token', by);
 });
-view('token layer head look theme size', drawMatrix);
+view('size', measure);
+view('token layer head size', () => afterwards.add(follow));
+view('token layer head look theme size', () => afterwards.add(drawMatrix));
+box.addEventListener('scroll', drawMatrix);
 
+const SUMROWS = 60; // a table of 500 sources takes longer to lay out than a key press should
 /** The arithmetic of the chosen token's look back, source by source. */
 function drawSums() {
   const i = state.token, {layer, head} = state, scale = D.attention.scale[layer];
@@ -659,6 +795,7 @@ function drawSums() {
   const rows = scores.map((x, j) => ({j, x, p: shares[j], e: Math.exp(x - most)}));
   const total = rows.reduce((sum, one) => sum + one.e, 0);
   if (state.order === 'share') rows.sort((a, b) => b.p - a.p);
+  const rest = state.order === 'share' ? rows.splice(SUMROWS) : rows.splice(0, Math.max(0, rows.length - SUMROWS));
   fill($('sumname'), 'Where ', word(at(i)), ' looks, written out');
   const head1 = ['source', 'q·k', '× scale', 'exp(x − max)', 'softmax'];
   fill(sumTable, h('thead', null, h('tr', null, head1.map((name, k) => h('th', {class: k ? 'num' : null}, name)))),
@@ -667,7 +804,9 @@ function drawSums() {
       h('td', {class: 'num'}, fixed(x, 3)), h('td', {class: 'num'}, significant(e, 4)),
       h('td', {class: 'num'}, h('span', {class: 'bar', style: {width: Math.round(40 * p) + 'px'}}),
         (100 * p).toFixed(2) + '%')))));
-  fill(sumNote, 'Scale ' + significant(scale, 4) + ', largest ' + fixed(most, 3) + '; the ' + plural(i + 1, 'exponential') +
+  const left = rest.length ? plural(rest.length, state.order === 'share' ? 'weaker source' : 'earlier source') +
+    ' not listed: ' + (100 * rest.reduce((sum, one) => sum + one.p, 0)).toFixed(2) + '%. ' : '';
+  fill(sumNote, left, 'Scale ' + significant(scale, 4) + ', largest ' + fixed(most, 3) + '; the ' + plural(i + 1, 'exponential') +
     ' sum' + (i ? '' : 's') + ' to ' + significant(total, 5) + '. ',
   i + 1 < T ? 'The mask gives the ' + plural(T - i - 1, 'later token') + ' a score of −1e10, whose exponential is 0.' : '');
 }
@@ -716,20 +855,24 @@ view('lens theme', () => {
   cells.forEach((line, n) => line.forEach((cell, i) => paint(cell, LENS[state.lens](n, i))));
   fill($('lenslegend'), LENSLEGENDS[state.lens]());
 });
+const markCell = marker(cells.flat()), revealCell = () => reveal(cells[state.layer + 1][state.token]);
+let hit = [];
 view('token layer', () => {
-  cells.forEach((line, n) => line.forEach((cell, i) => mark(cell, n === state.layer + 1 && i === state.token)));
-  lensHeads.forEach((node, i) => node.classList.toggle('hit', i === state.token));
-  lensFeet.forEach((node, i) => node.classList.toggle('hit', i === state.token));
-  lensSides.forEach((node, n) => node.classList.toggle('hit', n === state.layer + 1));
-  reveal(cells[state.layer + 1][state.token]);
+  markCell(cells[state.layer + 1][state.token]);
+  hit.forEach(node => node.classList.remove('hit'));
+  hit = [lensHeads[state.token], lensFeet[state.token], lensSides[state.layer + 1]];
+  hit.forEach(node => node.classList.add('hit'));
+  afterwards.add(revealCell);
 });
+let pins = [], curveWidth = 0;
 function drawCurve() {
   const {ids, p} = X.pinned[state.token];
   const wanted = ids.includes(state.pinned) ? state.pinned : X.targets[state.token];
-  cells.forEach((line, n) => line.forEach((cell, i) =>
-    cell.classList.toggle('pin', i === state.token && X.best[n][i][0] === wanted)));
+  pins.forEach(cell => cell.classList.remove('pin'));
+  pins = cells.map(line => line[state.token]).filter((_, n) => X.best[n][state.token][0] === wanted);
+  pins.forEach(cell => cell.classList.add('pin'));
   const k = ids.indexOf(wanted);
-  const width = Math.max(300, curveBox.clientWidth), narrow = width < 560; // then the name stands above
+  const width = Math.max(300, curveWidth), narrow = width < 560; // then the name stands above
   const height = 250, left = 54, top = 24, foot = 30;
   const right = narrow ? 14 : 90 + Math.min(24, plain(wanted).length) * 8;
   const least = 1e-8, log = state.axis === 'log';
@@ -747,6 +890,8 @@ function drawCurve() {
   X.keys.map((key, n) => (n % every === 0 || n === N - 1) && s('text', {x: x(n), y: height - 8, 'text-anchor': 'middle'},
     n ? 'h.' + (n - 1) : 'in')).filter(Boolean),
   lines.map(m => s('path', {class: m === k ? 'curve pinned' : 'curve', d: path(m)})),
+  narrow ? [] : ends(lines.filter(m => m !== k).map(m => [y(p[N - 1][m]), plain(ids[m])]), y(p[N - 1][k]), top, height - foot)
+    .map(([place, name]) => s('text', {x: x(N - 1) + 12, y: place + 4}, name)),
   p.map((line, n) => s('circle', {cx: x(n), cy: y(line[k]), r: 4, tip: () => [X.keys[n] + '\n', word(wanted), ' ' + percent(line[k])]})),
   s('text', {class: 'pinnedtext', x: x(N - 1) + (narrow ? 6 : 12), y: Math.min(y(p[N - 1][k]) + (narrow ? -9 : 4), height - foot),
     'text-anchor': narrow ? 'end' : 'start'}, plain(wanted) + ' ' + percent(p[N - 1][k])));
@@ -755,11 +900,22 @@ function drawCurve() {
     h('button', {'aria-pressed': String(id === wanted), onclick: () => choose({pinned: id})}, word(id))));
   fill(curveBox, svg);
 }
+/** Where names at the ends of lines go, so that none lies on another: [place, name], as many as fit. */
+function ends(wanted, taken, low, high) {
+  const places = [taken], found = [];
+  for (const [y, name] of wanted) {
+    const free = Array.from({length: 40}, (_, k) => y + (k % 2 ? -1 : 1) * 7 * Math.ceil(k / 2))
+      .find(at => at >= low && at <= high && places.every(other => Math.abs(other - at) >= 13));
+    if (free !== undefined) { places.push(free); found.push([free, name]); }
+  }
+  return found;
+}
 const raised = power => String(power).replace(/[-\d]/g, c => (c === '-' ? '⁻' : '⁰¹²³⁴⁵⁶⁷⁸⁹'[c]));
 const curveTitle = h('h3', {style: {margin: 0}}), curveChips = h('div', {class: 'chips'}), curveBox = h('div'), curveAxis = h('div');
 fill($('curve'), h('div', {class: 'head'}, curveTitle, curveAxis), curveChips, curveBox,
-  h('p', {class: 'small muted'}, 'Told exactly for the token that follows and for every token that the lens puts first at some layer here.'));
+  h('p', {class: 'small muted'}, 'The lines are exact. Shown: the token that follows, and each token that is first at some layer.'));
 choices(curveAxis, 'axis', 'scale of the curve', [['linear', 'linear'], ['log', 'logarithmic']]);
+view('size', () => { curveWidth = curveBox.clientWidth; });
 view('token pinned axis theme size', drawCurve);
 
 // ---- What adds to the logit.
@@ -827,37 +983,52 @@ view('token target layer head theme', drawParts);
 // ---- The rest of the page.
 
 $('name').textContent = D.model.name;
+if (D.model.acts.length) {
+  $('acts').hidden = false;
+  $('acts').textContent = 'Changed model: ' + D.model.acts.join('; ') + '. The plain model’s numbers stand beside.';
+}
 $('about').textContent = [plural(T, 'token'), plural(L, 'layer'), plural(H, 'head') + ' of ' + D.model.head_width, C.n_embd + ' wide',
   'vocabulary ' + C.n_vocab.toLocaleString('en'), 'window ' + C.n_ctx.toLocaleString('en'),
   plural(D.model.parameters, 'parameter'), (D.model.tied ? 'tied' : 'own') + ' head', D.model.dtype].join(' · ') +
   (D.model.text ? '' : ' · no tokenizer: ids are shown');
 fill($('notes'),
-  D.model.acts.length ? h('p', null, 'This model acts on its inner values: ' + D.model.acts.join('; ') + '.') : null,
   h('p', null, h('b', null, 'Keys. '), h('kbd', null, '←'), ' ', h('kbd', null, '→'), ' token, ', h('kbd', null, 'Shift'), ' with ',
     h('kbd', null, '↑'), ' ', h('kbd', null, '↓'), ' layer, with ', h('kbd', null, '←'), ' ', h('kbd', null, '→'),
     ' head; in a table all four arrows move. The address of the page remembers what is chosen.'),
   h('p', null, h('b', null, 'Numbers. '), 'All were computed from this model’s weights by gpt2lab’s reference in ' + D.model.dtype +
-    ' and are in this file. Probabilities have four digits, logits four decimals, what adds to them six. Scaled scores are ' +
-    'here as they are, in 32 bits, and patterns are made of them by this page. Logarithms are natural: 1 nat is 1.44 bits.'),
+    ' and are in this file. Probabilities have four digits, logits four decimals, what adds to them six. ' + (EXACT ?
+    'Scaled scores are here as they are, in 32 bits' : 'Queries and keys are here in 12 bits, and scores are their products, to about a thousandth') +
+    '; this page makes the patterns of them. Logarithms are natural: 1 nat is 1.44 bits.'),
   h('p', null, h('b', null, 'After. '), 'Logit lens: nostalgebraist 2020. Shares of a logit: Elhage et al. 2021. Scores of heads: Olsson et al. 2022. ' +
     'Ranks as colours: GLTR, Gehrmann et al. 2019.'));
 
+/** The head that adds most to the logit of the likeliest token after the text. */
 function first() {
-  if (!D.heads) return {};
-  const best = {score: 0};
-  for (const kind of ['induction', 'previous']) D.heads[kind].forEach((line, layer) => line.forEach((score, head) => {
-    if (score > best.score) Object.assign(best, {score, layer, head});
-  }));
-  return best.score ? {layer: best.layer, head: best.head} : {};
+  const values = A.likeliest[T - 1].values, best = {value: -Infinity};
+  for (let layer = 0; layer < L; layer++) {
+    for (let head = 0; head < H; head++) {
+      const value = values[PLACES['h.' + layer + '.head.' + head]];
+      if (value > best.value) Object.assign(best, {value, layer, head});
+    }
+  }
+  return {layer: best.layer, head: best.head};
 }
 Object.assign(state, first(), recall());
 [state.call, state.line] = stageAt(state.stage, state.layer);
 const drawn = new Set();
 for (const one of views) if (!drawn.has(one.draw)) { drawn.add(one.draw); one.draw(); }
+settle();
 dark.addEventListener('change', () => choose({theme: dark.matches}, true));
 window.addEventListener('hashchange', () => choose(recall(), true));
 let waiting = 0;
 window.addEventListener('resize', () => {
   clearTimeout(waiting);
-  waiting = setTimeout(() => choose({size: innerWidth}, true), 120);
+  waiting = setTimeout(() => choose({size: innerWidth + ' ' + innerHeight}, true), 120);
 });
+/** Links to sections end below the bar, however high it is. */
+function clear() { document.documentElement.style.scrollPaddingTop = $('bar').offsetHeight + 8 + 'px'; }
+view('size', clear);
+clear();
+const wish = new URLSearchParams(location.hash.slice(1)).get('section') || location.hash.slice(1);
+if (/^(expected|flow|attention|lens|parts)$/.test(wish)) visit(wish);
+})();

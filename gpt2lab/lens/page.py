@@ -10,6 +10,7 @@ Shapes: T tokens, H heads, L layers, N places in the stream, V vocabulary.
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import html
 import json
@@ -30,12 +31,21 @@ from gpt2lab.lens.flow import digits, flow, packed
 from gpt2lab.lens.heads import KINDS, head_scores
 from gpt2lab.lens.logits import Attribution, LogitLens, attribution, logit_lens, unembed
 from gpt2lab.lens.prediction import NextTokens, next_tokens, top
-from gpt2lab.lens.traces import Array, Model, Trace, pieces_of, trace
+from gpt2lab.lens.traces import (
+    Array,
+    Model,
+    Trace,
+    pieces_of,
+    probabilities,
+    trace,
+    without_acts,
+)
 from gpt2lab.prompts import check_ids
 from gpt2lab.sampling import log_softmax
 
 LIMIT = 40 * 2**20  # bytes of a page; browsers open more, but not at once
 NEXT, LENS = 50, 10  # alternatives told after each token, and in each place of the lens
+LONG = 200  # tokens; beyond, queries and keys stand for the scores, and the data is compressed
 ROWS = 64  # of logits at once
 TEMPERATURES = tuple(round(0.1 * step, 1) for step in range(1, 21))
 POLICY = (
@@ -61,6 +71,8 @@ def render(model: Model, tokens: list[int], *, layer_scores: bool = True) -> str
 def assemble(data: Mapping[str, Any]) -> str:
     """Template, style sheet, script and data as one document."""
     script = _part("page.js")
+    json_text = to_json(data)
+    long = len(data["tokens"]) > LONG
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     name = data["model"]["name"]
     parts = {
@@ -68,7 +80,8 @@ def assemble(data: Mapping[str, Any]) -> str:
         "title": html.escape(f"{name}, looked inside: {_beginning(data)}"),
         "style": _part("page.css"),
         "script": script,
-        "data": to_json(data),
+        "kind": "application/gzip" if long else "application/json",
+        "data": _compressed(json_text) if long else json_text,
     }
     # One pass, so that a token that looks like a place of the template stays what it is.
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _part("page.html"))
@@ -89,6 +102,11 @@ def to_json(data: Mapping[str, Any]) -> str:
     """JSON that may stand in a script element: no `<` in it, so nothing can end the element."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c")
+
+
+def _compressed(text: str) -> str:
+    """A text as base64 of gzip, the same bytes at any time."""
+    return base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode()
 
 
 def check_size(config: Config, count: int) -> None:
@@ -112,6 +130,8 @@ def estimate(config: Config, count: int) -> int:
     parts = 2 * T * (3 + L * (H + 2)) * 10
     after = T * (NEXT * 13 + len(TEMPERATURES) * 8 + 60)
     source = 160_000 + L * 50_000  # the script and style too
+    if T > LONG:  # queries and keys, two characters a number; the rest is packed to about half
+        return int(L * T * 4 * config.n_embd + 0.5 * (lens + parts + after) + source)
     return int(scores + lens + parts + after + source)
 
 
@@ -136,7 +156,8 @@ def gather(model: Model, tokens: list[int], *, layer_scores: bool = True) -> dic
         "tokens": t.tokens[0].tolist(),
         "expected": _expected(before),
         "total": decimals(before.total),
-        "next": _next(t),
+        "next": (after := _next(t)),
+        "plain": _plain(model, tokens, after),
         "attention": _attention(t),
         "heads": _heads(model) if layer_scores else None,
         "lens": _lens(t, lens),
@@ -158,7 +179,7 @@ def _about(model: Model, t: Trace) -> dict[str, Any]:
         "dtype": str(t["logits"].dtype),
         "tied": "lm_head.weight" not in model.params,
         "text": model.tokenizer is not None,
-        "acts": [shown(act.about) for act in t.acts],
+        "acts": [shown(act.title) for act in t.acts],
     }
 
 
@@ -248,13 +269,50 @@ def _attention(t: Trace) -> dict[str, Any]:
     """The scaled scores of every head [L, H, T (T + 1) / 2], of each token for itself and before.
 
     The pattern is their softmax and q k^T is what they are without the scale, so both are left out.
+    Of a long text q and k [L, H, T, D] stand for them, in 12 bits, which moves scores by about a
+    thousandth; `units` [L, H] makes scaled scores of the products.
     """
+    if t.tokens.shape[1] > LONG:
+        return _queries_and_keys(t)
     below = np.tril_indices(t.tokens.shape[1])
     layers = range(t.config.n_layer)
     scores = np.stack([t["scores", layer][0][:, below[0], below[1]] for layer in layers])
     return {
         "scale": [reference.scale_of(t.config, layer) for layer in layers],
         "scores": packed(scores, "<f4"),
+    }
+
+
+def _queries_and_keys(t: Trace) -> dict[str, Any]:
+    layers = range(t.config.n_layer)
+    scale = np.array([reference.scale_of(t.config, layer) for layer in layers])
+    units, found = scale[:, None], {}
+    for name in ("q", "k"):
+        values = np.stack([t[name, layer][0] for layer in layers])  # [L, H, T, D]
+        unit = np.maximum(np.abs(values).max((2, 3)), 1e-30) / 2047  # [L, H]
+        found[name] = _twelve_bits(np.rint(values / unit[:, :, None, None]))
+        units = units * unit
+    return {"scale": scale.tolist(), **found, "units": units.tolist()}
+
+
+def _twelve_bits(values: Array) -> str:
+    """An even number of integers from -2047 to 2047: two make three bytes, each two of base64."""
+    first, second = (values.astype(np.int32).reshape(-1, 2) + 2048).T
+    parts = [first >> 4, (first & 15) << 4 | second >> 8, second & 255]
+    return packed(np.stack(parts, 1), "u1")
+
+
+def _plain(model: Model, tokens: list[int], shown: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """What the model without its acts says of the same tokens; None where it has no acts.
+
+    expected: the probability of each token but the first. next: of the ids told after each.
+    """
+    if not model.acts:
+        return None
+    p = probabilities(without_acts(model), tokens)  # [T, V]
+    return {
+        "expected": [None, *(digits(p[i, one]) for i, one in enumerate(tokens[1:]))],
+        "next": [_each(digits, p[i, row["ids"]].tolist()) for i, row in enumerate(shown)],
     }
 
 
