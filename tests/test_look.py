@@ -92,6 +92,31 @@ def test_heads_can_be_silenced_and_scaled(run, fable):
     assert len(told["acts"]) == 3
 
 
+def test_an_acted_model_says_so_and_shows_the_plain_numbers_beside(run, fable):
+    """Once `--silence` changed every number and said so nowhere: a screenshot told a lie."""
+    code, out, err = run("look", PROMPT, "--silence", "5.1")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0] == "head 5.1 silenced; plain: the model without that"
+    acted = lens.next_tokens(fable.acting(lens.silence_heads(5, 1)).trace(PROMPT))
+    plain = lens.probabilities(fable, fable.encode(PROMPT))
+    for (text, p), (token, _) in zip(acted.names(acted.next), acted.next.alternatives, strict=True):
+        told = rf"^{re.escape(text)} +{p:.2%}  plain +{plain[-1][token]:.2%}"
+        assert re.search(told, out, re.MULTILINE), text
+    found = json.loads(run("look", PROMPT, "--silence", "5.1", "--json")[1])["plain"]
+    assert found["tokens"][1:] == pytest.approx(
+        [float(plain[i][token]) for i, token in enumerate(fable.encode(PROMPT)[1:])]
+    )
+    assert json.loads(run("look", PROMPT, "--json")[1])["plain"] is None
+
+
+def test_a_token_that_is_likelier_with_a_space_is_noted(run):
+    """`--token Max` silently took 'Max' where ' Max' was meant."""
+    text = "Anna and Max went to the park. They saw a big dog. Anna and"
+    code, _, err = run("look", text, "--token", "Max")
+    assert code == 0 and "' Max', it is a token too, and more probable here" in err
+    assert run("look", text, "--token", " Max")[2] == ""
+
+
 def test_after_the_end_token_it_is_the_score(run, fable):
     told = json.loads(run("look", PROMPT, "--json", "--after-end")[1])
     assert told["next_tokens"]["surprisal"] == pytest.approx(-fable.score(PROMPT).total, rel=1e-5)
@@ -238,7 +263,10 @@ def test_a_run_in_the_terminal_and_as_a_page(run, grown, tmp_path):
     assert [line.split()[0] for line in out.splitlines()[1:4]] == ["0", "40", "120"]
     assert run("look", "--run", str(grown), "--html", str(tmp_path / "run.html"))[0] == 0
     page = (tmp_path / "run.html").read_text(encoding="utf-8")
-    assert page.count("<polyline") == 3 + 2 * 8 + 1 and "<script" not in page
+    assert (
+        page.count("<polyline") + page.count("<circle") == 2 * (3 + 2 * 8 + 1)
+        and "<script" not in page
+    )
     stages = list(growth.stages(grown))
     shown = growth.Growth("<b>", stages)._repr_html_()
     assert "&lt;b&gt;" in shown and "<b>" not in shown

@@ -24,6 +24,7 @@ from gpt2lab.files import write_whole
 if TYPE_CHECKING:
     from gpt2lab.lens import Act
     from gpt2lab.lens.heads import HeadScores
+    from gpt2lab.lens.prediction import Expected
     from gpt2lab.lm import LM
 
 
@@ -165,6 +166,21 @@ def _scores(lm: LM) -> HeadScores | None:
     return lens.head_scores(lm, batch=1) if lm.config.n_ctx >= 5 else None
 
 
+def _note_spelling(lm: LM, token: str | None, after: Expected) -> None:
+    """Say so where a token that was asked for is more probable with a space before it."""
+    if token is None or token.startswith(" ") or lm.tokenizer is None:
+        return
+    spaced = lm.tokenizer.encode(f" {token}")
+    chances = dict(after.alternatives)
+    own = chances.get(lm.tokenizer.encode(token)[0], 0.0)
+    if len(spaced) == 1 and chances.get(spaced[0], 0.0) > own:
+        click.echo(
+            f"note: {printable(token)!r} was taken as written; with a space before it, "
+            f"{printable(' ' + token)!r}, it is a token too, and more probable here",
+            err=True,
+        )
+
+
 def _looked(canvas: looking.Canvas, lm: LM, tokens: list[int], flags: dict[str, Any]) -> None:
     """The prompt in a terminal, or as JSON."""
     from gpt2lab import lens
@@ -172,6 +188,7 @@ def _looked(canvas: looking.Canvas, lm: LM, tokens: list[int], flags: dict[str, 
     wanted = ["embed", "pos_embed", "z", "mlp_out", "resid_pre", "resid_post", "logits"]
     trace = lm.trace(tokens, wanted)
     seen = lens.next_tokens(trace, flags["top"])
+    plain = lens.probabilities(lens.without_acts(lm), tokens) if lm.acts else None
     read = lens.logit_lens(trace, top=min(5, flags["top"]))
     parts = lens.attribution(
         trace,
@@ -181,6 +198,7 @@ def _looked(canvas: looking.Canvas, lm: LM, tokens: list[int], flags: dict[str, 
         by="head",
     )
     scores = _scores(lm)
+    _note_spelling(lm, flags["token"], seen.next)
     if flags["as_json"]:
         echo_json(
             {
@@ -188,14 +206,18 @@ def _looked(canvas: looking.Canvas, lm: LM, tokens: list[int], flags: dict[str, 
                 "acts": [act.about for act in lm.acts],
                 "tokens": tokens,
                 "next_tokens": seen.to_dict(),
+                "plain": None if plain is None else looking.plain_dict(seen, plain),
                 "logit_lens": read.to_dict(),
                 "attribution": parts.to_dict(),
                 "head_scores": scores.to_dict() if scores else None,
             }
         )
         return
-    looking.text_view(canvas, seen)
-    looking.next_view(canvas, seen, seen.next)
+    if lm.acts:
+        told = "; ".join(act.title for act in lm.acts)
+        canvas.line(canvas.paint(f"{told}; plain: the model without that", bold=True, fg="red"))
+    looking.text_view(canvas, seen, plain)
+    looking.next_view(canvas, seen, seen.next, None if plain is None else plain[-1])
     looking.lens_view(canvas, read, trace.pieces)
     looking.heads_view(canvas, parts, scores, 8)
 

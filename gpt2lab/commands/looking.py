@@ -7,7 +7,7 @@ import shutil
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -102,8 +102,21 @@ def spark(values: Iterable[float], low: float, high: float) -> str:
 # ---- The text.
 
 
-def text_view(canvas: Canvas, view: NextTokens) -> None:
-    """The text coloured by surprisal where there are colours, and a row for each token."""
+def plain_dict(view: NextTokens, plain: Any) -> dict[str, Any]:
+    """The plain model's probabilities [T, V] of what an acted model's view tells, for JSON."""
+    before = zip(plain, view.tokens[1:], strict=False)
+    after = [one for one, _ in view.next.alternatives]
+    return {
+        "tokens": [None, *(float(row[one]) for row, one in before)],
+        "next": [{"token": one, "probability": float(plain[-1][one])} for one in after],
+    }
+
+
+def text_view(canvas: Canvas, view: NextTokens, plain: Any = None) -> None:
+    """The text coloured by surprisal where there are colours, and a row for each token.
+
+    plain: where the model acts, the plain model's probabilities [T, V] after each token.
+    """
     if canvas.colour:
         for piece, value in zip(view.pieces, view.surprisals, strict=True):
             shown = clean(piece)
@@ -119,16 +132,17 @@ def text_view(canvas: Canvas, view: NextTokens) -> None:
     canvas.title("Token by token")
     canvas.line(
         f"{'at':>4}  {'token':<14} {'surprisal':>9} {'probability':>11} {'rank':>6} {'entropy':>8}"
-        "  likelier"
+        + ("" if plain is None else f" {'plain':>8}")
+        + "  likelier"
     )
     hidden = max(0, len(view.tokens) - LONG)
     if hidden:
         canvas.line(f"      ({hidden} earlier tokens are left out; --json has them)")
     for i in range(hidden, len(view.tokens)):
-        _token_row(canvas, view, i)
+        _token_row(canvas, view, i, None if plain is None or not i else plain[i - 1])
 
 
-def _token_row(canvas: Canvas, view: NextTokens, i: int) -> None:
+def _token_row(canvas: Canvas, view: NextTokens, i: int, plain: Any) -> None:
     name, row = fit(clean(view.pieces[i]), 14), view.expected[i]
     if row is None or row.surprisal is None or row.probability is None:
         canvas.line(f"{i:>4}  {name}         -           -      -        -")
@@ -136,15 +150,19 @@ def _token_row(canvas: Canvas, view: NextTokens, i: int) -> None:
     better = [text for text, p in view.names(row) if p > row.probability][:4]
     shown = canvas.shade(name, row.surprisal / (STEP * len(LADDER)))
     numbers = f"{row.surprisal:>9.3f} {row.probability:>11.2%} {row.rank:>6} {row.entropy:>8.3f}"
-    rest = fit(" ".join(repr(clean(text)) for text in better), max(0, canvas.width - 60))
+    numbers += "" if plain is None else f" {plain[view.tokens[i]]:>8.2%}"
+    room = canvas.width - (60 if plain is None else 69)
+    rest = fit(" ".join(repr(clean(text)) for text in better), max(0, room))
     canvas.line(f"{i:>4}  {shown} {numbers}  {rest}")
 
 
-def next_view(canvas: Canvas, view: NextTokens, row: Expected) -> None:
-    """What comes next: names, probabilities, bars."""
+def next_view(canvas: Canvas, view: NextTokens, row: Expected, plain: Any = None) -> None:
+    """What comes next: names, probabilities, bars; plain [V] as in `text_view`."""
     canvas.title(f"What comes next (entropy {row.entropy:.3f} nats)")
-    for text, p in view.names(row):
-        canvas.line(f"{fit(clean(text), 18)} {p:>8.2%}  {bar(p, min(40, canvas.width - 30))}")
+    for (text, p), (one, _) in zip(view.names(row), row.alternatives, strict=True):
+        before = "" if plain is None else f"  plain {plain[one]:>7.2%}"
+        drawn = bar(p, min(40, canvas.width - 45))
+        canvas.line(f"{fit(clean(text), 18)} {p:>8.2%}{before}  {drawn}")
 
 
 # ---- The lens.
