@@ -132,16 +132,20 @@ class LM:
                 let_go(flat[start : start + PART])
         return digest.hexdigest()
 
-    def acting(self, *acts: Act) -> LM:
+    def acting(self, *acts: Act | Iterable[Act]) -> LM:
         """The same model with acts on its inner values (`lens.acts`), as an object beside this one.
 
-        It writes, scores and traces by the reference in NumPy. This one stays as it is.
+        acts: acts, or lists of them. The new object generates, scores and traces with the reference
+        in NumPy, one token at about a fifth of the cpu engine's speed. This one stays as it is.
         """
         from gpt2lab import lens
         from gpt2lab.lens.traces import exact
 
         other = copy.copy(self)
-        other.acts = (*self.acts, *lens.checked(acts, self.config))
+        listed: list[Any] = []
+        for given in acts:
+            listed += [given] if isinstance(given, lens.Act) else lens.names.listed("acts", given)
+        other.acts = (*self.acts, *lens.lasting(lens.checked(listed, self.config)))
         plain = exact(self)
         other.engine = NumpyEngine(
             self.config,
@@ -253,6 +257,12 @@ class LM:
             with _naming(name):
                 check_prompt(ids, self.config)
         return fitted, resolve(s, self.config, self.tokenizer)
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text of token ids, the inverse of `encode`; InputError without a tokenizer."""
+        if self.tokenizer is None:
+            raise InputError(f"{self.name} comes without a tokenizer; its ids have no text")
+        return self.tokenizer.decode(tokens)
 
     # ---- What it does.
 

@@ -544,3 +544,66 @@ def test_whatever_is_given_is_taken_or_refused_by_name(fable, trace, odd):
             work()
         except InputError as error:
             assert len(str(error)) < 400
+
+
+# ---- Printed, and asked in other words.
+
+
+def test_no_result_floods_a_terminal(fable):
+    """Printing an attribution by neuron once gave 110,613 characters; now a few lines."""
+    trace = fable.trace(TEXT)
+    other = fable.encode(TEXT)
+    other[0] = other[0] + 1
+    for result in (
+        lens.next_tokens(trace),
+        lens.logit_lens(trace),
+        lens.attribution(trace, by="neuron"),
+        lens.attention(trace, 0, 1),
+        lens.head_scores(fable, batch=1),
+        lens.sweep(fable, TEXT, other, 5, name="z"),
+    ):
+        assert len(repr(result)) < 1500 and len(repr(result).splitlines()) < 16
+        assert type(result).__name__ in repr(result).splitlines()[-1]
+
+
+def test_a_sweep_takes_the_hooks_of_transformerlens_and_tells_its_progress(fable):
+    other = fable.encode(TEXT)
+    other[0] = other[0] + 1
+    told = []
+    found = lens.sweep(
+        fable, TEXT, other, 5, name="hook_z", progress=lambda *step: told.append(step)
+    )
+    assert np.array_equal(found.values, lens.sweep(fable, TEXT, other, 5, name="z").values)
+    assert told == [(i + 1, 6) for i in range(6)]
+    best = found.top(1)[0]
+    assert best[2] == found.restored.max() == found.restored[best[:2]]
+
+
+def test_a_sweep_that_can_restore_nothing_is_refused(fable):
+    """The same prompt twice gave NaN and a warning of NumPy's; two lists a riddle."""
+    with pytest.raises(InputError, match="both prompts give the same logit"):
+        lens.sweep(fable, TEXT, TEXT, 5)
+    with pytest.raises(InputError, match="takes one pair of texts"):
+        lens.sweep(fable, [TEXT, TEXT], [TEXT, TEXT], 5)
+
+
+def test_positions_count_from_the_end_where_there_is_one(fable):
+    count = len(fable.encode(TEXT))
+    [last, first] = [
+        fable.trace(TEXT, acts=[lens.silence_heads(2, 0, positions=p)])["logits"]
+        for p in (-1, count - 1)
+    ]
+    assert np.array_equal(last, first)
+    patch = lens.patch("h.1.mlp_out", fable.trace(TEXT), positions=-2)
+    assert patch.positions == (count - 2,)
+    with pytest.raises(InputError, match="positions below 0 count from the end"):
+        fable.acting(lens.silence_heads(2, 0, positions=-1))
+    with pytest.raises(InputError, match="outside it or the same twice"):
+        fable.trace(TEXT, acts=[lens.silence_heads(2, 0, positions=[-1, count - 1])])
+
+
+def test_acts_come_in_lists_too_and_ids_become_text(fable):
+    acts = [lens.silence_heads(1, 0), lens.scale_heads(2, 1, 0.5)]
+    for acting in (fable.acting(*acts), fable.acting(acts), fable.acting(acts[:1], acts[1])):
+        assert [act.title for act in acting.acts] == ["head 1.0 silenced", "head 2.1 times 0.5"]
+    assert fable.decode(fable.encode(TEXT)) == TEXT

@@ -11,6 +11,7 @@ from gpt2lab.lens.acts import (
     Act,
     checked,
     custom,
+    lasting,
     patch,
     scale_heads,
     scale_neurons,
@@ -31,7 +32,7 @@ from gpt2lab.lens.logits import attribution, logit_lens, unembed
 from gpt2lab.lens.names import NAMES, hook_of, keys, select
 from gpt2lab.lens.patching import direction, sweep
 from gpt2lab.lens.prediction import next_tokens
-from gpt2lab.lens.traces import Trace, trace, watch
+from gpt2lab.lens.traces import Trace, probabilities, trace, watch, without_acts
 
 __all__ = [
     "NAMES",
@@ -46,11 +47,13 @@ __all__ = [
     "head_scores",
     "hook_of",
     "keys",
+    "lasting",
     "logit_lens",
     "next_tokens",
     "ov_circuit",
     "ov_tokens",
     "patch",
+    "probabilities",
     "qk_circuit",
     "scale_heads",
     "scale_neurons",
@@ -63,4 +66,5 @@ __all__ = [
     "trace",
     "unembed",
     "watch",
+    "without_acts",
 ]

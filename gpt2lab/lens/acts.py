@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -36,9 +36,10 @@ class Act:
     key: which (`lens.names`). change: from the chosen part of the value to what stands there
     instead, of the same shape. about: what it does, in words that tell it from any other.
     units: heads where the value has heads [B, H, T, ...], else entries of its last axis; None is
-    all. positions: from the window's beginning, None is all.
+    all. positions: from the window's beginning, None is all; below 0 from the end of a traced text.
     source: instead of `change`, one row for each of `positions`, [1 or B, units, positions, ...].
-    width: how wide the value has to be, where the act depends on it.
+    width: how wide the value has to be, where the act depends on it. short: `title`, where there is
+    a shorter one than `about`.
     """
 
     key: str
@@ -48,9 +49,27 @@ class Act:
     positions: tuple[int, ...] | None = None
     source: Array | None = None
     width: int | None = None
+    short: str = ""
 
     def __repr__(self) -> str:
         return f"<{self.about}>"
+
+    @property
+    def title(self) -> str:
+        """What it does, for a headline: "head 5.1 silenced"."""
+        return self.short or self.about
+
+    def within(self, length: int) -> Act:
+        """The same act for a text of `length` tokens: positions below 0 count from its end."""
+        if not any(position < 0 for position in self.positions or ()):
+            return self
+        placed = tuple(p + length if p < 0 else p for p in self.positions or ())
+        if min(placed) < 0 or len(set(placed)) < len(placed):
+            raise InputError(
+                f"{self.about:.100}: positions {list(self.positions or ())} of a text of {length} "
+                "tokens are outside it or the same twice"
+            )
+        return replace(self, positions=placed)
 
     def __call__(self, value: Array, before: int) -> Array:
         """The value with the change made; `before` tokens stand before it."""
@@ -113,7 +132,7 @@ def _indices(what: str, given: Any) -> tuple[int, ...] | None:
     listed = names.listed(what, given)
     for number in listed:
         whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
-        if not whole or number < 0:
+        if not whole or (number < 0 and what != "positions"):
             raise InputError(f"{what} hold {number!r:.60}; give whole numbers from 0 up")
     if not listed:
         raise InputError(f"{what} are none at all; give at least one, or leave them out for all")
@@ -165,7 +184,15 @@ def _scale(
         # A product with 0 would leave what is not finite, and the sign of zero.
         return np.zeros_like(old) if factor == 0 else old * old.dtype.type(factor)
 
-    return Act(key, None if factor == 1 else change, about, chosen, places)
+    layer, one = names.parse(key)[1], what.removesuffix("s")
+    some = (
+        f"{one} {layer}.{chosen[0]}"
+        if chosen and len(chosen) == 1
+        else (f"{what} {_listed(chosen)} of layer {layer}")
+    )
+    short = some + (" silenced" if factor == 0 else f" times {factor:g}")
+    short += "" if places is None else f" at positions {_listed(places)}"
+    return Act(key, None if factor == 1 else change, about, chosen, places, short=short)
 
 
 def scale_heads(
@@ -239,6 +266,7 @@ def _taken(
     length = value.shape[2 if by_head else 1]
     if positions is None:
         positions = tuple(range(trace.start, trace.start + length))
+    positions = tuple(p + trace.start + length if p < 0 else p for p in positions)
     wrong = [p for p in positions if not trace.start <= p < trace.start + length]
     if wrong:
         raise InputError(
@@ -306,6 +334,17 @@ def checked(acts: Iterable[Act], config: Config) -> list[Act]:
     return [_checked(act, config) for act in names.listed("acts", acts)]
 
 
+def lasting(acts: Iterable[Act]) -> tuple[Act, ...]:
+    """The acts of a model that generates; InputError for positions from a text's end."""
+    made = tuple(acts)
+    if any(position < 0 for act in made for position in act.positions or ()):
+        raise InputError(
+            "positions below 0 count from the end of a traced text, and a text that is being "
+            "generated has no end yet; give positions from 0 up"
+        )
+    return made
+
+
 def _checked(act: Any, config: Config) -> Act:
     if not isinstance(act, Act):
         raise InputError(f"{act!r:.60} is no act; make one, with lens.silence_heads, say")
@@ -321,7 +360,7 @@ def _checked(act: Any, config: Config) -> Act:
     for unit in act.units or ():
         names.check_unit(config, letter, unit)
     for position in act.positions or ():
-        if position >= config.n_ctx:
+        if not -config.n_ctx <= position < config.n_ctx:
             raise InputError(
                 f"position {position} is not there; this model's go from 0 to {config.n_ctx - 1}"
             )

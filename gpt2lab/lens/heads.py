@@ -65,6 +65,15 @@ class Attention:
         )
         return "\n".join(lines)
 
+    def __repr__(self) -> str:
+        last = len(self.pattern) - 1
+        order = np.argsort(-self.pattern[last], kind="stable")[:5]
+        looks = ", ".join(f"{self.pieces[j]!r} {self.pattern[last, j]:.1%}" for j in order)
+        return (
+            f"layer {self.layer}, head {self.head}: token {last} {self.pieces[last]!r} looks at "
+            f"{looks}\nAttention: .pattern [T, S] has each token, .explain(i) the arithmetic"
+        )
+
     def _repr_html_(self) -> str:
         from gpt2lab.lens import show
 
@@ -201,6 +210,13 @@ class HeadScores:
             "losses": list(self.losses),
             "length": self.length,
         }
+
+    def __repr__(self) -> str:
+        rows = []
+        for kind in KINDS:
+            best = ", ".join(f"{i}.{j} {value:.3f}" for i, j, value in self.strongest(kind, 3))
+            rows.append(f"{kind:>12}: {best}")
+        return "\n".join([*rows, "HeadScores: .strongest(kind, n) has more, .to_dict() everything"])
 
     def _repr_html_(self) -> str:
         from gpt2lab.lens import show

@@ -41,6 +41,11 @@ def unembed(trace: Trace, h: Array) -> Array:
 # ---- The logit lens.
 
 
+def _middle_out(rows: list[str], most: int = 12) -> list[str]:
+    """Rows without those in the middle, where there are many."""
+    return rows if len(rows) <= most else [*rows[: most // 2], f"{'...':>16}", *rows[-most // 2 :]]
+
+
 @dataclass
 class LogitLens:
     """The logit lens of one text: at each of N places of the stream, what the head would say.
@@ -91,6 +96,20 @@ class LogitLens:
             "divergences": self.divergences.tolist(),
             "depths": self.depths.tolist(),
         }
+
+    def __repr__(self) -> str:
+        last = len(self.tokens) - 1
+        rows = [
+            f"{key:>16}  {self.pieces[n][last]!r} {float(self.probabilities[n, last, 0]):.1%}"
+            for n, key in enumerate(self.keys)
+        ]
+        return "\n".join(
+            [
+                f"most probable next token after token {last}, read at each layer:",
+                *_middle_out(rows),
+                "LogitLens: .best, .probabilities [N, T, K] have every position, .to_dict() all",
+            ]
+        )
 
     def _repr_html_(self) -> str:
         from gpt2lab.lens import show
@@ -207,6 +226,17 @@ class Attribution:
             "logit": self.logit,
             "parts": dict(zip(self.labels, self.values.tolist(), strict=True)),
         }
+
+    def __repr__(self) -> str:
+        rows = [f"{label:>24} {value:+9.3f}" for label, value in self.top(8)]
+        return "\n".join(
+            [
+                f"direct effect on the logit of {self.target} at position {self.position} "
+                f"({self.logit:.3f} in all, {len(self.labels)} parts):",
+                *rows,
+                "Attribution: .top(n) has more, .to_dict() everything",
+            ]
+        )
 
     def _repr_html_(self) -> str:
         from gpt2lab.lens import show

@@ -106,6 +106,14 @@ def hook_of(key: str) -> str:
     return NAMES[name].hook.format(layer)
 
 
+def of_hook(name: Any) -> Any:
+    """Our name of a value that TransformerLens calls `name` ("hook_z", "ln1.hook_normalized")."""
+    for own, row in NAMES.items():
+        if isinstance(name, str) and name and f".{row.hook}".endswith(f".{name}"):
+            return own
+    return name
+
+
 def parse(key: str) -> tuple[str, int | None]:
     """A key, ours or TransformerLens's, as (name, layer); InputError with the closest ones."""
     if not isinstance(key, str):

@@ -58,6 +58,26 @@ class Sweep:
             "tokens": self.tokens,
         }
 
+    def top(self, count: int = 8) -> list[tuple[int, int, float]]:
+        """(layer, position or head, share restored) of the patches that restore most."""
+        best = np.argsort(-self.restored, axis=None, kind="stable")[:count]
+        layers, places = np.unravel_index(best, self.values.shape)
+        return [
+            (int(i), int(j), float(self.restored[i, j]))
+            for i, j in zip(layers, places, strict=True)
+        ]
+
+    def __repr__(self) -> str:
+        rows = [f"{f'layer {i}, {self.by} {j}':>24} {share:8.1%}" for i, j, share in self.top()]
+        return "\n".join(
+            [
+                f"{self.name} patched, {self.metric}: corrupt {self.corrupt:.3f}, clean "
+                f"{self.clean:.3f}; restored most:",
+                *rows,
+                "Sweep: .top(n) has more, .values [L, n] every patch, .to_dict() everything",
+            ]
+        )
+
     def _repr_html_(self) -> str:
         from gpt2lab.lens import show
 
@@ -73,26 +93,40 @@ def sweep(
     *,
     name: str = "resid_pre",
     position: int = -1,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Sweep:
     """Patch one value of the clean prompt into the corrupt one, in each layer at each place.
 
     clean, corrupt: texts or ids of the same number of tokens. answer: the token whose logit at
     `position` is the metric, less that of `against` where it is given; or a function from logits
-    [B, V] there to numbers [B]. name: the value; those of heads (z, pattern, q, k, v, scores) are
-    swept by head over all positions, all others by position.
+    [B, V] there to numbers [B]. name: the value, by our name or TransformerLens's ("hook_z"); those
+    of heads (z, pattern, q, k, v, scores) are swept by head over all positions, all others by
+    position. progress: is called with the layers done and their number after each layer.
     Meng et al. 2022 (causal tracing); Wang et al. 2023 (IOI).
     """
+    name = naming.of_hook(name)
     check_name(name)
     by = "head" if name in naming.OF_HEADS else "position"
     good = trace(model, clean, [name, "logits", "resid_pre", "resid_post"])
     bad = trace(model, corrupt, ["logits", "resid_pre", "resid_post"])
-    if good.tokens.shape != bad.tokens.shape or len(good.tokens) > 1:
+    if len(good.tokens) > 1 or len(bad.tokens) > 1:
+        raise InputError(
+            f"the prompts are lists of {len(good.tokens)} and {len(bad.tokens)} texts; a sweep "
+            "takes one pair of texts, so call it for each pair"
+        )
+    if good.tokens.shape != bad.tokens.shape:
         raise InputError(
             f"the prompts have {good.tokens.shape[1]} and {bad.tokens.shape[1]} tokens; patching "
             "puts place on place, so give two texts of one length"
         )
     at, c = place_of(bad, position), model.config
     metric, told = _metric(bad, answer, against)
+    ends = [float(metric(t["logits"][:, at])[0]) for t in (good, bad)]
+    if ends[0] == ends[1]:
+        raise InputError(
+            f"both prompts give the same {told}, {ends[0]:.6g}, so there is nothing to restore; "
+            "give prompts or an answer that differ"
+        )
     count = c.n_head if by == "head" else bad.tokens.shape[1]
     values = np.zeros((c.n_layer, count))
     for layer in range(c.n_layer):
@@ -100,7 +134,8 @@ def sweep(
             places = np.arange(start, min(count, start + ROWS))
             logits = _patched(model, bad, good[name, layer], name, layer, places, at)
             values[layer, places] = metric(logits)
-    ends = [float(metric(t["logits"][:, at])[0]) for t in (good, bad)]
+        if progress is not None:
+            progress(layer + 1, c.n_layer)
     return Sweep(name, by, values, ends[0], ends[1], bad.pieces, told)
 
 

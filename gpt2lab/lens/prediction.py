@@ -93,6 +93,14 @@ class NextTokens:
         after = {k: v for k, v in told(self.next).items() if v is not None}
         return {"tokens": rows, "next": after, "surprisal": self.total}
 
+    def __repr__(self) -> str:
+        best = ", ".join(f"{text!r} {p:.1%}" for text, p in self.names(self.next)[:5])
+        total = f"{self.total:.3f} nats of surprisal over {len(self.tokens)} tokens"
+        return (
+            f"next: {best} (entropy {self.next.entropy:.3f} nats)\n{total}\n"
+            "NextTokens: .expected has each position, .next what follows, .to_dict() everything"
+        )
+
     def _repr_html_(self) -> str:
         from gpt2lab.lens import show
 

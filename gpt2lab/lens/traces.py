@@ -9,6 +9,7 @@ Shapes: B batch, T tokens of this call, L layers, E embedding, V vocabulary.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, Protocol
@@ -24,6 +25,7 @@ from gpt2lab.lens import acts as acting
 from gpt2lab.lens import names as naming
 from gpt2lab.lens.acts import Act
 from gpt2lab.prompts import check_ids
+from gpt2lab.sampling import log_softmax
 from gpt2lab.settings import Sampling
 from gpt2lab.tokenizer import Tokenizer
 
@@ -194,6 +196,7 @@ def trace(
     config, tokens = model.config, batch_of(model, texts)
     wanted = naming.select(config, names, layers)
     made = [*model.acts, *acting.checked(acts, config)]
+    made = [act.within(tokens.shape[1]) for act in made]
     for act in made:
         for position in act.positions or ():
             if position >= tokens.shape[1]:
@@ -208,6 +211,19 @@ def trace(
     with forks.whole(), quiet:
         reference.model(config, params, tokens, at=at)
     return Trace(config, params, model.tokenizer, tokens, values, acts=made)
+
+
+def without_acts(model: Model) -> Model:
+    """The same model without its acts."""
+    plain = copy.copy(model)
+    plain.acts = ()
+    return plain
+
+
+def probabilities(model: Model, tokens: list[int]) -> Array:
+    """What the model expects after each of the tokens [T]: probabilities [T, V]."""
+    found: Array = np.exp(log_softmax(trace(model, [tokens], ["logits"])["logits"][0]))
+    return found
 
 
 def keeper(wanted: Iterable[str], values: dict[str, Array]) -> reference.Tap:
@@ -242,7 +258,7 @@ def watch(
         )
     config = model.config
     wanted = naming.select(config, names, layers)
-    made = [*model.acts, *acting.checked(acts, config)]
+    made = [*model.acts, *acting.lasting(acting.checked(acts, config))]
     step = _Step(wanted, made)
     base = exact(model)
     engine = NumpyEngine(config, base.params, base.dtype, tap=step.tap)
