@@ -17,6 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
+from gpt2lab import wordpiece
 from gpt2lab.errors import InputError
 from gpt2lab.files import parse_json, read_json, read_text
 from gpt2lab.tokenizer_config import (
@@ -286,6 +287,8 @@ def _file_spec(path: Path) -> Read:
         if "model" in value and not isinstance(value["model"], int):
             return _whole_spec(path, value)
         return _two_files_spec(path, _sibling(path, MERGES_NAMES))
+    if path.name == "vocab.txt":
+        return wordpiece.load(path, text)
     alone = not any(path.with_name(name).is_file() for name in VOCAB_NAMES)
     if alone and text.startswith("#version") and path.name != "merges.txt":
         return _merges_only_spec(path, text)  # under that other name the ids may be anything
@@ -298,8 +301,9 @@ def _folder_spec(folder: Path) -> Read:
     for name in VOCAB_NAMES:
         if (folder / name).is_file():
             return _two_files_spec(folder / name, _sibling(folder / name, MERGES_NAMES))
-    if (folder / "vocab.bpe").is_file():
-        return _file_spec(folder / "vocab.bpe")
+    for name in ("vocab.bpe", "vocab.txt"):
+        if (folder / name).is_file():
+            return _file_spec(folder / name)
     raise InputError(
         f"{folder}: holds no vocabulary; expected tokenizer.json, or vocab.json with merges.txt, "
         "or encoder.json with vocab.bpe"

@@ -18,6 +18,7 @@ FLOORS = [
     {"errors", "forks", "__version__"},
     {"files"},
     {"tokenizer_config"},
+    {"wordpiece"},
     {"config", "vocabulary", "settings", "merges"},
     {"library"},
     {"tokenizer", "processors"},

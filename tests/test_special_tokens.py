@@ -354,6 +354,43 @@ def test_vocabularies_of_the_tokenizers_library_have_transformers_ids(tmp_path, 
     assert Tokenizer.load(tmp_path / "saved").encode("the a") == ours.encode("the a")
 
 
+BERT = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "the",
+    "a",
+    "##n",
+    ".",
+    "漢",
+    "字",
+    "##字",
+    "ü",
+]
+
+
+@pytest.mark.parametrize("config", [{}, {"do_lower_case": False}, {"eos_token": "</s>"}])
+@pytest.mark.parametrize("lines", [BERT, [name for name in BERT if name != "[MASK]"]])
+def test_a_vocab_txt_has_the_ids_of_bert_tokenizer(tmp_path, config, lines):
+    """Chinese GPT-2 models come with it, and took ids only."""
+    folder = model(tmp_path / "m")
+    (folder / "tokenizer.json").unlink(missing_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write(folder, tokenizer_config={"tokenizer_class": "BertTokenizer", **config})
+    ours, peer = weights.load(folder).tokenizer, auto(folder)
+    assert ours is not None
+    for text in ["The an a. 漢字", "Ü[SEP]x[MASK]</s>", *NASTY, *random_strings(50, seed=4)]:
+        ids = peer(text)["input_ids"]
+        assert (ours.encode(text, "all"), ours.decode(ids)) == (ids, peer.decode(ids))
+    write(folder, tokenizer_config={"cls_token": 3, **config})
+    assert "no file names" in Tokenizer.load(folder / "vocab.txt").notes[0]
+    (folder / "vocab.txt").write_text("the\n")
+    with pytest.raises(InputError, match="no WordPiece vocabulary"):
+        Tokenizer.load(folder)
+
+
 def test_the_commands_allow_special_tokens_and_take_ids(tmp_path):
     """The advice to pass ids led nowhere in `score` and `look`."""
     config = {"chat_template": "{{ messages }}"}

@@ -44,6 +44,7 @@ EXTRAS = (  # recommended settings, and every file that a vocabulary may be read
     "tokenizer.json",
     "vocab.json",
     "merges.txt",
+    "vocab.txt",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",

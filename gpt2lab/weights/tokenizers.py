@@ -16,12 +16,12 @@ from gpt2lab.tokenizer import Tokenizer, official
 OFFICIAL = 50257
 PADDED = 50304  # the next multiple of 64 and of 128, to which trainers round it up
 PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
-FOREIGN = ("vocab.txt", "vocab.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
+FOREIGN = ("vocab.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 
 
 def has_files(folder: Path) -> bool:
     """Whether a folder holds a vocabulary that `Tokenizer.load` reads."""
-    sets = (("tokenizer.json",), *PAIRS, ("vocab.bpe",))
+    sets = (("tokenizer.json",), *PAIRS, ("vocab.bpe",), ("vocab.txt",))
     return any(all((folder / name).is_file() for name in names) for names in sets)
 
 
