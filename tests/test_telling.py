@@ -8,13 +8,16 @@ import warnings
 
 import pytest
 
+from gpt2lab import lm, weights
 from gpt2lab.errors import InputError
 
 torch = pytest.importorskip("torch")
 
 from gpt2lab.config import Config  # noqa: E402
-from gpt2lab.train import precision, report, telling  # noqa: E402
+from gpt2lab.train import opening, precision, report, shards, telling  # noqa: E402
 from gpt2lab.train.finetune import finetune  # noqa: E402
+from gpt2lab.train.prepare import prepare  # noqa: E402
+from gpt2lab.train.settings import TrainConfig  # noqa: E402
 from gpt2lab.train.words import translate  # noqa: E402
 
 STORY = "Once upon a time there was a little fox who liked to sing at night. " * 40
@@ -31,7 +34,7 @@ def no_report(monkeypatch, tmp_path):
 @pytest.fixture
 def no_handlers(monkeypatch):
     """The logging of a program that has configured none: pytest puts its own on the root."""
-    monkeypatch.setattr(logging.Logger, "hasHandlers", lambda self: False)
+    monkeypatch.setattr(telling, "_listens", lambda logger: False)
 
 
 def test_a_run_in_python_is_heard_on_stderr(capsys, no_handlers):
@@ -58,6 +61,21 @@ def test_a_program_with_handlers_of_its_own_gets_records(caplog, capsys):
     assert any(line.startswith("step 1: loss") for line in told)
     assert "step 1: loss" not in capsys.readouterr().err
     assert logging.getLogger("gpt2lab").level == logging.NOTSET
+
+
+@pytest.mark.parametrize("handler", [logging.NullHandler(), logging.StreamHandler()])
+def test_handlers_that_show_no_information_do_not_count(capsys, monkeypatch, handler):
+    """A notebook's handler for warnings, or a library's empty one, made a run silent again."""
+    handler.setLevel(logging.WARNING if isinstance(handler, logging.StreamHandler) else 0)
+    logger = logging.getLogger("gpt2lab")
+    monkeypatch.setattr(logger, "propagate", False)  # pytest has handlers above
+    logger.addHandler(handler)
+    try:
+        with telling.heard(True):
+            telling.LOGGER.info("step 1")
+    finally:
+        logger.removeHandler(handler)
+    assert capsys.readouterr().err == "step 1\n"
 
 
 def test_lines_of_loss_come_now_and_then(caplog):
@@ -94,6 +112,27 @@ def test_a_refused_run_leaves_no_folder(tmp_path, more):
         finetune(text, verbose=False, **given)
     left = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert not (tmp_path / "run").exists() or any(p.suffix == ".tokens" for p in left)
+
+
+def test_a_refused_run_leaves_no_folder_above_and_none_of_the_users_is_removed(tmp_path):
+    """An empty folder that the user had made for the run was removed with it."""
+    (tmp_path / "mine" / "notes").mkdir(parents=True)
+    for out in ("a/b/run", "mine", "mine/notes/run"):
+        with pytest.raises(InputError):
+            finetune("none.txt", out=out, verbose=False, **SMALL)
+    assert (tmp_path / "mine" / "notes").is_dir()
+    assert not (tmp_path / "a").exists() and not (tmp_path / "mine" / "notes" / "run").exists()
+
+
+def test_a_refused_start_leaves_no_folder(tmp_path):
+    """Of the API one floor below, too."""
+    tokens, begin = tmp_path / "tokens", weights.load(lm.place(None))
+    prepare(["story.txt"], tokens, tokenizer=begin.tokenizer, held_out=0.0)
+    start = {"begin": begin, "sets": [(shards.open_set(tokens), 1.0)]}
+    settings = TrainConfig(**SMALL, prompts=("x " * 5000,))
+    with pytest.raises(InputError, match="shorten"):
+        opening.start(tmp_path / "run", settings=settings, **start)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_refused_run_keeps_what_was_in_the_folder(tmp_path):

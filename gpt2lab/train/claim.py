@@ -42,6 +42,7 @@ class Claim:
     """
 
     folder: Path
+    made: tuple[Path, ...] = ()  # the folders that were made for it, the innermost first
     lock: filelock.BaseFileLock | None = None
     handle: int | None = None
 
@@ -75,9 +76,9 @@ class Claim:
             self.handle = None
 
 
-def held(folder: Path, group: Group) -> Claim:
+def held(folder: Path, group: Group, made: tuple[Path, ...] = ()) -> Claim:
     """Hold a folder that is there, or raise InputError, which says that another process does."""
-    claim = Claim(folder)
+    claim = Claim(folder, made)
 
     def acquire() -> None:
         lock = filelock.FileLock(folder / ".lock")

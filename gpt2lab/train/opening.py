@@ -117,10 +117,11 @@ def claim(folder: Path, overwrite: bool, group: Group) -> Claim:
     group.at("claiming the run's folder")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; choose another name for the run's folder")
+    new = group.agree(lambda: [path for path in (folder, *folder.parents) if not path.exists()])
     with accessing(folder, "written"):
         folder.mkdir(parents=True, exist_ok=True)
     group.agree(lambda: _check_folder(folder, overwrite))
-    return held(folder, group)
+    return held(folder, group, tuple(new))
 
 
 def data_folder(folder: Path, group: Group) -> Path:
@@ -311,7 +312,7 @@ def start(
         run.save()  # before run.json: a run can be resumed from the moment that it is one
         group.agree(lambda: describe(folder, made))
     except BaseException:
-        claimed.release()
+        _let_go(claimed, group)
         raise
     return run
 
@@ -324,16 +325,25 @@ def _drop_data(folder: Path, made: dict[str, Any]) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _drop_if_unused(folder: Path) -> None:
-    """Remove a folder in which no run came about and nothing was prepared; whatever else is in it
-    keeps it."""
-    files = [path for path in folder.rglob("*") if not path.is_dir()]
+def _drop_if_unused(claimed: Claim) -> None:
+    """Remove the folders that were made for a run which did not come about, unless texts were
+    prepared or anything else was put there."""
+    if not claimed.made:
+        return
+    files = [path for path in claimed.folder.rglob("*") if not path.is_dir()]
     if all(path.name in (".lock", "progress.jsonl") for path in files):
         for path in files:
             path.unlink(missing_ok=True)
-        for path in sorted(folder.rglob("*"), reverse=True):  # the inner ones first
+        inner = sorted(claimed.folder.rglob("*"), reverse=True)
+        for path in (*inner, *claimed.made):
             path.rmdir()
-        folder.rmdir()
+
+
+def _let_go(claimed: Claim, group: Group) -> None:
+    claimed.release()
+    if group.first:
+        with suppress(OSError):
+            _drop_if_unused(claimed)
 
 
 def give_up(folder: Path, claimed: Claim, group: Group) -> None:
@@ -344,10 +354,7 @@ def give_up(folder: Path, claimed: Claim, group: Group) -> None:
     if group.first and (folder / RUN).is_file():
         with suppress(InputError):  # a damaged run.json: then nothing of it is deleted
             _drop_data(folder, described(folder))
-    claimed.release()
-    if group.first:
-        with suppress(OSError):
-            _drop_if_unused(folder)
+    _let_go(claimed, group)
 
 
 def _make_room(folder: Path, made: dict[str, Any]) -> None:

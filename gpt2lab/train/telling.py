@@ -63,11 +63,21 @@ def log(folder: object, records: Iterable[Record], every: float = EVERY) -> Iter
         yield record
 
 
+def _listens(logger: logging.Logger | None) -> bool:
+    """Whether a handler of a logger, or of one above it, shows INFO records."""
+    while logger is not None:
+        own = (one for one in logger.handlers if not isinstance(one, logging.NullHandler))
+        if any(handler.level <= logging.INFO for handler in own):
+            return True
+        logger = logger.parent if logger.propagate else None
+    return False
+
+
 @contextmanager
 def heard(verbose: bool) -> Iterator[None]:
     """Let INFO records of `gpt2lab` be seen inside the block, on stderr where nobody listens.
 
-    Where the program has handlers of its own, on the root or on `gpt2lab`, they get the records and
+    Where the program has handlers for them, on the root or on `gpt2lab`, those get the records and
     nothing is added; levels and handlers are afterwards as they were.
     """
     logger = logging.getLogger("gpt2lab")
@@ -75,7 +85,7 @@ def heard(verbose: bool) -> Iterator[None]:
         yield
         return
     level, handler = logger.level, logging.StreamHandler()
-    has_own = logger.hasHandlers()
+    has_own = _listens(logger)
     if level == logging.NOTSET:
         logger.setLevel(logging.INFO)
     if not has_own:
