@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from gpt2lab.errors import InputError, quoted
-from gpt2lab.settings import Sampling
+from gpt2lab.errors import InputError, few, quoted
+from gpt2lab.settings import Sampling, listed
 
 #: Names that differ and values that do not.
 SAME = {
@@ -156,6 +156,24 @@ def recommended(
     if shortest > prompt_length:
         own.setdefault("min_new_tokens", shortest - prompt_length)
     return own, notes
+
+
+def beside_order(own: Settings, given: Mapping[str, Any]) -> tuple[Settings, list[str]]:
+    """What is left of recommendations where the caller names a preset or processors, and a note.
+
+    Such an order asks for that sampler and no other. Only words that are never to be generated stay
+    forbidden, where it can do that.
+    """
+    orders = {key: given[key] for key in ("preset", "processors") if given.get(key) is not None}
+    known = listed(Sampling.from_dict(orders))
+    kept = {key: value for key, value in own.items() if key == "bad_words" and key in known}
+    dropped = [key for key in own if key not in kept and given.get(key) is None]
+    if not dropped:
+        return kept, []
+    return kept, [
+        f"the model's files recommend {few(dropped)}, which counts for nothing beside "
+        f"{' and '.join(orders)}; give what you want of it"
+    ]
 
 
 def _same(one: Any, other: Any) -> bool:

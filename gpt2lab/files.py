@@ -28,6 +28,8 @@ from gpt2lab.errors import Failure, InputError, quoted
 WIDTHS = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}  # bytes of one number
 _LONGEST = 300  # characters of a name or reason in a message
 TEXT_LIMIT = 1 << 25  # bytes of a text or JSON file; a vocabulary of 200,000 tokens has 12 million
+LFS = b"version https://git-lfs"  # how the pointer begins that git leaves in place of a large file
+IS_LFS = "is a Git LFS pointer, not the file itself; run `git lfs pull` in the repository"
 CONTAINERS = 1 << 20  # lists and objects in one JSON file; each takes 60 bytes and more
 
 
@@ -91,7 +93,10 @@ def contents(path: Path, limit: int) -> bytes:
     with accessing(path):
         if (size := check_regular(path)) > limit:
             raise InputError(f"{path}: has {size} bytes, at most {limit} are read; it is damaged")
-        return path.read_bytes()
+        data = path.read_bytes()
+    if data.startswith(LFS):
+        raise InputError(f"{path}: {IS_LFS}")
+    return data
 
 
 def map_bytes(path: Path) -> np.ndarray:
@@ -134,6 +139,16 @@ def floats(raw: np.ndarray, dtype: str, shape: Sequence[int]) -> np.ndarray:
     if dtype == "float16":
         return numbers.astype(np.float32).reshape(shape)
     return np.require(numbers, requirements="A").reshape(shape)
+
+
+def hollow(shape: Sequence[int]) -> np.ndarray:
+    """An array of a shape with no numbers behind it, for checks by a file's header alone."""
+    return np.broadcast_to(np.float32(0), tuple(shape))
+
+
+def is_hollow(array: np.ndarray) -> bool:
+    """Whether an array was made by `hollow`."""
+    return array.size > 1 and not any(array.strides)
 
 
 class Identity(NamedTuple):

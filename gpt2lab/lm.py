@@ -172,7 +172,8 @@ class LM:
         ends = recommended.pop("stop", ())
         writing = WRITING
         if settings.get("preset") is not None or settings.get("processors") is not None:
-            recommended, writing, more = {}, {}, []
+            writing = {}
+            recommended, more = compat.beside_order(recommended, settings)
         for note in (*notes, *more):
             warnings.warn(note, stacklevel=3)
         merged = {**writing, **recommended, **settings}

@@ -299,7 +299,8 @@ def _is_set(s: Sampling, setting: str) -> bool:
     return bool(getattr(s, setting) != _NEUTRAL[setting])
 
 
-def _names(s: Sampling) -> tuple[str, ...]:
+def listed(s: Sampling) -> tuple[str, ...]:
+    """The processors of the settings: those of a preset, one's own, or all, in their order."""
     if s.processors is not None:
         return s.processors
     return DEFAULT_ORDER if s.preset is None else PRESETS[s.preset]
@@ -308,7 +309,7 @@ def _names(s: Sampling) -> tuple[str, ...]:
 def order(s: Sampling) -> tuple[str, ...]:
     """The names of the processors that these settings run, in the order in which they run."""
     off = (*SHAPE, *_SHAPE_ELSEWHERE) if s.greedy else ()
-    on = [name for name in _names(s) if any(_is_set(s, setting) for setting in obeys(name))]
+    on = [name for name in listed(s) if any(_is_set(s, setting) for setting in obeys(name))]
     return tuple(name for name in on if name not in off)
 
 
@@ -319,10 +320,10 @@ def _check_order(s: Sampling) -> None:
     if s.preset is not None and s.processors is not None:
         raise InputError("preset and processors both name an order; give one of them")
     known = (*DEFAULT_ORDER, *_SHAPE_ELSEWHERE)
-    for name in _names(s):
+    for name in listed(s):
         if not isinstance(name, str) or name not in known:
             raise InputError(f"processor {quoted(name)} is unknown; known: {', '.join(known)}")
-    obeyed = {setting for name in _names(s) for setting in obeys(name)}
+    obeyed = {setting for name in listed(s) for setting in obeys(name)}
     where = "the given processors" if s.preset is None else f"the preset {quoted(s.preset)}"
     for setting in {setting: None for name in DEFAULT_ORDER for setting in obeys(name)}:
         if _is_set(s, setting) and setting not in obeyed:

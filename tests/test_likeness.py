@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -12,8 +14,9 @@ from gpt2lab import weights
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError
 from gpt2lab.tokenizer import Tokenizer
+from gpt2lab.tokenizer_config import added_token
 from gpt2lab.vocabulary import bpe_spec, byte_symbols
-from gpt2lab.weights import Checkpoint, likeness, names
+from gpt2lab.weights import Checkpoint, likeness, names, tokenizers
 from gpt2lab.weights.convert import convert
 from tests.weights_helpers import tiny
 
@@ -26,12 +29,9 @@ def spec(specials=("<|endoftext|>",), added=()):
     symbols = {symbol: i for i, symbol in enumerate(byte_symbols())}
     vocab = {**symbols, "12": 256, "123": 257}
     ids = {name: 258 + i for i, name in enumerate((*specials, *added))}
-    return bpe_spec(
-        vocab,
-        [("1", "2"), ("12", "3")],
-        {name: ids[name] for name in specials},
-        {name: ids[name] for name in added},
-    )
+    made = bpe_spec(vocab, [("1", "2"), ("12", "3")], {name: ids[name] for name in specials})
+    made["added_tokens"] += [added_token(name, ids[name], False) for name in added]
+    return made
 
 
 def plain():
@@ -51,6 +51,26 @@ def lower_case():
     return Tokenizer({**spec(), "normalizer": {"type": "Lowercase"}})
 
 
+def with_template():
+    pieces = [{"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}]
+    pieces += [{"Sequence": {"id": "A", "type_id": 0}}]
+    token = {"id": "<|endoftext|>", "ids": [258], "tokens": ["<|endoftext|>"]}
+    template = {"type": "TemplateProcessing", "single": pieces, "pair": [*pieces]}
+    return {**spec(), "post_processor": {**template, "special_tokens": {"<|endoftext|>": token}}}
+
+
+def stored(made=None, **settings):
+    """A vocabulary beside a tokenizer_config.json."""
+    with TemporaryDirectory() as folder:
+        Tokenizer(made or spec()).save(Path(folder))
+        if "add_bos_token" in settings:  # obeyed beside vocab.json and merges.txt alone
+            Path(folder, "tokenizer.json").unlink()
+        Path(folder, "tokenizer_config.json").write_text(
+            json.dumps({"eos_token": "<|endoftext|>", "bos_token": "<|endoftext|>", **settings})
+        )
+        return Tokenizer.load(folder)
+
+
 def model(tokenizer=None, generation=None, params=None, **changes):
     config = replace(SIZE, **{"end_tokens": (258,), **changes})
     made = Checkpoint(config, {**tiny(config), **(params or {})}, tokenizer, "huggingface")
@@ -66,7 +86,20 @@ BEHAVIOURS = {
     "an added word": (lambda: model(Tokenizer(spec(added=("covid",)))), {"openai": "vocabular"}),
     "special tokens": (
         lambda: model(Tokenizer(spec(("<|endoftext|>", "<|user|>", "PAD")))),
-        {"openai": "vocabular|PAD"},
+        {},
+    ),
+    "a begin token": (
+        lambda: model(stored(add_bos_token=True)),
+        {"openai": "vocabular"},
+    ),
+    "a space before": (lambda: model(stored(add_prefix_space=True)), {"openai": "vocabular"}),
+    "a template": (lambda: model(Tokenizer(with_template())), {"openai": "vocabular"}),
+    "a clean-up": (lambda: model(stored(clean_up_tokenization_spaces=True)), {}),
+    "a chat template": (lambda: model(stored(chat_template="{{ messages }}")), {}),
+    "a length": (lambda: model(stored(model_max_length=8)), {}),
+    "a token with a role": (
+        lambda: model(stored(spec(("<|endoftext|>", "[PAD]")), pad_token="[PAD]")),
+        {},
     ),
     "characters": (
         lambda: model(Tokenizer.characters("abc \n123"), end_tokens=()),
@@ -139,10 +172,10 @@ def test_every_behaviour_in_every_format(tmp_path, behaviour, format):
     assert [encoded(one.tokenizer, text) for text in TEXTS] == [
         encoded(other.tokenizer, text) for text in TEXTS
     ]
-    assert (one.config.end_tokens, one.config.begin) == (
-        other.config.end_tokens,
-        other.config.begin,
-    )
+    ends = [tokenizers.marked(c, one.tokenizer)[0] for c in (one.config, other.config)]
+    assert (ends[0].end_tokens, ends[0].begin) == (ends[1].end_tokens, ends[1].begin)
+    if one.tokenizer is not None:
+        assert one.tokenizer.settings.items() <= other.tokenizer.settings.items()
     assert likeness.settings(one) == likeness.settings(other.checkpoint)
     assert "encoded texts" in report.compared
     assert json.loads((tmp_path / "target" / "verify.json").read_text())["compared"]

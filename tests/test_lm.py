@@ -155,7 +155,8 @@ def test_recommendations_give_way_to_what_was_asked_for(lm):
 
     assert settings({"min_new_tokens": 10}, max_new_tokens=5).min_new_tokens == 5
     assert settings({"num_beams": 2}, n=3).num_beams == 3
-    assert settings({"temperature": 0.7}, num_beams=2, preset="hf").temperature == 0
+    with pytest.warns(UserWarning, match="recommend temperature, which counts for nothing"):
+        assert settings({"temperature": 0.7}, num_beams=2, preset="hf").temperature == 0
     assert settings({"temperature": 0}, do_sample=True).temperature == 1.0
     assert settings({"stop": ("END",)}, stop_tokens=()).stop == ()
 

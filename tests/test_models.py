@@ -4,23 +4,40 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from gpt2lab import weights
 from gpt2lab.commands.models import command, disk, short
 from gpt2lab.config import SIZES, Config, parameter_shapes
 from gpt2lab.errors import InputError
-from gpt2lab.weights import huggingface, local, nanogpt, openai
+from gpt2lab.tokenizer import Tokenizer
+from gpt2lab.vocabulary import bpe_spec, byte_symbols
+from gpt2lab.weights import (
+    checksums,
+    huggingface,
+    llmc,
+    local,
+    names,
+    nanogpt,
+    openai,
+    tensorbundle,
+    torchfile,
+)
 from gpt2lab.weights.checkpoint import Checkpoint
 
 CONFIG = Config(n_vocab=61, n_ctx=16, n_embd=8, n_head=2, n_layer=2)
 COUNT = 2376  # numbers in a model of that shape
+END = "<|endoftext|>"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PLACES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME")
 
@@ -289,8 +306,9 @@ def test_a_working_folder_that_is_a_model(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_head_of_its_own_is_counted() -> None:
-    values = json.loads((make("mine") / "config.json").read_text())
-    Path("mine/config.json").write_text(json.dumps({**values, "tie_word_embeddings": False}))
+    made = checkpoint()
+    made.params["lm_head.weight"] = made.params["wte.weight"] + 1
+    huggingface.save(made, Path("mine"))
     assert local.listing(["mine"])[0].parameters == COUNT + 61 * 8
 
 
@@ -300,11 +318,109 @@ def test_only_headers_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object) -> None:
         raise AssertionError("the numbers were read")
 
-    make("mine")
-    openai.save(checkpoint(), Path("models/124M"))
-    monkeypatch.setattr(huggingface, "floats", refuse)
-    monkeypatch.setattr(openai, "read_params", refuse)
-    assert [found.problem for found in local.listing()] == [None] * 3
+    for format in weights.writable():
+        made = checkpoint()
+        made.config = Config(**{**CONFIG.to_dict(), "activation_function": "gelu"})
+        weights.save(made, format, format)
+    torchfile.write(make("bin") / "pytorch_model.bin", checkpoint().params)
+    Path("bin/model.safetensors").unlink()
+    for module in (huggingface, tensorbundle, llmc, torchfile):
+        monkeypatch.setattr(module, "floats", refuse)
+    monkeypatch.setattr(checksums, "sha256", refuse)
+    assert [found.problem for found in local.listing()] == [None] * 6
+
+
+def _without(params: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: array for name, array in params.items() if name != "h.1.ln_2.bias"}
+
+
+def _narrow(params: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {**params, "h.0.mlp.c_fc.weight": params["h.0.mlp.c_fc.weight"][:, :-1]}
+
+
+@pytest.mark.parametrize("format", weights.writable())
+@pytest.mark.parametrize(
+    "change, said", [(_without, "1 missing: h.1.ln_2.bias"), (_narrow, "c_fc")]
+)
+def test_tensors_that_do_not_fit_the_configuration_are_told(
+    change: Callable[..., Any], said: str, format: str
+) -> None:
+    """A model was listed as good whose tensors were not those of its config.json."""
+    made = checkpoint()
+    made.config = Config(**{**CONFIG.to_dict(), "activation_function": "gelu"})
+    if format == "llmc":  # has no names: the size of the file is that of the header
+        weights.save(made, "m", format)
+        whole = Path("m/model.bin").read_bytes()
+        Path("m/model.bin").write_bytes(whole[:-4])
+        said = f"has {len(whole) - 4} bytes, its header asks for {len(whole)}"
+    elif format == "nanogpt":
+        weights.save(made, "m", format)
+        value = torchfile.read(Path("m/ckpt.pt"))
+        arrays = names.transposed(change(made.params))
+        state = {f"transformer.{name}": array for name, array in arrays.items()}
+        torchfile.write(Path("m/ckpt.pt"), {"model": state, "model_args": value["model_args"]})
+    else:
+        weights.save(made, "good", format)
+        made.params = change(made.params)
+        weights.FORMATS[format].save(made, Path("m"))
+    [found] = local.listing(["m"])
+    assert said in (found.problem or "")
+    with pytest.raises(InputError, match=re.escape(said)):
+        weights.load("m")
+
+
+@pytest.mark.parametrize(
+    "name, content, said",
+    [
+        ("adapter_config.json", b'{"base_model_name_or_path": "gpt2"}', "adapter of peft"),
+        ("gpt2.Q8_0.gguf", b"GGUF\x03\x00\x00\x00", "GGUF file of llama.cpp"),
+        ("weights.bin", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        ("model.bin", b"\x06\x00\x00\x00\x0f\x00DecoderModelSpec\x00", "CTranslate2"),
+        ("model.onnx", b"\x08\x07\x12\x07pytorch", "ONNX"),
+        ("pytorch_model.bin", b"<!DOCTYPE html><html>", "web page"),
+    ],
+)
+def test_what_people_take_for_a_model_is_listed_with_the_reason(
+    name: str, content: bytes, said: str
+) -> None:
+    """A folder with only an adapter or a GGUF was passed over, as if it were not there."""
+    Path("mine").mkdir()
+    Path("mine", name).write_bytes(content)
+    [_, found] = local.listing()
+    assert (found.name, found.format) == ("mine", None)
+    assert said in (found.problem or "")
+    Path("texts").mkdir()  # what is no model stays unlisted
+    for other in ("page.html", "train.bin", "a.zip"):
+        Path("texts", other).write_bytes(b"<html>" if other == "page.html" else b"")
+    assert len(local.listing()) == 2
+
+
+FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
+
+
+@pytest.mark.parametrize("name", [*FILES, "special_tokens_map.json", "vocab.json", "merges.txt"])
+def test_a_pointer_of_git_lfs_is_recognised_in_place_of_any_file(name: str) -> None:
+    """Of a clone without `git lfs`, a pointer for tokenizer.json was "not valid JSON; it is
+    damaged, copy it again"."""
+    made = checkpoint(Config(n_vocab=257, n_ctx=16, n_embd=8, n_head=2, n_layer=2))
+    made.tokenizer = Tokenizer(
+        bpe_spec({s: i for i, s in enumerate(byte_symbols())}, [], {END: 256})
+    )
+    weights.save(made, "mine")
+    Path("mine/special_tokens_map.json").write_text("{}")
+    if name in ("vocab.json", "merges.txt"):
+        Path("mine/tokenizer.json").unlink()
+    assert weights.load("mine").tokenizer is not None
+    Path("mine", name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    if name in FILES[:2]:
+        assert "git lfs pull" in (local.listing(["mine"])[0].problem or "")
+        with pytest.raises(InputError, match="git lfs pull"):
+            weights.load("mine")
+        return
+    loaded = weights.load("mine")  # token ids are still of use
+    assert loaded.tokenizer is None
+    [said] = loaded.notes
+    assert f"{name}: is a Git LFS pointer" in said and "token ids" in said
 
 
 # --- the command ---

@@ -102,6 +102,24 @@ def test_what_the_caller_says_wins(tmp_path, given, expected):
     assert {key: getattr(s, key) for key in expected} == expected
 
 
+def test_a_preset_keeps_forbidden_words_and_names_what_it_drops(tmp_path):
+    """A preset or an order of processors dropped every recommendation in silence, bad_words too."""
+    values = {"bad_words_ids": [[5]], "suppress_tokens": [6], "do_sample": True, "top_k": 3}
+    lm = gpt2lab.load(folder_with(tmp_path / "model", generation=values))
+    for given, bad, said in (
+        ({"preset": "hf"}, ((5,), (6,)), "recommend top_k, which"),
+        ({"processors": ["bad_words", "temperature"]}, ((5,), (6,)), "beside processors"),
+        ({"preset": "openai"}, (), "recommend top_k, bad_words, which"),
+        ({"preset": "openai", "top_k": 2}, (), "recommend bad_words, which"),
+    ):
+        with pytest.warns(UserWarning, match=said):
+            s = lm.settings(**given)
+        assert (s.bad_words, s.top_k) == (bad, given.get("top_k", 0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert lm.settings(preset="hf", top_k=1).bad_words == ((5,), (6,))
+
+
 def test_a_prompt_longer_than_the_recommended_length_is_told(tmp_path):
     lm = gpt2lab.load(folder_with(tmp_path / "model", {"max_length": 5}))
     with pytest.warns(UserWarning, match=r"recommend max_length 5, which this prompt of 5 tokens"):
@@ -204,6 +222,6 @@ def test_one_of_many_prompts_is_named(tmp_path):
     with pytest.raises(InputError, match=r"^prompt 2: the prompt has 40 tokens"):
         lm.complete([[1, 2], [3] * 40])
     with pytest.raises(InputError, match=r"^line 7: the prompt has 40 tokens"):
-        lm.prepare([[1, 2], [3] * 40], "refuse", {}, ["line 4", "line 7"])
+        lm.prepare([[1, 2], [3] * 40], "refuse", {}, names=["line 4", "line 7"])
     with pytest.raises(InputError, match=r"^the prompt has 40 tokens"):
         lm.generate([3] * 40)

@@ -1,8 +1,9 @@
 """Checkpoints of every kind, recognised by their content: `recognise`, `load`, `save`.
 
-Each format is a module with `recognise(path)`, `load(path)` and, where it can be written,
-`save(checkpoint, folder)`; a further format is one more line in `FORMATS`. No torch and no
-TensorFlow is needed for any of them. Proof that a conversion changed nothing is `convert`'s.
+Each format is a module with `recognise(path)`, `shape(path)` (by headers alone), `load(path)` and,
+where it can be written, `save(checkpoint, folder)`; a further format is one more line in `FORMATS`.
+No torch and no TensorFlow is needed for any of them. Proof that a conversion changed nothing is
+`convert`'s.
 """
 
 from __future__ import annotations

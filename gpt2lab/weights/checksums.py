@@ -24,7 +24,7 @@ from gpt2lab.files import (
     map_bytes,
     read_json,
 )
-from gpt2lab.weights import remembered, tensorbundle, torchfile
+from gpt2lab.weights import foreign, remembered, tensorbundle, torchfile
 
 MANIFEST, RECORD = "manifest.json", "verify.json"
 MODEL = (  # what a checkpoint of a run consists of, as far as it is there
@@ -40,6 +40,7 @@ MODEL = (  # what a checkpoint of a run consists of, as far as it is there
 )
 NEEDED = ("config.json", "model.safetensors")
 _WEIGHTS = re.compile(r".*(\.(safetensors|bin|pt|pth|index)|\.data-\d+-of-\d+)", re.ASCII)
+Hashed = Callable[[Path], str]
 _STEP = re.compile(r"step-\d+", re.ASCII)
 
 
@@ -89,20 +90,24 @@ def beside(folder: Path) -> tuple[Path | None, dict[str, tuple[int, str]]]:
 
 
 def fault(
-    folder: Path, name: str, line: tuple[int, str], hashed: Callable[[Path], str] = sha256
+    folder: Path, name: str, line: tuple[int, str], hashed: Hashed | None = sha256
 ) -> str | None:
-    """How a file differs from what was written; None when it does not."""
+    """How a file differs from what was written; None when it does not.
+
+    hashed: what gives its sha256; None compares sizes alone.
+    """
     path, (size, digest) = folder / name, line
     if not path.is_file():
         return f"{name} is missing"
     if (there := path.stat().st_size) != size:
-        return f"{name} has {there} bytes, {size} were written"
-    if hashed(path) != digest:
+        said = foreign.kind(path)
+        return f"{name} {said}" if said else f"{name} has {there} bytes, {size} were written"
+    if hashed is not None and hashed(path) != digest:
         return f"{name} is not what was written (its sha256 differs); the disk changed it"
     return None
 
 
-def check_checkpoint(folder: Path) -> None:
+def check_checkpoint(folder: Path, hashed: Hashed | None = _known) -> None:
     """Raise InputError where the model of a run's checkpoint is not what the run wrote."""
     lines = held(folder / MANIFEST)
     for name in MODEL:
@@ -111,20 +116,23 @@ def check_checkpoint(folder: Path) -> None:
                 f"{folder / MANIFEST}: does not list {name}, so it cannot be checked; take another "
                 "step folder of the run"
             )
-        why = fault(folder, name, lines[name], _known) if name in lines else None
+        why = fault(folder, name, lines[name], hashed) if name in lines else None
         if why is not None:
             raise InputError(f"{folder}: {why}; take another step folder of the run")
 
 
-def check(path: Path) -> None:
-    """Raise InputError where checksums lie beside a model and its files are not those."""
+def check(path: Path, hashed: Hashed | None = _known) -> None:
+    """Raise InputError where checksums lie beside a model and its files are not those.
+
+    hashed: as in `fault`.
+    """
     folder = path if path.is_dir() else path.parent
     where, lines = beside(folder)
     if where is not None and where.name == MANIFEST:
-        check_checkpoint(folder)
+        check_checkpoint(folder, hashed)
         return
     for name, line in lines.items():
-        why = fault(folder, name, line, _known)
+        why = fault(folder, name, line, hashed)
         if why is not None:
             raise InputError(f"{folder}: {why}, or somebody did on purpose: then delete {where}")
 

@@ -10,18 +10,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gpt2lab.errors import InputError, few, quoted
-from gpt2lab.files import read_head, read_json, shown
+from gpt2lab.files import IS_LFS, LFS, read_head, read_json, shown
 from gpt2lab.weights import torchfile
 
 HEAD = 512  # bytes that are looked at
 ENTRIES = 1000  # files of one folder
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5")
 ADAPTER = "adapter_config.json"
 ELSEWHERE = "it is not read here; take the model's safetensors or pytorch_model.bin"
 
 _BEGINNINGS = {  # first bytes -> what the file is
-    b"version https://git-lfs": (
-        "is a Git LFS pointer, not the file itself; run `git lfs pull` in the repository"
-    ),
+    LFS: IS_LFS,
     b"GGUF": f"is a GGUF file of llama.cpp; {ELSEWHERE}",
     b"lmgg": f"is a GGML file of llama.cpp; {ELSEWHERE}",
     b"fmgg": f"is a GGML file of llama.cpp; {ELSEWHERE}",
@@ -77,14 +76,21 @@ def kind(path: Path) -> str | None:
     return _ENDINGS.get(path.suffix)
 
 
+def claims(folder: Path) -> bool:
+    """Whether a folder holds an adapter, or under a name for weights what cannot be read."""
+    if (folder / ADAPTER).is_file():
+        return True
+    named = (file for file in _files(folder) if file.suffix in (*WEIGHTS, *_ENDINGS))
+    return any(kind(file) for file in named if file.stat().st_size)
+
+
 def _files(folder: Path) -> Iterator[Path]:
     """The files right in a folder, those that most likely hold the weights first."""
     try:
         entries = [entry for entry in sorted(folder.iterdir())[:ENTRIES] if entry.is_file()]
     except OSError:
         return
-    weights = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf")
-    yield from sorted(entries, key=lambda entry: entry.suffix not in weights)
+    yield from sorted(entries, key=lambda entry: entry.suffix not in WEIGHTS)
 
 
 def _adapter(folder: Path) -> str | None:

@@ -13,6 +13,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from gpt2lab.config import Config
 from gpt2lab.errors import InputError, few
 from gpt2lab.files import shown
 from gpt2lab.weights import openai, tokenizers
@@ -67,20 +68,26 @@ def _latest(folder: Path) -> Path:
     return latest
 
 
-def load(path: Path) -> Checkpoint:
-    """The latest checkpoint of a run, or the one that a file names."""
+def _prefix(path: Path) -> Path:
     if not path.is_dir():
         prefix = openai.prefix_of(path)
         assert prefix is not None, "load comes after recognise"
-    elif _is_run(path):
-        prefix = _latest(path)
-    else:
-        runs = _runs(path)
-        if len(runs) != 1:
-            listed = few([shown(str(run)) for run in runs])
-            raise InputError(f"{path}: holds {len(runs)} runs; load one of them: {listed}")
-        prefix = _latest(runs[0])
-    checkpoint = openai.read_folder(prefix, FORMAT)
+        return prefix
+    runs = [path] if _is_run(path) else _runs(path)
+    if len(runs) != 1:
+        listed = few([shown(str(run)) for run in runs])
+        raise InputError(f"{path}: holds {len(runs)} runs; load one of them: {listed}")
+    return _latest(runs[0])
+
+
+def shape(path: Path) -> tuple[Config, bool]:
+    """The configuration and whether the head is tied, by headers alone."""
+    return openai.shape_of(_prefix(path))
+
+
+def load(path: Path) -> Checkpoint:
+    """The latest checkpoint of a run, or the one that a file names."""
+    checkpoint = openai.read_folder(_prefix(path), FORMAT)
     checkpoint.generation = {"stop": (STOP,)}
     if checkpoint.tokenizer is not None:  # sampling without a prefix begins after the one token
         ended = tokenizers.ended(checkpoint.config, checkpoint.tokenizer)

@@ -22,6 +22,7 @@ from gpt2lab.files import (
     WIDTHS,
     accessing,
     floats,
+    hollow,
     identity,
     is_file_name,
     map_bytes,
@@ -81,8 +82,10 @@ def _check_safetensors(path: Path) -> None:
         ) from error
 
 
-def read_safetensors(path: Path) -> Params:
+def read_safetensors(path: Path, headers: bool = False) -> Params:
     """Name -> array of one safetensors file: float32 (float64 stays), mapped; masks left out.
+
+    headers: the numbers are not read and the arrays are hollow.
 
     The library checks the header; doubled keys, which it lets pass, are refused here.
     """
@@ -101,7 +104,8 @@ def read_safetensors(path: Path) -> Params:
                 f"readable are {', '.join(_SAFE_DTYPES)}, so save the model unquantized"
             )
         begin, end = entry["data_offsets"]
-        params[name] = floats(data[start + begin : start + end], dtype, entry["shape"])
+        shape, raw = entry["shape"], data[start + begin : start + end]
+        params[name] = hollow(shape) if headers else floats(raw, dtype, shape)
     return {**params, **_shared(params, header)}
 
 
@@ -114,12 +118,7 @@ def _shared(params: Params, header: dict[str, Any]) -> Params:
     return {out: params[kept] for out, kept in pairs if kept in params and out not in header}
 
 
-def read_bin(path: Path) -> Params:
-    """Name -> array of one pytorch_model.bin, read without torch; masks left out."""
-    return tensors_of(torchfile.read(path), str(path))
-
-
-def tensors_of(state: Any, where: str) -> Params:
+def tensors_of(state: Any, where: str, headers: bool = False) -> Params:
     """The floating-point arrays of a torch state dict, or of a training state that holds one.
 
     Stored masks are left out, and beside the model what is no floating-point tensor.
@@ -140,13 +139,15 @@ def tensors_of(state: Any, where: str) -> Params:
     storages = {id(tensor.storage): tensor.storage.count for tensor in wanted.values()}
     if sum(tensor.size for tensor in wanted.values()) > 2 * sum(storages.values()):
         raise InputError(f"{where}: its tensors share their numbers far too often; it is damaged")
-    return {name: tensor.array() for name, tensor in wanted.items()}
+    return {
+        name: hollow(tensor.shape) if headers else tensor.array() for name, tensor in wanted.items()
+    }
 
 
-def _read_one(path: Path) -> Params:
+def _read_one(path: Path, headers: bool = False) -> Params:
     if torchfile.is_torch_file(path):
-        return read_bin(path)
-    return read_safetensors(path)
+        return tensors_of(torchfile.read(path), str(path), headers)
+    return read_safetensors(path, headers)
 
 
 def _join(parts: list[tuple[Path, Params]], where: Path) -> Params:
@@ -297,7 +298,7 @@ def _with_head(
         return params, ()
     if "wte.weight" not in params:
         return {**params, "wte.weight": params[names.HEAD]}, ()
-    if np.array_equal(params[names.HEAD], params["wte.weight"]):
+    if names.same(params[names.HEAD], params["wte.weight"]):
         return params, ()
     note = "the head differs from wte although config.json ties them; the stored head is used"
     return params, (note,)
@@ -336,17 +337,25 @@ def configuration(folder: Path) -> Config:
     return _described(folder)[1]
 
 
-def shape(folder: Path) -> tuple[Config, bool]:
-    """The configuration of a model and whether its head is tied, by its headers alone."""
-    files = weight_files(folder)[1]
-    values, config, _ = _described(folder)
+def _tensors(
+    files: list[Path], values: dict[str, Any], leading: Path, headers: bool = False
+) -> tuple[Params, tuple[str, ...]]:
+    """The language model's tensors out of its files, and notes on what else is in them."""
+    params = _join([(file, _read_one(file, headers)) for file in files], leading)
+    params, left_out = wrapped.without_heads(params)
+    params, told = _with_head(params, values, leading)
+    return params, left_out + told
+
+
+def shape(path: Path) -> tuple[Config, bool]:
+    """The configuration and whether the head is tied, by headers alone."""
+    leading, files = weight_files(path)
+    values, config, _ = _described(leading.parent)
     for file in files:
         if not file.is_file():
             raise InputError(f"{file}: is missing; a download may have been stopped, repeat it")
-        if torchfile.is_torch_file(file):
-            torchfile.read(file)
-        else:
-            _check_safetensors(file)
+    params, _ = _tensors(files, values, leading, headers=True)
+    names.check(params, config, str(leading), finite=True)
     return config, values.get("tie_word_embeddings") is not False
 
 
@@ -356,9 +365,7 @@ def load(path: Path) -> Checkpoint:
     leading, files = weight_files(path)
     values, config, notes = _described(folder)
     before = tuple(identity(file) for file in files)
-    params = _join([(file, _read_one(file)) for file in files], leading)
-    params, left_out = wrapped.without_heads(params)
-    params, told = _with_head(params, values, leading)
+    params, told = _tensors(files, values, leading)
     finite = remembered.recall(before, "finite") is True
     params = names.check(params, config, str(leading), finite=finite)
     if not finite:
@@ -366,7 +373,7 @@ def load(path: Path) -> Checkpoint:
     tokenizer, more = tokenizers.beside(folder, config)
     config, marks = tokenizers.marked(config, tokenizer)
     settings, wrong = recommended.read(folder, values, config)
-    source, notes = Source(before, dict(params)), notes + left_out + told + more + marks + wrong
+    source, notes = Source(before, dict(params)), notes + told + more + marks + wrong
     return Checkpoint(config, params, tokenizer, FORMAT, path, settings, notes, source)
 
 

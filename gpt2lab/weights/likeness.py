@@ -10,8 +10,10 @@ from dataclasses import fields
 from typing import Any
 
 from gpt2lab.config import Config
-from gpt2lab.errors import InputError, quoted
+from gpt2lab.errors import InputError, few, quoted
 from gpt2lab.tokenizer import Tokenizer
+from gpt2lab.tokenizer_config import NAMED
+from gpt2lab.weights import tokenizers
 from gpt2lab.weights.checkpoint import Checkpoint
 
 PIECES = 2000  # entries of the vocabulary that are compared, evenly spaced
@@ -65,6 +67,15 @@ def _vocabulary(one: Tokenizer | None, other: Tokenizer | None) -> list[str]:
     if one.special_tokens != other.special_tokens:
         lost = sorted(dict(one.special_tokens.items() - other.special_tokens.items()))
         return [f"the vocabulary's special tokens {quoted(lost)}"]
+    lost = [
+        key
+        for key, value in one.settings.items()
+        if value
+        and other.settings.get(key) != value
+        and (key not in NAMED or one.named(key) is not None)
+    ]
+    if lost:
+        return [f"the vocabulary's {few(lost)}"]
     for text in texts(one):
         if _encoded(one, text) != _encoded(other, text):
             return [f"the vocabulary ({quoted(text)} would have other tokens)"]
@@ -103,9 +114,13 @@ def _recommended(one: Checkpoint, other: Checkpoint) -> list[str]:
 
 
 def differences(one: Checkpoint, other: Checkpoint) -> list[str]:
-    """What `other` does not do as `one` does, each as a few words."""
+    """What `other` does not do as `one` does, each as a few words.
+
+    The vocabulary's end token ends a text whatever the configuration says, so it is no difference.
+    """
+    a, b = (tokenizers.marked(c.config, c.tokenizer)[0] for c in (one, other))
     return [
         *_vocabulary(one.tokenizer, other.tokenizer),
-        *_configuration(one.config, other.config),
+        *_configuration(a, b),
         *_recommended(one, other),
     ]

@@ -119,18 +119,29 @@ def _params(data: np.ndarray, dtype: str, rows: int, config: Config) -> Params:
     return names.transposed(params)
 
 
-def load(path: Path) -> Checkpoint:
-    """A model file of llm.c, or the folder that it lies in."""
-    file, notes = _one(path)
-    data, where = map_bytes(file), str(file)
-    dtype, rows, config = _header(data, where)
+def _opened(file: Path) -> tuple[np.ndarray, str, int, Config]:
+    """The bytes of a whole file, the number type, the rows of `wte` and the configuration."""
+    data = map_bytes(file)
+    dtype, rows, config = _header(data, str(file))
     expected = HEADER + WIDTHS[dtype] * _count(config, rows)
     if data.size != expected:
         raise InputError(
-            f"{where}: has {data.size} bytes, its header asks for {expected}; "
+            f"{file}: has {data.size} bytes, its header asks for {expected}; "
             "it is truncated or damaged, copy it again"
         )
-    params = names.check(_params(data, dtype, rows, config), config, where)
+    return data, dtype, rows, config
+
+
+def shape(path: Path) -> tuple[Config, bool]:
+    """The configuration and whether the head is tied, by headers alone."""
+    return _opened(_one(path)[0])[-1], True
+
+
+def load(path: Path) -> Checkpoint:
+    """A model file of llm.c, or the folder that it lies in."""
+    file, notes = _one(path)
+    data, dtype, rows, config = _opened(file)
+    params = names.check(_params(data, dtype, rows, config), config, str(file))
     tokenizer, more = tokenizers.beside(file.parent, config)
     config = tokenizers.ended(config, tokenizer)
     made = Checkpoint(config, params, tokenizer, FORMAT, file, {}, notes + more)

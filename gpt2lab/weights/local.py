@@ -23,7 +23,7 @@ from pathlib import Path
 from gpt2lab.config import Config, parameter_shapes
 from gpt2lab.errors import InputError
 from gpt2lab.files import contents, read_json, reason, shown
-from gpt2lab.weights import foreign, huggingface, load, openai, recognise
+from gpt2lab.weights import FORMATS, checksums, foreign, huggingface, recognise
 
 BUNDLED = "fable"
 #: Official size -> its name on the hub.
@@ -234,17 +234,6 @@ def can_be_fetched(name: str) -> bool:
 # --- all models ---
 
 
-def _shape(path: Path, format: str) -> tuple[Config, bool]:
-    """The configuration of a model and whether its head is tied, reading no more than is needed."""
-    folder = path if path.is_dir() else path.parent
-    if format == "huggingface":
-        return huggingface.shape(folder)
-    if format in ("openai", "gpt2simple") and (folder / "hparams.json").is_file():
-        return openai.read_hparams(folder / "hparams.json"), True
-    checkpoint = load(path)  # files of one model, written by a trainer: small enough to read
-    return checkpoint.config, "lm_head.weight" not in checkpoint.params
-
-
 def count(config: Config, tied: bool = True) -> int:
     """How many numbers a model has; without a list of every name, as n_layer is anyone's word."""
     one, two = (
@@ -269,7 +258,8 @@ def describe(path: Path, name: str, place: str) -> Found:
     format = None
     try:
         format = recognise(path)
-        config, tied = _shape(path, format)
+        checksums.check(path, hashed=None)
+        config, tied = FORMATS[format].shape(path)
         return Found(name, path, place, format, config, count(config, tied), _size(path))
     except (InputError, OSError) as error:
         better = foreign.explained(path, error) if isinstance(error, InputError) else None
@@ -292,7 +282,7 @@ def _claims(folder: Path) -> bool:
     A config.json alone says nothing: many programs have one.
     """
     try:
-        if any((folder / name).is_file() for name in CLAIMS):
+        if any((folder / name).is_file() for name in CLAIMS) or foreign.claims(folder):
             return True
         if (folder / "config.json").is_file():
             return _is_gpt2(folder)

@@ -13,7 +13,7 @@ import numpy as np
 
 from gpt2lab.config import Config, parameter_shapes
 from gpt2lab.errors import InputError, few
-from gpt2lab.files import let_go, shown
+from gpt2lab.files import is_hollow, let_go, shown
 from gpt2lab.weights.checkpoint import Checkpoint, Params
 
 HEAD = "lm_head.weight"
@@ -55,18 +55,26 @@ def is_buffer(name: str) -> bool:
     return _BUFFER.match(name) is not None
 
 
+def _turned(array: np.ndarray) -> np.ndarray:
+    return array.T if is_hollow(array) else np.ascontiguousarray(array.T)
+
+
 def transposed(params: Params) -> Params:
     """Matrices turned between [in, out] (OpenAI's Conv1D) and [out, in] (torch's Linear)."""
     return {
-        name: np.ascontiguousarray(array.T) if name.endswith(LINEARS) else array
-        for name, array in params.items()
+        name: _turned(array) if name.endswith(LINEARS) else array for name, array in params.items()
     }
+
+
+def same(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two tables hold the same numbers; by headers alone it is taken for granted."""
+    return is_hollow(one) or np.array_equal(one, other)
 
 
 def _tie(params: Params) -> Params:
     """Without a head that only repeats `wte`."""
     head, wte = params.get(HEAD), params.get("wte.weight")
-    if head is None or wte is None or not np.array_equal(head, wte):
+    if head is None or wte is None or not same(head, wte):
         return params
     return {name: array for name, array in params.items() if name != HEAD}
 

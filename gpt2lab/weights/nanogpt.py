@@ -80,10 +80,12 @@ def _config(arguments: Any, where: str) -> tuple[Config, bool]:
     return config, values["bias"]
 
 
-def _params(state: Any, config: Config, bias: bool, where: str) -> tuple[Params, tuple[str, ...]]:
+def _params(
+    state: Any, config: Config, bias: bool, where: str, headers: bool = False
+) -> tuple[Params, tuple[str, ...]]:
     """The model's tensors, and a note on the heads left out beside it."""
     params: Params = {}
-    for name, array in tensors_of(state, where).items():
+    for name, array in tensors_of(state, where, headers).items():
         if names.bare(name) in params:
             raise InputError(f"{where}: the tensor {shown(name)} comes twice")
         params[names.bare(name)] = array
@@ -95,7 +97,7 @@ def _params(state: Any, config: Config, bias: bool, where: str) -> tuple[Params,
             if name.endswith(".bias"):
                 params.setdefault(name, np.zeros(shape, np.float32))
     flat = {name: array for name, array in params.items() if array.ndim == 2}
-    return names.check({**params, **names.transposed(flat)}, config, where), notes
+    return names.check({**params, **names.transposed(flat)}, config, where, finite=headers), notes
 
 
 def _alphabet(path: Path) -> list[str]:
@@ -136,8 +138,8 @@ def _tokenizer(
     return tokenizer, tokenizers.told(tokenizer, config)
 
 
-def load(path: Path) -> Checkpoint:
-    """A ckpt.pt, or the folder that it lies in."""
+def _opened(path: Path) -> tuple[Path, dict[str, Any], Any, Config, bool]:
+    """The file, its values, the model's tensors, the configuration, whether it has biases."""
     files = _found(path)
     if len(files) != 1:
         listed = few([shown(file.name) for file in files])
@@ -147,8 +149,20 @@ def load(path: Path) -> Checkpoint:
     state = wrapped.state_of(value, where)
     if not isinstance(value, dict) or state is value:
         raise InputError(f"{where}: holds no 'model'; it is not from nanoGPT's train.py")
-    config, bias = _config(value.get("model_args"), where)
-    params, left_out = _params(state, config, bias, where)
+    return (file, value, state, *_config(value.get("model_args"), where))
+
+
+def shape(path: Path) -> tuple[Config, bool]:
+    """The configuration and whether the head is tied, by headers alone."""
+    file, _, state, config, bias = _opened(path)
+    _params(state, config, bias, str(file), headers=True)
+    return config, True
+
+
+def load(path: Path) -> Checkpoint:
+    """A ckpt.pt, or the folder that it lies in."""
+    file, value, state, config, bias = _opened(path)
+    params, left_out = _params(state, config, bias, str(file))
     tokenizer, notes = _tokenizer(file, value.get("config"), config)
     config = tokenizers.ended(config, tokenizer)
     notes = (*left_out, *notes, OLD_GELU)

@@ -23,6 +23,8 @@ FORMAT = "openai"
 HPARAMS = ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer")
 IDLE = ("embd_dropout", "embed_dropout", "attn_dropout", "res_dropout", "resid_dropout", "dtype")
 FILES = {"vocab.json": "encoder.json", "merges.txt": "vocab.bpe"}  # other name, same content
+#: What the layout has no place for; OpenAI's code does not look at them.
+BESIDE = {name: name for name in ("tokenizer_config.json", "special_tokens_map.json")}
 
 _VARIABLE = re.compile(
     r"model/(?:(wte|wpe)|(ln_f/[gb])|h(\d{1,6})/(ln_[12]/[gb]|attn/c_(?:attn|proj)/[wb]"
@@ -122,26 +124,37 @@ def read_hparams(path: Path) -> Config:
     return names.configured(str(path), **{key: values[key] for key in HPARAMS})
 
 
-def read_params(prefix: Path) -> Params:
+def read_params(prefix: Path, headers: bool = False) -> Params:
     """The model's tensors under our names, the leading 1 of the matrices taken off."""
     return {
         ours(name): array[0] if array.ndim == 3 and array.shape[0] == 1 else array  # [in, out]
-        for name, array in tensorbundle.read(prefix, is_model).items()
+        for name, array in tensorbundle.read(prefix, is_model, headers).items()
     }
+
+
+def _configured(prefix: Path, params: Params) -> tuple[Config, tuple[str, ...]]:
+    hparams = prefix.parent / "hparams.json"
+    if hparams.is_file():
+        return read_hparams(hparams), ()
+    config = config_from_shapes(params, str(prefix))
+    note = f"no hparams.json; the shapes show n_head {config.n_head}, if heads are 64 wide"
+    return config, (note,)
+
+
+def shape_of(prefix: Path) -> tuple[Config, bool]:
+    """The configuration of a checkpoint and that its head is tied, by its headers alone."""
+    params = read_params(prefix, headers=True)
+    config, _ = _configured(prefix, params)
+    names.check(params, config, str(prefix), finite=True)
+    return config, True
 
 
 def read_folder(prefix: Path, format: str) -> Checkpoint:
     """A checkpoint by its prefix, with the files that lie beside it."""
-    folder, hparams = prefix.parent, prefix.parent / "hparams.json"
     params = read_params(prefix)
-    notes: tuple[str, ...] = ()
-    if hparams.is_file():
-        config = read_hparams(hparams)
-    else:
-        config = config_from_shapes(params, str(prefix))
-        notes = (f"no hparams.json; the shapes show n_head {config.n_head}, if heads are 64 wide",)
+    config, notes = _configured(prefix, params)
     params = names.check(params, config, str(prefix))
-    tokenizer, more = tokenizers.beside(folder, config)
+    tokenizer, more = tokenizers.beside(prefix.parent, config)
     return Checkpoint(config, params, tokenizer, format, prefix, {}, notes + more)
 
 
@@ -152,14 +165,23 @@ def recognise(path: Path) -> bool:
     return prefix_of(path) is not None
 
 
-def load(path: Path) -> Checkpoint:
-    """The checkpoint in a folder, or the one that a file of it names."""
+def _prefix(path: Path) -> Path:
     found = prefixes(path) if path.is_dir() else []
     prefix = named(path) or (found[0] if len(found) == 1 else None) if found else prefix_of(path)
     if prefix is None:
         listed = few([shown(str(prefix)) for prefix in found])
         raise InputError(f"{path}: holds several checkpoints; load one of them: {listed}")
-    checkpoint = read_folder(prefix, FORMAT)
+    return prefix
+
+
+def shape(path: Path) -> tuple[Config, bool]:
+    """The configuration and whether the head is tied, by headers alone."""
+    return shape_of(_prefix(path))
+
+
+def load(path: Path) -> Checkpoint:
+    """The checkpoint in a folder, or the one that a file of it names."""
+    checkpoint = read_folder(_prefix(path), FORMAT)
     checkpoint.config = tokenizers.ended(checkpoint.config, checkpoint.tokenizer)
     return recommended.beside(checkpoint)
 
@@ -176,8 +198,9 @@ def _save_vocabulary(tokenizer: Tokenizer, folder: Path) -> None:
         )
     with TemporaryDirectory(dir=folder) as space:
         tokenizer.save(Path(space))
-        for name, called in FILES.items():
-            (Path(space) / name).rename(folder / called)
+        for name, called in {**FILES, **(BESIDE if tokenizer.settings else {})}.items():
+            if (Path(space) / name).is_file():
+                (Path(space) / name).rename(folder / called)
 
 
 def save(checkpoint: Checkpoint, folder: Path) -> None:

@@ -9,6 +9,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from gpt2lab.config import Config
 from gpt2lab.errors import InputError
 from gpt2lab.files import read_text
 from gpt2lab.weights import checksums, huggingface
@@ -30,8 +31,8 @@ def recognise(path: Path) -> bool:
     return _pointer(path) is not None
 
 
-def load(path: Path) -> Checkpoint:
-    """The model of the run; a note says of which step."""
+def _step(path: Path) -> tuple[Path, Path]:
+    """The checkpoint to take, and the file that names it."""
     pointer = _pointer(path)
     assert pointer is not None, "recognised before"
     name = read_text(pointer).strip()
@@ -40,7 +41,20 @@ def load(path: Path) -> Checkpoint:
             f"{pointer}: names {name[:40]!a}, which is no checkpoint of this run; give the path of "
             "one of its step folders"
         )
-    checksums.check_checkpoint(path / name)
-    found = huggingface.load(path / name)
-    note = f"{path.name}: {name} of the run, its {pointer.name}"
+    return path / name, pointer
+
+
+def shape(path: Path) -> tuple[Config, bool]:
+    """The configuration and whether the head is tied, by headers alone."""
+    folder, _ = _step(path)
+    checksums.check_checkpoint(folder, hashed=None)
+    return huggingface.shape(folder)
+
+
+def load(path: Path) -> Checkpoint:
+    """The model of the run; a note says of which step."""
+    folder, pointer = _step(path)
+    checksums.check_checkpoint(folder)
+    found = huggingface.load(folder)
+    note = f"{path.name}: {folder.name} of the run, its {pointer.name}"
     return replace(found, format=FORMAT, notes=(note, *found.notes))

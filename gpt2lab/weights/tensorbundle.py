@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from gpt2lab.errors import InputError
-from gpt2lab.files import WIDTHS, accessing, floats, map_bytes, shown
+from gpt2lab.files import WIDTHS, accessing, floats, hollow, map_bytes, shown
 from gpt2lab.weights.checkpoint import Params
 
 MAGIC = struct.pack("<Q", 0xDB4775248B80FB57)
@@ -193,8 +193,11 @@ def exists(prefix: Path) -> bool:
     return index_path(prefix).is_file()
 
 
-def _tensor(data: np.ndarray, entry: _Entry) -> np.ndarray:
-    """One tensor out of its mapped shard; shape, size and CRC-32C are checked first."""
+def _tensor(data: np.ndarray, entry: _Entry, headers: bool) -> np.ndarray:
+    """One tensor out of its mapped shard; shape, size and CRC-32C are checked first.
+
+    headers: only shape and size are, and the array is hollow.
+    """
     dtype = DTYPES.get(entry.dtype)
     if dtype is None:
         raise _Fault(f"has the dtype number {entry.dtype}, which holds no weights")
@@ -204,14 +207,20 @@ def _tensor(data: np.ndarray, entry: _Entry) -> np.ndarray:
         raise _Fault(f"has {entry.size} bytes, too many or too few for {list(entry.shape)} {dtype}")
     if entry.offset + entry.size > data.size:
         raise _Fault(f"reaches past the end of its data file of {data.size} bytes")
+    if headers:
+        return hollow(entry.shape)
     raw = data[entry.offset : entry.offset + entry.size]
     if _masked(_crc(raw)) != entry.crc:
         raise _Fault("does not match its CRC-32C")
     return floats(raw, dtype, entry.shape)
 
 
-def read(prefix: Path, wanted: Callable[[str], bool] = lambda name: True) -> Params:
+def read(
+    prefix: Path, wanted: Callable[[str], bool] = lambda name: True, headers: bool = False
+) -> Params:
     """Name -> array of the tensors that are wanted: float32 (float64 stays), mapped.
+
+    headers: the numbers are not read and the arrays are hollow.
 
     Raises InputError for whatever is missing, truncated, damaged or not plain weights.
     """
@@ -231,7 +240,7 @@ def read(prefix: Path, wanted: Callable[[str], bool] = lambda name: True) -> Par
         if entry.shard not in mapped:
             mapped[entry.shard] = map_bytes(file)
         try:
-            params[name] = _tensor(mapped[entry.shard], entry)
+            params[name] = _tensor(mapped[entry.shard], entry, headers)
         except _Fault as fault:
             raise InputError(f"{file}: {shown(name)} {fault}; {_DAMAGED}") from fault
     return params
