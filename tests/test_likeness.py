@@ -92,7 +92,7 @@ BEHAVIOURS = {
         lambda: model(stored(add_bos_token=True)),
         {"openai": "vocabular"},
     ),
-    "a space before": (lambda: model(stored(add_prefix_space=True)), {"openai": "vocabular"}),
+    "a space before": (lambda: model(stored(add_prefix_space=True)), {}),
     "a template": (lambda: model(Tokenizer(with_template())), {"openai": "vocabular"}),
     "a clean-up": (lambda: model(stored(clean_up_tokenization_spaces=True)), {}),
     "a chat template": (lambda: model(stored(chat_template="{{ messages }}")), {}),
