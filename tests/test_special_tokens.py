@@ -16,6 +16,8 @@ from gpt2lab.config import Config
 from gpt2lab.errors import InputError
 from gpt2lab.lm import LM, load
 from gpt2lab.tokenizer import StreamDecoder, Tokenizer
+from gpt2lab.train.prepare import prepare
+from gpt2lab.train.shards import open_set
 from gpt2lab.weights.checkpoint import Checkpoint
 
 from .support import ROOT, tiny_params
@@ -408,6 +410,19 @@ def test_the_commands_allow_special_tokens_and_take_ids(tmp_path):
     assert json.loads(run(group, made).stdout)["prompt_tokens"] == [270]
     talk = run(group, ["chat", "-m", folder, "--allow-special"], input="<|user|> a\n/quit\n")
     assert "chat_template is not applied" in talk.stderr
+
+
+def test_texts_and_prompts_read_the_names_alike(tmp_path):
+    """A conversation that a model is tuned on must have the ids that its prompts have."""
+    folder = stored(model(tmp_path / "m"), WAYS[0])
+    text = tmp_path / "talk.txt"
+    text.write_text("<|user|> the and<|bot|> the\n" * 40)
+    lm = load(folder, engine="numpy")
+    for flag in (False, True):
+        out = tmp_path / f"set-{flag}"
+        prepare([text], out, tokenizer=lm.tokenizer, allow_special=flag)
+        ids = lm.tokenizer.encode(text.read_text().strip("\n"), "all" if flag else ())
+        assert open_set(out).tokens[0 : len(ids)].tolist() == ids
 
 
 CASES = ROOT.parent / "shared" / "cases"

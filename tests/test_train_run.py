@@ -462,6 +462,9 @@ def test_another_vocabulary_is_refused(tmp_path):
     )
     with pytest.raises(InputError, match=r"its vocabulary has \d+ tokens, the model's 5"):
         opening.start(tmp_path / "a", small, [(tokens, 1.0)], helpers.settings())
+    small.tokenizer = helpers.Tokenizer.characters("abcdefghijklmnopqrst"[: tokens.n_vocab])
+    with pytest.raises(InputError, match="it is the model's own: take the added tokens out"):
+        opening.start(tmp_path / "a", small, [(tokens, 1.0)], helpers.settings())
     begin = helpers.fresh()
     begin.tokenizer = helpers.Tokenizer.characters("abcdefghijklmnopqrst"[: tokens.n_vocab])
     with pytest.raises(InputError, match="made with another vocabulary than the model's"):

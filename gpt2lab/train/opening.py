@@ -138,9 +138,16 @@ def data_folder(folder: Path, group: Group) -> Path:
 def _check_vocabulary(sets: Sequence[TokenSet], start: Checkpoint) -> None:
     for tokens in sets:
         if tokens.n_vocab > start.config.n_vocab:
+            own = start.tokenizer is not None and start.tokenizer.n_vocab > start.config.n_vocab
+            step = (
+                "it is the model's own: take the added tokens out of its files, or give the "
+                "weights more rows (transformers: resize_token_embeddings)"
+                if own
+                else "prepare the texts with the model's own vocabulary"
+            )
             raise InputError(
                 f"{tokens.name}: its vocabulary has {tokens.n_vocab} tokens, the model's "
-                f"{start.config.n_vocab}; prepare the texts with the model's own vocabulary"
+                f"{start.config.n_vocab}; {step}"
             )
         both = tokens.tokenizer is not None and start.tokenizer is not None
         if both and vocabulary_hash(tokens.tokenizer) != vocabulary_hash(start.tokenizer):
