@@ -56,6 +56,7 @@ SERVER.set_forkserver_preload(  # with what torch would import when it is first 
         *(f"torch.distributed.{n}" for n in ("checkpoint", "tensor")),
     ]
 )
+LIMIT = 300  # seconds: of what hangs, not of what is slow on a busy machine
 PLAIN = {"batch_size": 8, "micro_batch": 1, "dropout": 0.0, "val_every": 6, "save_every": 6}
 
 
@@ -100,7 +101,7 @@ def begun(world, place, function, *arguments, timeout=30):
 
 def _tried(world, place, function, arguments, timeout):
     for process in begun(world, place, function, *arguments, timeout=timeout):
-        process.join(60)
+        process.join(LIMIT)
         if process.is_alive():
             process.kill()
     files = [place / f"result-{rank}" for rank in range(world)]
@@ -409,8 +410,8 @@ def step_of(folder):
     return checkpoint.step_of(checkpoint.pointed(folder, "latest") or "")
 
 
-def wait_for(condition, is_alive, seconds=60):
-    limit = time.monotonic() + seconds
+def wait_for(condition, is_alive):
+    limit = time.monotonic() + LIMIT
     while not condition():
         assert time.monotonic() < limit
         assert is_alive()
@@ -467,7 +468,7 @@ def after_another_save(folder, pause="0.05"):
 def until_done(folder):
     """Start the job until it is done: torchrun's code says little, the files say it."""
     for _ in range(3):
-        torchrun(2, folder, "ddp").wait(60)
+        torchrun(2, folder, "ddp").wait(LIMIT)
         if step_of(folder) == 30:
             return
     raise AssertionError("not done")
@@ -479,7 +480,7 @@ def test_a_job_that_dies_and_is_started_again_is_the_same_run(tmp_path):
     together(2, tmp_path / "said", go_on, whole, "ddp")
     job = after_another_save(folder)
     os.kill(int((folder / "pid-1").read_text()), signal.SIGKILL)
-    job.wait(40)  # torchrun ends the other one
+    job.wait(LIMIT)  # torchrun ends the other one
     assert step_of(folder) < 30
 
     job = after_another_save(folder)
@@ -487,14 +488,14 @@ def test_a_job_that_dies_and_is_started_again_is_the_same_run(tmp_path):
     for rank in (0, 1):  # its processes have groups of their own
         with suppress(ProcessLookupError):
             os.kill(int((folder / f"pid-{rank}").read_text()), signal.SIGKILL)
-    job.wait(10)
+    job.wait(LIMIT)
     time.sleep(0.3)
 
     job = after_another_save(folder)
     began = time.monotonic()
     job.send_signal(signal.SIGTERM)
-    job.wait(30)
-    assert time.monotonic() - began < 10
+    job.wait(LIMIT)
+    assert time.monotonic() - began < 25  # torchrun kills after 30
     assert (folder / "stopped").is_file()
     assert step_of(folder) < 30
 

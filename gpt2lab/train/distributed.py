@@ -12,6 +12,7 @@ what is said: this is for private networks only.
 from __future__ import annotations
 
 import math
+import re
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -141,16 +142,21 @@ def _is_of_others(error: RuntimeError) -> bool:
 
 
 @contextmanager
-def _answered() -> Iterator[None]:
-    """Turn what comes of another process's end, or silence, into one line."""
+def _answered(meeting: Meeting | None = None) -> Iterator[None]:
+    """Turn what comes of another process's end, or silence, into one line: where each is, too.
+
+    torch's own waits end here when gloo's limit is over, or the other's connection.
+    """
     try:
         yield
     except RuntimeError as error:
         if not _is_of_others(error):
             raise
+        why = re.sub(r"^\[[^]]*\] *", "", reason(error))  # a line of gloo's source
+        where = f"; {meeting.stages()}" if meeting else ""
         raise Failure(
-            f"another process of this run has ended or does not answer ({reason(error):.90}); "
-            "see what it said, and start all again with --resume"
+            f"another process of this run has ended or does not answer ({why:.90}{where}); see "
+            "what it said, and start all again with --resume"
         ) from error
 
 
@@ -200,7 +206,7 @@ class Joined(Group):
 
     def sum(self, values: list[float]) -> list[float]:
         numbers = torch.tensor(values, dtype=torch.float64)
-        with _answered():
+        with _answered(self.meeting):
             self.meeting.wait(_finished(dist.all_reduce(numbers, async_op=True)))
         return [float(number) for number in numbers]
 
@@ -208,7 +214,7 @@ class Joined(Group):
         return self.sum([float(flag)])[0] > 0
 
     def barrier(self) -> None:
-        with _answered():
+        with _answered(self.meeting):
             work = dist.barrier(group=self.patient, async_op=True)
             self.meeting.wait(_finished(work), patient=True)
 
@@ -217,7 +223,7 @@ class Joined(Group):
         result, error = _tried(act) if self.first else (None, None)
         self.barrier()  # the act may take hours, and a wait in the next call hears nothing
         said: list[Any] = [result, _told(error), self.meeting.stage]
-        with _answered():
+        with _answered(self.meeting):
             dist.broadcast_object_list(said, src=0, group=self.patient)
         if error is not None:
             raise error
@@ -237,14 +243,14 @@ class Joined(Group):
 
     def wrap(self, objective: nn.Module, settings: TrainConfig, device: torch.device) -> nn.Module:
         self.any(False)  # as in `agree`: torch's own calls hear nothing
-        with _answered():
+        with _answered(self.meeting):
             if self.divides(settings):
                 return _divided(objective, _mesh(device, self.world), device)
             return _shared(objective, self.world, settings, device)
 
     @contextmanager
     def exchanging(self, objective: Any, last: bool) -> Iterator[None]:
-        with _answered(), ExitStack() as held:
+        with _answered(self.meeting), ExitStack() as held:
             if isinstance(objective, DistributedDataParallel) and not last:
                 held.enter_context(objective.no_sync())
             yield
