@@ -206,7 +206,7 @@ def test_finetune_understands_other_trainers(text, tmp_path):
         (["--which-data", "1"], "name it by --resume"),
         (["TEXT", "--out", "TEXT", "--steps", "1"], "is a file; choose another name"),
         (["BINARY", "--out", "OUT", "--steps", "1"], "binary"),
-        (["LATIN", "--out", "OUT", "--steps", "1"], "byte 0xe9 at offset 3"),
+        (["LATIN", "--out", "OUT", "--steps", "1"], "not UTF-8: byte 0xe9 in line 1"),
         (["EMPTY", "--out", "OUT", "--steps", "1"], "empty"),
     ],
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import warnings
@@ -98,9 +99,13 @@ def test_in_gpt_2_simples_words_another_text_is_trained_on_from_the_last_weights
     assert [r["step"] for r in log if r["kind"] == "step"] == [1, 2, 3, 4, 5]
     records, _ = go([b], **words)  # the same again: it is over
     assert [record["kind"] for record in records] == ["note"]
+    records, _ = go([b], **{**words, "steps": 4})  # of all on this text; it was once refused
+    assert [r["step"] for r in records if r["kind"] == "step"] == [6]
+    with pytest.raises(InputError, match="learning_rate"):
+        go([b], **words, learning_rate=0.5)
     records, _ = go([a], **words)  # and back
-    assert [r["step"] for r in records if r["kind"] == "step"] == [6, 7, 8]
-    assert "cat" in trained_on(run, 7)
+    assert [r["step"] for r in records if r["kind"] == "step"] == [7, 8, 9]
+    assert "cat" in trained_on(run, 8)
 
 
 def test_a_second_text_begins_with_the_weights_of_the_first_and_its_own_rate(run, texts, tmp_path):
@@ -135,6 +140,27 @@ def test_the_public_words(run, texts):
             finetune(texts[0], dataset=texts[1], **words)
     assert opening.state_of(run)["step"] == 3
     assert "bird" in trained_on(run, 3)
+
+
+def test_a_set_from_before_the_settings_of_reading_is_still_that_of_its_texts(run, texts):
+    """Its manifest names none of them: each stood as "None there" in a refusal of the same text."""
+    from gpt2lab.train.documents import READING
+
+    path = run / "data" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for name in READING:
+        manifest["settings"].pop(name, None)
+    path.write_text(json.dumps(manifest))
+    records, _ = go([texts[0]], out=str(run), resume=True)
+    assert records[0]["kind"] == "note"  # it was over
+    with pytest.raises(InputError, match=r"\(lines False there, True now\)"):
+        go([texts[0]], out=str(run), resume=True, lines=True)
+    crlf = (CAT.replace(". ", ".\r\n")).encode()
+    (run.parent / "a.txt").write_bytes(crlf)
+    manifest["sources"][0].update(bytes=len(crlf), sha256=hashlib.sha256(crlf).hexdigest())
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"\(keep_line_ends True there, False now\)"):
+        go([texts[0]], out=str(run), resume=True)
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,8 @@ def _go_on(
 ) -> Run:
     """The run that is there; what is given again is compared with what it was made of.
 
-    Another text is refused, or, in gpt-2-simple's words, trained on from the last weights.
+    Another text is refused, or, in gpt-2-simple's words, trained on from the last weights; in those
+    words another budget is no change that has to be allowed.
     """
     made, old = described(folder), settings_of(folder)
     check_same_model(made, more.get("model"), folder)
@@ -151,9 +152,11 @@ def _go_on(
         return _train_on(texts, folder, settings, more, group, say)
     refuse_other(why, "finetune", texts, folder)
     gathered = again(made["sources"], folder, texts, more.get("val"))
+    longer = replace(settings, **{name: getattr(old, name) for name in BUDGETS}) == old
+    allowed = more.get("allow_changes") or (more.get("resume") == "if there" and longer)
     return resume(
         folder, gathered.sets, settings, val=gathered.val, sources=gathered.places(folder),
-        allow_changes=bool(more.get("allow_changes")), group=group, say=say,
+        allow_changes=bool(allowed), group=group, say=say,
     )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -399,10 +399,28 @@ def _prepared(out: Path, manifest: dict[str, Any], read: list[str]) -> Prepared:
     )
 
 
+def _holds_returns(path: Path) -> bool:
+    with accessing(path), path.open("rb") as file:
+        return any(b"\r" in block for block in iter(partial(file.read, 1 << 20), b""))
+
+
+def _settings_there(manifest: dict[str, Any], job: _Job) -> dict[str, Any]:
+    """The settings of a finished folder.
+
+    What an older manifest does not name was as it is by default, but for line ends, which were
+    kept: that makes no difference where a text has no other than ours.
+    """
+    there = {**Reading().settings(), **manifest.get("settings", {})}
+    if "keep_line_ends" not in manifest.get("settings", {}):
+        kept = any(_holds_returns(source.path) for _, source in job.all)
+        there["keep_line_ends"] = kept or job.reading.keep_line_ends
+    return there
+
+
 def _finished(job: _Job) -> Prepared:
     """What a finished folder holds, if it was made by the same call; InputError otherwise."""
     manifest = read_manifest(job.out)
-    other = _differences(manifest.get("settings", {}), job.settings())
+    other = _differences(_settings_there(manifest, job), job.settings())
     if not other and not _is_same(manifest, job):
         other = "other texts, or the texts have changed"
     if other:

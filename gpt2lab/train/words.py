@@ -75,7 +75,10 @@ TOLD = {
     "disable_tqdm": "in Python verbose=False is silent",
 }
 #: What a run goes on with, and what `steps` means then.
-GOES_ON = "a run that is there goes on, as in gpt-2-simple; steps are those of the whole run here"
+GOES_ON = (
+    "a run that is there goes on, as in gpt-2-simple; steps are all those on this text here, not "
+    "as many more: to train on, give a higher number"
+)
 
 Rule = Callable[[Any, Given, Notes], None]
 
