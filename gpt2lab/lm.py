@@ -352,10 +352,11 @@ class LM:
         """Write the text of a record again. Another model than the record's is an error."""
         s, index = checked_record(record)
         model, engine = record["model"], record["engine"]
-        if model.get("sha256") != self.hash:
+        theirs = model.get("sha256")  # of any kind: an array would compare as an array
+        if not isinstance(theirs, str) or theirs != self.hash:
             raise InputError(
                 f"the record was made with the model {quoted(model.get('name'))}, sha256 "
-                f"{quoted(model.get('sha256'))[:13]}, and {self.name!r} is {self.hash[:12]}; "
+                f"{quoted(theirs)[:13]}, and {self.name!r} is {self.hash[:12]}; "
                 "load that model"
             )
         here = engines.described(self.engine)

@@ -486,7 +486,7 @@ class Tokenizer:
                 f"ids: byte {error.start} of the decoded bytes is not UTF-8; the ids begin or end "
                 "inside a character, use errors='replace' or decode_bytes"
             ) from None
-        except LookupError:
+        except (LookupError, ValueError, TypeError):  # a handler for encoding, a NUL in its name
             raise InputError(
                 f"errors: {quoted(errors)} is unknown; known: replace, strict, ignore, "
                 "backslashreplace"

@@ -19,9 +19,14 @@ from hypothesis import strategies as st
 
 import gpt2lab
 from gpt2lab import InputError, Sampling
+from gpt2lab.config import Config
+from gpt2lab.lm import LM
 from gpt2lab.processors import PROCESSORS
 from gpt2lab.sampling import process
+from gpt2lab.tokenizer import Tokenizer
+from gpt2lab.weights import Checkpoint
 
+from .support import FABLE, tiny_params
 from .test_errors import Rude, doubling, nested
 
 SECONDS, CHARACTERS = 60, 2000  # of a call on a busy machine; of a message
@@ -48,7 +53,11 @@ quick = settings(max_examples=60, deadline=None, suppress_health_check=list(Heal
 
 @pytest.fixture(scope="module")
 def lm():
-    return gpt2lab.load(engine="numpy")
+    """A tiny model with the bundled vocabulary: what is asked of it is checked, not computed."""
+    tokenizer = Tokenizer.load(FABLE)
+    config = Config(n_vocab=tokenizer.n_vocab, n_ctx=1024, n_embd=8, n_head=2, n_layer=1)
+    params = tiny_params(config)
+    return LM(Checkpoint(config, params, tokenizer, "huggingface"), engine="numpy")
 
 
 def survives(call, *arguments, **named):
@@ -92,12 +101,12 @@ def test_arguments_of_any_kind(lm, place):
         lambda: lm.logits([value]),
         lambda: lm.replay(value),
         lambda: lm.replay({"model": {}, "engine": {}, "settings": {}, "prompt_tokens": value}),
-        lambda: gpt2lab.load(engine=value) if value is not None else None,
-        lambda: gpt2lab.load(engine="numpy", dtype=value),
-        lambda: gpt2lab.load(cache_dtype=value) if value is not None else None,
-        lambda: gpt2lab.load(engine="cpu", threads=value) if value is not None else None,
-        lambda: gpt2lab.load(engine="numpy", device=value),
-        lambda: gpt2lab.load(engine="numpy", key=value),
+        lambda: LM(lm.checkpoint, engine=value) if value is not None else None,
+        lambda: LM(lm.checkpoint, engine="numpy", dtype=value),
+        lambda: LM(lm.checkpoint, cache_dtype=value) if value is not None else None,
+        lambda: LM(lm.checkpoint, engine="cpu", threads=value) if value is not None else None,
+        lambda: LM(lm.checkpoint, engine="numpy", device=value),
+        lambda: LM(lm.checkpoint, engine="numpy", key=value),
         lambda: Sampling.from_dict(value),
         lambda: tokenizer.encode(value),
         lambda: tokenizer.encode("a", value),
@@ -109,6 +118,21 @@ def test_arguments_of_any_kind(lm, place):
         lambda: tokenizer.encode_with_offsets(value),
     ):
         survives(call)
+
+
+@pytest.mark.parametrize("place", range(len(ODD)))
+def test_sources_and_records_of_any_kind(lm, place):
+    """A nested list as a model was a RecursionError, an array as a record's hash a ValueError."""
+    value = ODD[place]
+    if not (value is None or isinstance(value, str | int | float)):
+        survives(gpt2lab.load, value, download=False, engine="numpy")
+    good = lm.complete("a", max_new_tokens=2, seed=1)[0].record
+    for key in good:
+        survives(lm.replay, {**good, key: value})
+        if isinstance(good[key], dict):
+            for inner in good[key]:
+                if inner not in ("max_new_tokens", "n"):
+                    survives(lm.replay, {**good, key: {**good[key], inner: value}})
 
 
 def test_a_million_samples_at_most(lm):

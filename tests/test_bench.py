@@ -120,6 +120,14 @@ def test_ctrl_c_from_outside():
     assert json.loads(out)["results"][0]["cases"][0]["case"] == "decode 32"
 
 
+def test_bench_measures_numpy_where_numba_does_not_load(run, monkeypatch):
+    """It ended with an error of the compiler's, after a note that promised kernels."""
+    monkeypatch.setitem(sys.modules, "numba", None)
+    monkeypatch.setattr(machine, "why_not", lambda: "")
+    code, _, err = run("bench", *QUICK)
+    assert code == 0 and "numba does not load" in err and "measuring numpy" in err
+
+
 def test_models_verbose_tells_what_computes(run):
     code, out, err = run("models", "--verbose", str(FABLE.parent))
     assert code == 0 and "engine" not in out

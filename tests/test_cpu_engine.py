@@ -588,6 +588,23 @@ def test_numpy_goes_on_when_the_compilation_fails(params, own_cache, monkeypatch
     assert engines.choose(CONFIG, params).name == "numpy"
 
 
+def test_no_kernels_are_promised_where_numba_does_not_load(params, own_cache, monkeypatch):
+    """A numba that is found and does not import: each start promised kernels that never came."""
+    monkeypatch.setitem(sys.modules, "numba", None)
+    monkeypatch.setattr(machine, "why_not", lambda: "")  # it was found
+    said = []
+    engine = engines.choose(CONFIG, params, say=said.append)
+    assert engine.name == "numpy" and engine._process is None
+    assert len(said) == 1 and "no fast kernels: the package numba does not load" in said[0]
+
+
+def test_a_folder_in_the_place_of_a_kernel_leaves_no_other_file(tmp_path):
+    """The file that was to be renamed onto it stayed behind at every start."""
+    (tmp_path / "a.o" / "full").mkdir(parents=True)
+    compiled._write(tmp_path / "a.o", b"code")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.o"]
+
+
 # ---- Packed weights on disk.
 
 
@@ -621,6 +638,17 @@ def test_packed_weights_are_kept_and_a_damaged_file_is_made_again(own_cache):
         file.write_bytes(file.read_bytes()[:-1])
     assert built(5) == 2
     assert not list((own_cache / "weights").glob("*.tmp"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes of a name")
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_packed_weights_are_read_from_plain_files_only(own_cache, make):
+    """A pipe in their place was waited for without an end."""
+    assert built(5) == 2
+    [file] = (own_cache / "weights").glob("*.bin")
+    file.unlink()
+    make(file)
+    assert built(5) == 2
 
 
 def test_small_models_are_not_kept(own_cache):

@@ -239,6 +239,27 @@ def test_torch_that_the_caller_has_used_computes_in_a_child():
     assert alone(torch_in_a_child) == ["0"]
 
 
+def test_training_in_a_child_takes_one_thread():
+    """Two threads would wait for ever for those that stayed in the parent."""
+    needs("torch")
+    assert alone(training_threads_in_a_child) == ["0"]
+
+
+def training_threads_in_a_child():
+    from gpt2lab.train import opening
+    from gpt2lab.train.settings import TrainConfig
+
+    def work():
+        opening.ready(TrainConfig(steps=1, threads=1, dtype="float32", device="cpu"))
+        try:
+            opening.ready(TrainConfig(steps=1, threads=2, dtype="float32", device="cpu"))
+        except InputError as error:
+            return "threads is 2" in str(error) and "spawn" in str(error)
+        return False
+
+    print(*ends([child(work)]))
+
+
 def test_a_gpu_is_refused_in_a_child():
     """CUDA cannot be used after a fork, and said so in many lines."""
     needs("torch")

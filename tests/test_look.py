@@ -147,6 +147,12 @@ def test_a_terminal_of_any_width(width, run, monkeypatch):
     assert code == 0 and "What comes next" in out
 
 
+def test_at_most_a_thousand_columns(monkeypatch):
+    """999,999,999 columns took 24 seconds to draw."""
+    monkeypatch.setenv("COLUMNS", "999999999")
+    assert looking.Canvas("never").width == 1000
+
+
 @pytest.mark.parametrize("share", [0, 0.001, 0.1, 0.5, 0.99, 1])
 def test_a_bar_is_as_long_as_its_share(share):
     drawn = looking.bar(share, 10)

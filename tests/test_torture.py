@@ -61,12 +61,24 @@ JUDGED = {
 def test_the_judge_sees_each_outcome(outcome):
     """A campaign that could not fail would promise nothing."""
     act, expected, checked = JUDGED[outcome]
-    case = jobs.Case("k", "n", lambda folder: None, act, expected, checked, seconds=2)
+    seconds = 0.5 if outcome == "hang" else 10
+    case = jobs.Case("k", "n", lambda folder: None, act, expected, checked, seconds)
     results = list(jobs.run([case]))
     assert [result.outcome for result in results] == [outcome]
     lines, is_good = jobs.table(results)
     assert is_good == (outcome not in jobs.FORBIDDEN)
     assert len(lines) == 4
+
+
+def _spins(folder: Path) -> str:
+    while True:
+        pass
+
+
+def test_a_hang_is_seen_by_the_time_of_the_processor():
+    """By the clock alone, a case that was only slow beside other work was told as a hang."""
+    (result,) = jobs.run([jobs.Case("k", "n", lambda folder: None, _spins, seconds=1)])
+    assert (result.outcome, result.told) == ("hang", "over 1 s of a processor")
 
 
 def test_memory_that_is_not_there_is_told():

@@ -7,6 +7,7 @@ What came of it is one of `OUTCOMES`; those in `FORBIDDEN` must not happen.
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import shutil
@@ -23,7 +24,8 @@ from typing import Any
 
 from gpt2lab.errors import Failure, InputError
 
-SECONDS = 10.0
+SECONDS = 10.0  # of a processor: a busy machine makes no hang of what is only slow
+PATIENCE = 6  # times so long by the clock, as what waits for ever takes no processor
 ADDRESSES = 12 << 30  # bytes of address space; torch alone takes some
 MEMORY = 200 << 20  # bytes beyond three times the files
 LONGEST = 2000  # characters of a message
@@ -90,6 +92,9 @@ def _child(case: Case, folder: Path, report: Path) -> None:
         os.dup2(target, number)
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, ADDRESSES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    seconds = math.ceil(used.ru_utime + used.ru_stime + case.seconds)
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
     os.chdir(folder)
     before = _peak(resource.RUSAGE_SELF)
     found = _acted(case, folder)
@@ -121,7 +126,7 @@ class _Job:
 
     def ended(self) -> Result | None:
         """What came of it, None while it runs."""
-        late = time.monotonic() - self.began > self.case.seconds
+        late = time.monotonic() - self.began > self.case.seconds * PATIENCE
         if late:
             os.killpg(self.pid, signal.SIGKILL)
         done, status = os.waitpid(self.pid, 0 if late else os.WNOHANG)
@@ -134,8 +139,9 @@ class _Job:
     def _outcome(self, status: int, late: bool) -> tuple[str, str]:
         if (self.folder / MARKER).exists():
             return "code", "a foreign program was run"
-        if late:
-            return "hang", f"over {self.case.seconds:g} s"
+        busy = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU
+        if late or busy:
+            return "hang", f"over {self.case.seconds:g} s" + " of a processor" * busy
         if not self.report.exists():
             return "crash", f"wait status {status}"
         found = json.loads(self.report.read_text(encoding="utf-8"))

@@ -151,14 +151,15 @@ def command(
     Ctrl-C ends it early and shows what was measured until then.
     """
     from gpt2lab import engines
-    from gpt2lab.engines import machine, measure
+    from gpt2lab.engines import compiled, machine, measure
 
     if not (math.isfinite(seconds) and 0 < seconds <= 3600):
         raise InputError(f"seconds is {seconds:g}; it must be above 0, at most 3600")
     if engine["engine"] is None:
-        engine["engine"] = "numpy" if machine.why_not() else "cpu"
-        if machine.why_not():
-            _progress(f"the cpu engine cannot run here ({machine.why_not()}); measuring numpy")
+        why = machine.why_not() or compiled.why_none()
+        engine["engine"] = "numpy" if why else "cpu"
+        if why:
+            _progress(f"the cpu engine cannot run here ({why}); measuring numpy")
     wanted = measure.dtypes(engine["engine"], dtypes)
     name, config, params = _model(model, shape, engine["engine"])
     here = machine.here()

@@ -13,7 +13,6 @@ import platform
 import stat
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -23,8 +22,8 @@ from typing import Any
 from gpt2lab import forks
 from gpt2lab.engines import machine
 from gpt2lab.engines.machine import Target
-from gpt2lab.errors import Failure
-from gpt2lab.files import cache_folder
+from gpt2lab.errors import Failure, InputError
+from gpt2lab.files import cache_folder, write_whole
 
 #: Called with one line before anything is compiled.
 Say = Callable[[str], None]
@@ -81,13 +80,23 @@ def _write(path: Path | None, code: bytes) -> None:
     """Whole or not at all; a full disk costs the next start its speed, not this one its work."""
     if path is None:
         return
-    with suppress(OSError):
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(hashlib.sha256(code).digest() + code)
-        Path(file.name).replace(path)
+    with suppress(OSError, InputError, Failure):
+        write_whole(path, hashlib.sha256(code).digest() + code)
         old = sorted(path.parent.glob("*.o"), key=lambda p: p.stat().st_mtime)[:-KEPT]
         for other in old:
             other.unlink()
+
+
+def why_none() -> str:
+    """Why nothing can be compiled here, as part of a sentence; empty where it can.
+
+    Numba may be found and not load, so only importing it tells.
+    """
+    try:
+        import numba  # noqa: F401
+    except Exception as error:  # of whatever it imports in its turn
+        return f"the package numba does not load ({error!s:.100})"
+    return ""
 
 
 # ---- To object code and from it.

@@ -43,13 +43,18 @@ class Meanwhile:
         self._first, self._build = first, build
         self._now: Engine = first
         self.config = first.config
-        target = machine.here()
+        target, why = machine.here(), compiled.why_none()
+        self._target, self._process = target, None
+        if why:
+            if say:
+                say(f"no fast kernels: {why}; the numpy engine writes")
+            return
         if say and target:
             say(
                 f"compiling the fast kernels for {target.name} in the background, once on this "
                 "machine (about 15 s); the numpy engine writes until then"
             )
-        self._target, self._process = target, compiled.in_background("float32", "float32")
+        self._process = compiled.in_background("float32", "float32")
 
     @property
     def name(self) -> str:

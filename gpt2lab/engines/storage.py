@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from gpt2lab.engines.layout import ceil_to
-from gpt2lab.errors import Failure
-from gpt2lab.files import cache_folder
+from gpt2lab.errors import Failure, InputError
+from gpt2lab.files import cache_folder, check_regular
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Fill = Callable[[Array], None]
@@ -97,6 +97,8 @@ def _crc(block: Array) -> int:
 def _read(path: Path, block: Array) -> bool:
     """Fill the block from a file; False when it is not there, damaged, or another's."""
     try:
+        if check_regular(path) != _HEAD.size + len(block):
+            return False
         with path.open("rb") as file:
             head = file.read(_HEAD.size)
             if len(head) != _HEAD.size:
@@ -107,7 +109,7 @@ def _read(path: Path, block: Array) -> bool:
             if file.readinto(block.data) != size or file.read(1) or _crc(block) != crc:
                 return False
         os.utime(path)
-    except OSError:
+    except (OSError, InputError):
         return False
     return True
 

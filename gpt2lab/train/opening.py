@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gpt2lab import __version__
+from gpt2lab import __version__, forks
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError, MissingExtraError, quoted
 from gpt2lab.files import accessing, checked, read_json
@@ -56,6 +56,11 @@ def ready(
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {name!r} cannot be used here ({error!s:.100})") from None
+    if forks.torch_is_inherited and (settings.threads or 1) > 1:
+        raise InputError(
+            f"threads is {settings.threads}, and torch computes with one in a process forked from "
+            "one that had imported it; leave threads out, or start the process by spawn"
+        )
     if settings.threads:
         torch.set_num_threads(settings.threads)
     memory.keep()

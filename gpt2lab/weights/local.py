@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gpt2lab.config import Config, parameter_shapes
-from gpt2lab.errors import InputError
+from gpt2lab.errors import InputError, quoted
 from gpt2lab.files import contents, read_json, reason, shown
 from gpt2lab.weights import FORMATS, checksums, foreign, huggingface, recognise
 
@@ -207,6 +207,8 @@ def resolve(source: str | Path | None = None) -> Path:
     source: as `find`; a `Path` means a path only. Raises InputError when it is not here; what can
     be fetched is then named with the command that fetches it.
     """
+    if not (source is None or isinstance(source, str | os.PathLike)):
+        raise InputError(f"the model is {quoted(source)}; it is named by a text or a path")
     name = source if source is None else str(source)
     if isinstance(source, Path):
         if _exists(source) or _is_checkpoint(source):

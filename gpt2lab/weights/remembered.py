@@ -18,9 +18,10 @@ from typing import Any
 
 from gpt2lab import __version__
 from gpt2lab.errors import Failure, InputError
-from gpt2lab.files import Identity, cache_folder, identity, write_whole
+from gpt2lab.files import Identity, cache_folder, contents, identity, write_whole
 
 WORTH = 32 << 20  # bytes; less is read faster than remembered
+LARGEST = 1 << 20  # bytes of the JSON; another file is none of ours
 ENTRIES = 64  # sets of files; the oldest goes
 SETTLED = 2.0  # seconds; a younger file may change again within one tick of its clock
 
@@ -32,7 +33,7 @@ def _store() -> Path:
 def _entries() -> dict[str, Any]:
     """Everything that is known; nothing where the file is missing, damaged or out of reach."""
     try:
-        values = json.loads(_store().read_text(encoding="utf-8"))
+        values = json.loads(contents(_store(), LARGEST))
     except (Failure, OSError, ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}
