@@ -22,10 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from gpt2lab import Sampling, generate, reference, weights
+from gpt2lab import Sampling, reference, weights
 from gpt2lab.config import Config
 from gpt2lab.engines import machine
 from gpt2lab.engines.cpu_engine import CpuEngine
+from gpt2lab.generation import generate
 from gpt2lab.score import exponential
 from gpt2lab.tokenizer import Tokenizer
 from gpt2lab.weights import local

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from gpt2lab.chat import Chat, generate_response
     from gpt2lab.config import SIZES, Config
     from gpt2lab.errors import Failure, InputError
-    from gpt2lab.generate import Completion, Piece
+    from gpt2lab.generation.generate import Completion, Piece
+    from gpt2lab.generation.sampling import Sampling
     from gpt2lab.lm import LM, load
     from gpt2lab.score import Score
-    from gpt2lab.settings import Sampling
     from gpt2lab.tokenizer import StreamDecoder, Tokenizer
     from gpt2lab.train.finetune import finetune
     from gpt2lab.train.prepare import prepare
@@ -34,11 +34,11 @@ _HOME = {
     "Config": "config",
     "Failure": "errors",
     "InputError": "errors",
-    "Completion": "generate",
-    "Piece": "generate",
+    "Completion": "generation.generate",
+    "Piece": "generation.generate",
     "LM": "lm",
     "load": "lm",
-    "Sampling": "settings",
+    "Sampling": "generation.sampling",
     "Score": "score",
     "StreamDecoder": "tokenizer",
     "Tokenizer": "tokenizer",

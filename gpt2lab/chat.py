@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
-from gpt2lab import generate
 from gpt2lab.errors import InputError
-from gpt2lab.generate import Piece
+from gpt2lab.generation import generate
+from gpt2lab.generation.generate import Piece
 from gpt2lab.lm import LM, load
 from gpt2lab.tokenizer import Allowed
 

@@ -20,14 +20,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpt2lab import __version__, compat, engines, forks, generate, weights
+from gpt2lab import __version__, engines, forks, weights
 from gpt2lab import score as scoring
 from gpt2lab.engines.numpy_engine import NumpyEngine
 from gpt2lab.errors import Failure, InputError, few, quoted
 from gpt2lab.files import let_go
-from gpt2lab.generate import Completion, Piece
-from gpt2lab.prompts import MOST, check_ids, check_prompt, check_reach, fit, plain_names, resolve
-from gpt2lab.settings import WRITING, Sampling, check_each
+from gpt2lab.generation import aliases, generate
+from gpt2lab.generation.generate import Completion, Piece
+from gpt2lab.generation.request import (
+    MOST,
+    check_ids,
+    check_prompt,
+    check_reach,
+    fit,
+    plain_names,
+    resolve,
+)
+from gpt2lab.generation.sampling import WRITING, Sampling, check_each
 from gpt2lab.tokenizer import Allowed
 from gpt2lab.weights import local, remembered
 from gpt2lab.weights.names import PART
@@ -164,16 +173,16 @@ class LM:
         The defaults are `settings.WRITING`, over them what the checkpoint's files recommend. Other
         systems' names are translated, each with one warning.
         """
-        settings, notes = compat.translate(given, prompt_length)
+        settings, notes = aliases.translate(given, prompt_length)
         check_each(settings)
-        recommended, more = compat.recommended(
+        recommended, more = aliases.recommended(
             self.checkpoint.generation, {**given, **settings}, prompt_length
         )
         ends = recommended.pop("stop", ())
         writing = WRITING
         if settings.get("preset") is not None or settings.get("processors") is not None:
             writing = {}
-            recommended, more = compat.beside_order(recommended, settings)
+            recommended, more = aliases.beside_order(recommended, settings)
         for note in (*notes, *more):
             warnings.warn(note, stacklevel=3)
         merged = {**writing, **recommended, **settings}

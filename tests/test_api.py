@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 import gpt2lab
 from gpt2lab import InputError, Sampling
 from gpt2lab.config import Config
+from gpt2lab.generation.processors import PROCESSORS
+from gpt2lab.generation.sampler import process
 from gpt2lab.lm import LM
-from gpt2lab.processors import PROCESSORS
-from gpt2lab.sampling import process
 from gpt2lab.tokenizer import Tokenizer
 from gpt2lab.weights import Checkpoint
 
@@ -191,7 +191,7 @@ def test_every_processor_takes_extreme_logits(logits, harsh, shape):
 @pytest.mark.parametrize("penalty", [-100.0, 100.0])
 def test_a_length_penalty_that_no_float_holds(lm, penalty):
     """2,000 ** 100 is an OverflowError in Python."""
-    from gpt2lab.beam import _scale
+    from gpt2lab.generation.beam import _scale
 
     assert 0 < _scale(2000, Sampling(length_penalty=penalty)) < np.inf
     assert lm.generate("a", max_new_tokens=3, num_beams=2, length_penalty=penalty, temperature=0)

@@ -13,13 +13,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gpt2lab import Sampling, beam, engines, generate, reference
+from gpt2lab import Sampling, engines, reference
 from gpt2lab.config import Config
 from gpt2lab.engines import compiled, machine, meanwhile, storage, workers
 from gpt2lab.engines.layout import STEP, Control, bfloat16, ceil_to, widened
 from gpt2lab.engines.packing import KINDS, by_head, pack, quantised, shapes
 from gpt2lab.errors import Failure, InputError
-from gpt2lab.prompts import resolve
+from gpt2lab.generation import beam, generate
+from gpt2lab.generation.request import resolve
 
 from .support import TINY, tiny_engine, tiny_params
 

@@ -9,9 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gpt2lab import InputError, Sampling, engines, generate, load, reference, sampling
+from gpt2lab import InputError, Sampling, engines, load, reference
 from gpt2lab.cache import Cache
-from gpt2lab.generate import Row, Token, Writer
+from gpt2lab.generation import generate, sampler
+from gpt2lab.generation.generate import Row, Token, Writer
 
 from .support import GOLDEN, TINY, tiny_engine, tiny_params
 
@@ -265,7 +266,7 @@ def test_text_goes_on_past_the_window(engine):
     assert row.slides == 3
     # Each token is what a fresh model gives for the window that the rule describes.
     logits = engine.logits([row.tokens[65 - 16 : 65]])[0, -1]
-    expected = sampling.choose(logits, s, 0, 62)
+    expected = sampler.choose(logits, s, 0, 62)
     assert row.tokens[65] == expected
 
 

@@ -12,8 +12,8 @@ import pytest
 import gpt2lab
 from gpt2lab import lens, reference
 from gpt2lab.errors import InputError
+from gpt2lab.generation.sampler import log_softmax
 from gpt2lab.lens import heads, logits, page, prediction
-from gpt2lab.sampling import log_softmax
 
 from .support import TINY, tiny_params
 from .test_lens import IDS, TEXT, tiny

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 import gpt2lab
-from gpt2lab import InputError, generate, reference, weights
-from gpt2lab.compat import translate
+from gpt2lab import InputError, reference, weights
 from gpt2lab.files import cache_folder
+from gpt2lab.generation import generate
+from gpt2lab.generation.aliases import translate
+from gpt2lab.generation.sampler import log_softmax
 from gpt2lab.lm import LM
-from gpt2lab.sampling import log_softmax
 from gpt2lab.weights import remembered
 
 from .support import FABLE, TINY, tiny_params

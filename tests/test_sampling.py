@@ -7,9 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from gpt2lab import InputError, Sampling, processors, sampling
-from gpt2lab.processors import Seen
-from gpt2lab.sampling import process
+from gpt2lab import InputError, Sampling
+from gpt2lab.generation import processors, sampler
+from gpt2lab.generation.processors import Seen
+from gpt2lab.generation.sampler import process
 
 from .support import GOLDEN
 
@@ -166,14 +167,14 @@ def test_ties_at_the_border_stay_where_the_original_compares_by_value():
 
 def test_presets_run_in_their_own_order():
     full = {"temperature": 0.5, "top_k": 5}
-    assert sampling.order(Sampling(**full, top_p=0.5, preset="openai")) == (
+    assert sampler.order(Sampling(**full, top_p=0.5, preset="openai")) == (
         "temperature",
         "top_k",
         "top_p_narrow",
     )
-    assert sampling.order(Sampling(**full, preset="nanogpt")) == ("temperature", "top_k")
-    assert sampling.order(Sampling()) == ()
-    assert sampling.order(Sampling(temperature=0, top_k=5, repetition_penalty=1.2)) == (
+    assert sampler.order(Sampling(**full, preset="nanogpt")) == ("temperature", "top_k")
+    assert sampler.order(Sampling()) == ()
+    assert sampler.order(Sampling(temperature=0, top_k=5, repetition_penalty=1.2)) == (
         "repetition_penalty",
     )
 
@@ -212,16 +213,14 @@ def test_process_leaves_its_input_alone():
 def test_a_draw_follows_the_probabilities():
     logits = np.log(np.array([0.1, 0.2, 0.3, 0.4], np.float32))
     s = Sampling(seed=5)
-    drawn = [sampling.choose(logits, s, index, 0) for index in range(4000)]
+    drawn = [sampler.choose(logits, s, index, 0) for index in range(4000)]
     counts = np.bincount(drawn, minlength=4) / 4000
     assert np.abs(counts - [0.1, 0.2, 0.3, 0.4]).max() < 0.03
 
 
 def test_the_random_stream_is_frozen():
     """Golden: a change here would make old records replay other texts."""
-    values = [
-        sampling.stream(*key).random() for key in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))
-    ]
+    values = [sampler.stream(*key).random() for key in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))]
     assert len(set(values)) == 4
     assert [round(v, 12) for v in values] == [round(v, 12) for v in STREAM]
 
@@ -232,7 +231,7 @@ STREAM = [0.011546754286331562, 0.3035680343067586, 0.8133540609793564, 0.211859
 def test_every_seed_has_a_stream_of_its_own():
     """Seeds from 2**63 up once went through float64 and met in one stream."""
     seeds = [2**63, 2**63 + 1, 2**64 - 1, 2**64 - 2, 2**53, 2**53 + 1]
-    assert len({sampling.stream(seed, 0, 0).random() for seed in seeds}) == len(seeds)
+    assert len({sampler.stream(seed, 0, 0).random() for seed in seeds}) == len(seeds)
 
 
 def test_the_presets_keep_what_the_official_samplers_kept():
@@ -351,7 +350,7 @@ def test_nothing_left_to_draw_is_an_error_not_a_nan():
     logits = process(np.zeros(2, np.float32), Sampling(bad_words=((0,), (1,))), [])
     for temperature in (0.0, 1.0):
         with pytest.raises(InputError, match="every token is ruled out"):
-            sampling.choose(logits, Sampling(temperature=temperature, seed=0), 0, 0)
+            sampler.choose(logits, Sampling(temperature=temperature, seed=0), 0, 0)
 
 
 # ---- The fast ways, equal to what they were made from.
@@ -435,9 +434,9 @@ def test_a_draw_is_the_inverse_of_the_plain_running_sum(seed):
     if not logits.max() > -np.inf:
         return
     for step in range(20):
-        share = sampling.stream(seed, 0, step).random()
+        share = sampler.stream(seed, 0, step).random()
         expected = written_out_draw(logits, share)
-        assert sampling.draw(logits, sampling.stream(seed, 0, step)) == expected
+        assert sampler.draw(logits, sampler.stream(seed, 0, step)) == expected
 
 
 def test_a_share_right_at_a_border_is_left_to_the_plain_running_sum():
@@ -447,7 +446,7 @@ def test_a_share_right_at_a_border_is_left_to_the_plain_running_sum():
     heights = np.cumsum(weights)
     near = heights[random.integers(0, len(weights), 300)] / heights[-1]
     for share in (*near, *np.nextafter(near, 0), *np.nextafter(near, 1), 0.0, 1 - 2.0**-53):
-        assert sampling._place_by_blocks(weights, share) == sampling._place(weights, share)
+        assert sampler._place_by_blocks(weights, share) == sampler._place(weights, share)
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -456,8 +455,8 @@ def test_the_log_probability_of_one_token_has_the_bits_of_log_softmax(seed):
     if seed % 2:
         logits = np.concatenate([logits, logits])[: len(logits)]  # a view, as engines may give
     for token in {0, len(logits) // 2, len(logits) - 1, int(np.argmax(logits))}:
-        expected = float(sampling.log_softmax(logits)[token])
-        assert sampling.log_probability(logits, token) == expected
+        expected = float(sampler.log_softmax(logits)[token])
+        assert sampler.log_probability(logits, token) == expected
 
 
 @pytest.mark.parametrize("limit", [None, 250, 400])
@@ -471,8 +470,8 @@ def test_the_next_token_is_what_process_and_choose_give(limit):
         settings = {"temperature": float(random.choice([0, 0.7])), "repetition_penalty": 1.2}
         s = Sampling(**settings, top_p=float(random.choice([0.5, 0.95])), seed=seed)
         allowed = np.where(np.arange(V) < (limit or V), logits, np.float32(-np.inf))
-        expected = sampling.choose(process(allowed, s, tokens, prompt_length=4), s, 3, 5)
-        found, logprob = sampling.next_token(logits, s, tokens, 4, 3, limit)
+        expected = sampler.choose(process(allowed, s, tokens, prompt_length=4), s, 3, 5)
+        found, logprob = sampler.next_token(logits, s, tokens, 4, 3, limit)
         assert found == expected
-        assert logprob == float(sampling.log_softmax(logits)[found])
+        assert logprob == float(sampler.log_softmax(logits)[found])
         assert np.array_equal(logits, before)

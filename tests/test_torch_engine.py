@@ -10,8 +10,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gpt2lab import InputError, Sampling, generate, reference, weights
+from gpt2lab import InputError, Sampling, reference, weights
 from gpt2lab.config import Config
+from gpt2lab.generation import generate
 
 from .support import GOLDEN, TINY, tiny_engine, tiny_params
 

@@ -20,7 +20,7 @@ from gpt2lab.commands.options import (
     token_ids,
 )
 from gpt2lab.errors import InputError
-from gpt2lab.settings import Sampling
+from gpt2lab.generation.sampling import Sampling
 
 if TYPE_CHECKING:
     from gpt2lab.chat import Chat

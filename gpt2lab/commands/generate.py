@@ -38,7 +38,7 @@ from gpt2lab.files import to_json
 from gpt2lab.lm import checked_record
 
 if TYPE_CHECKING:
-    from gpt2lab.generate import Piece
+    from gpt2lab.generation.generate import Piece
     from gpt2lab.lm import LM
 
 Key = tuple[int, int]  # prompt, index
@@ -294,7 +294,7 @@ def _write(lm: LM, prompts: list[Any], settings: dict[str, Any], flags: dict[str
 
 def _pieces(lm: LM, encoded: list[list[int]], s: Any, flags: dict[str, Any]) -> Iterator[Piece]:
     """All samples at once, or with --endless one after the other."""
-    from gpt2lab import generate
+    from gpt2lab.generation import generate
 
     rounds = ([index] for index in itertools.count()) if flags["endless"] else [range(s.n)]
     for indices in rounds:
@@ -306,7 +306,7 @@ def _pieces(lm: LM, encoded: list[list[int]], s: Any, flags: dict[str, Any]) -> 
 def _record(
     lm: LM, kept: list[Piece], encoded: list[list[int]], s: Any, prompts: list[Any]
 ) -> dict[str, Any]:
-    from gpt2lab.generate import collect
+    from gpt2lab.generation.generate import collect
 
     [done] = collect(iter(kept), encoded)
     return lm.record(done, s, prompts[done.prompt])

@@ -18,7 +18,7 @@ import click
 
 from gpt2lab.errors import InputError
 from gpt2lab.files import to_json, write_whole
-from gpt2lab.settings import WRITING, Sampling
+from gpt2lab.generation.sampling import WRITING, Sampling
 
 if TYPE_CHECKING:
     from gpt2lab.lm import LM

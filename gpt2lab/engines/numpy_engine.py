@@ -15,7 +15,7 @@ from gpt2lab import forks, reference
 from gpt2lab.cache import Cache
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError, quoted
-from gpt2lab.prompts import check_batch
+from gpt2lab.generation.request import check_batch
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -23,7 +23,7 @@ import numpy as np
 from gpt2lab import forks
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError, MissingExtraError, quoted
-from gpt2lab.prompts import check_batch, check_ids
+from gpt2lab.generation.request import check_batch, check_ids
 
 try:
     import torch

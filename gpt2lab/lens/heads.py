@@ -12,12 +12,12 @@ import numpy as np
 
 from gpt2lab import forks, reference
 from gpt2lab.errors import InputError
+from gpt2lab.generation.sampler import log_softmax
 from gpt2lab.lens import acts as acting
 from gpt2lab.lens import names as naming
 from gpt2lab.lens.prediction import check_count, top
 from gpt2lab.lens.traces import Array, Model, Trace, exact, pieces_of
 from gpt2lab.reference import attention_mask, norm, softmax
-from gpt2lab.sampling import log_softmax
 
 # ---- One head's arithmetic.
 

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from gpt2lab.errors import InputError
+from gpt2lab.generation.sampler import log_softmax
 from gpt2lab.lens import names as naming
 from gpt2lab.lens.prediction import check_count
 from gpt2lab.lens.prediction import top as largest
 from gpt2lab.lens.traces import Array, Trace, pieces_of
 from gpt2lab.reference import norm
-from gpt2lab.sampling import log_softmax
 
 ROWS = 64  # of logits at once; 13 MB for 50,257 tokens in float32
 

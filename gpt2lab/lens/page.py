@@ -26,6 +26,8 @@ from gpt2lab import reference
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError
 from gpt2lab.files import shown
+from gpt2lab.generation.request import check_ids
+from gpt2lab.generation.sampler import log_softmax
 from gpt2lab.lens import show
 from gpt2lab.lens.flow import digits, flow, packed
 from gpt2lab.lens.heads import KINDS, head_scores
@@ -40,8 +42,6 @@ from gpt2lab.lens.traces import (
     trace,
     without_acts,
 )
-from gpt2lab.prompts import check_ids
-from gpt2lab.sampling import log_softmax
 
 LIMIT = 40 * 2**20  # bytes of a page; browsers open more, but not at once
 NEXT, LENS = 50, 10  # alternatives told after each token, and in each place of the lens

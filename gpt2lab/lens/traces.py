@@ -20,13 +20,13 @@ from gpt2lab import forks, reference
 from gpt2lab.config import Config
 from gpt2lab.engines.numpy_engine import NumpyEngine
 from gpt2lab.errors import InputError
-from gpt2lab.generate import Piece, pieces
+from gpt2lab.generation.generate import Piece, pieces
+from gpt2lab.generation.request import check_ids
+from gpt2lab.generation.sampler import log_softmax
+from gpt2lab.generation.sampling import Sampling
 from gpt2lab.lens import acts as acting
 from gpt2lab.lens import names as naming
 from gpt2lab.lens.acts import Act
-from gpt2lab.prompts import check_ids
-from gpt2lab.sampling import log_softmax
-from gpt2lab.settings import Sampling
 from gpt2lab.tokenizer import Tokenizer
 
 Array = np.ndarray[Any, np.dtype[Any]]

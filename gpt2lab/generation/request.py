@@ -15,7 +15,7 @@ import numpy as np
 
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError, quoted
-from gpt2lab.settings import Sampling
+from gpt2lab.generation.sampling import Sampling
 from gpt2lab.tokenizer import Allowed, Tokenizer
 
 MOST = 4_000_000  # ids of one text

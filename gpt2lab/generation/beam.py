@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gpt2lab.engines import Engine, advance
-from gpt2lab.sampling import Sampling, log_softmax, process, stream
+from gpt2lab.generation.sampler import Sampling, log_softmax, process, stream
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from gpt2lab.errors import InputError
-from gpt2lab.processors import PROCESSORS, Seen
-from gpt2lab.settings import Sampling, order
+from gpt2lab.generation.processors import PROCESSORS, Seen
+from gpt2lab.generation.sampling import Sampling, order
 
 __all__ = [
     "Sampling",

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpt2lab.errors import InputError, quoted
-from gpt2lab.settings import Sampling
+from gpt2lab.generation.sampling import Sampling
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

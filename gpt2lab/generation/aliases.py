@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gpt2lab.errors import InputError, few, quoted
-from gpt2lab.settings import Sampling, listed
+from gpt2lab.generation.sampling import Sampling, listed
 
 #: Names that differ and values that do not.
 SAME = {

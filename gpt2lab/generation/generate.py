@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from gpt2lab import beam
 from gpt2lab.engines import Engine, advance
 from gpt2lab.errors import InputError, quoted
-from gpt2lab.prompts import Row, Token, check_prompt, fit, resolve
-from gpt2lab.sampling import next_token
-from gpt2lab.settings import MOST, Sampling
+from gpt2lab.generation import beam
+from gpt2lab.generation.request import Row, Token, check_prompt, fit, resolve
+from gpt2lab.generation.sampler import next_token
+from gpt2lab.generation.sampling import MOST, Sampling
+from gpt2lab.generation.stopping import Writer
 from gpt2lab.tokenizer import Tokenizer
-from gpt2lab.writer import Writer
 
 __all__ = [
     "Completion",

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 
-from gpt2lab.prompts import Token
-from gpt2lab.settings import Sampling
+from gpt2lab.generation.request import Token
+from gpt2lab.generation.sampling import Sampling
 from gpt2lab.tokenizer import StreamDecoder, Tokenizer
 
 _CLOSING = "\"'\u201d\u2019)\\]»"
