@@ -15,6 +15,7 @@ import argparse
 import json
 import math
 import sys
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ from gpt2lab.config import Config
 from gpt2lab.engines import machine
 from gpt2lab.engines.cpu_engine import CpuEngine
 from gpt2lab.generation import generate
+from gpt2lab.generation.batch import Batch
+from gpt2lab.generation.request import requests
 from gpt2lab.score import exponential
 from gpt2lab.tokenizer import Tokenizer
 from gpt2lab.weights import local
@@ -120,11 +123,11 @@ def own_texts(config: Config, params: Params, count: int) -> list[Window]:
     seed = 0
     while sum(len(targets) for _, targets in found) < count:
         s = Sampling(n=16, seed=seed, max_new_tokens=config.n_ctx)
-        rows = {}
-        for token in generate.tokens(engine, [[config.begin]], s):
-            rows[token.row.index] = token.row
-        for i in sorted(rows):
-            found += windows(rows[i].tokens[: config.n_ctx + 1], config.n_ctx)
+        batch, [request] = Batch(engine), requests([[config.begin]], s, config)
+        rows = [batch.add(request, i) for i in range(s.n)]
+        deque(generate.tokens(batch), maxlen=0)
+        for row in rows:
+            found += windows(row.tokens[: config.n_ctx + 1], config.n_ctx)
         seed += 1
     return found
 

@@ -22,6 +22,8 @@ class Cache:
     Shapes: L layers, H heads, P past tokens, D head width.
     """
 
+    chunked = False  # BLAS sums in another order for another number of rows
+
     def __init__(self, config: Config, dtype: Any = np.float32, slots: int | None = None) -> None:
         self.config, self.dtype, self._limit = config, dtype, slots
         self._buffers: dict[int, Array] = {}
@@ -78,6 +80,11 @@ class Cache:
 
     def __len__(self) -> int:
         return len(self._buffers)
+
+    @property
+    def position_bytes(self) -> int:
+        """The memory of one position of one slot."""
+        return self._buffer(1).nbytes
 
     def _buffer(self, size: int) -> Array:
         c = self.config

@@ -66,14 +66,15 @@ class Chat:
             raise InputError("the message is empty; say something")
         self.turns.append((self.you, message))
         try:
-            encoded, s = self.lm.prepare(
+            [request] = self.lm.requests(
                 [self.prompt()], "refuse", self.settings, self.allowed_special
             )
         finally:
             self.turns.pop()  # it counts when the answer begins
+        s = request.sampling
         stop = (f"\n{self.you}:", f"\n{self.them}:", *s.stop)
-        s = replace(s, stop=stop, n=1)
-        return self._keep(message, generate.pieces(self.lm.engine, self.lm.tokenizer, encoded, s))
+        request = replace(request, sampling=replace(s, stop=stop, n=1))
+        return self._keep(message, generate.pieces(self.lm.engine, self.lm.tokenizer, [request]))
 
     def _keep(self, message: str, pieces: Iterator[Piece]) -> Generator[Piece, None, None]:
         said: list[str] = []

@@ -22,19 +22,19 @@ import numpy as np
 
 from gpt2lab import __version__, engines, forks, weights
 from gpt2lab import score as scoring
+from gpt2lab.checks import MOST, check_ids
 from gpt2lab.engines.numpy_engine import NumpyEngine
 from gpt2lab.errors import Failure, InputError, few, quoted
 from gpt2lab.files import let_go
 from gpt2lab.generation import aliases, generate
 from gpt2lab.generation.generate import Completion, Piece
 from gpt2lab.generation.request import (
-    MOST,
-    check_ids,
+    Request,
     check_prompt,
     check_reach,
     fit,
     plain_names,
-    resolve,
+    requests,
 )
 from gpt2lab.generation.sampling import WRITING, Sampling, check_each
 from gpt2lab.tokenizer import Allowed
@@ -238,15 +238,15 @@ class LM:
                 )
         return check_reach(ids, self.config, self.tokenizer)
 
-    def prepare(
+    def requests(
         self,
         listed: Sequence[Prompt],
         overflow: str,
         given: Mapping[str, Any],
         allowed_special: Allowed = (),
         names: Sequence[str] = (),
-    ) -> tuple[list[list[int]], Sampling]:
-        """Prompts as ids that fit the window, and the `resolve`d settings of `given`.
+    ) -> list[Request]:
+        """A request for each prompt: ids that fit the window, and the settings of `given`.
 
         names: what to call each prompt in an error; of several, its number where none is given.
         """
@@ -266,7 +266,7 @@ class LM:
         for name, ids in zip(names, fitted, strict=True):
             with _naming(name):
                 check_prompt(ids, self.config)
-        return fitted, resolve(s, self.config, self.tokenizer)
+        return requests(fitted, s, self.config, self.tokenizer)
 
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of token ids, the inverse of `encode`; InputError without a tokenizer."""
@@ -292,9 +292,9 @@ class LM:
 
         allowed_special: the special tokens that the prompt may spell, or "all" (`encode`).
         """
-        encoded, s = self.prepare([prompt], overflow, given, allowed_special)
-        parts = generate.pieces(self.engine, self.tokenizer, encoded, s)
-        texts = [done.text for done in generate.collect(parts, encoded)]
+        asked = self.requests([prompt], overflow, given, allowed_special)
+        parts = generate.pieces(self.engine, self.tokenizer, asked)
+        texts = [done.text for done in generate.collect(parts, asked)]
         return texts[0] if len(texts) == 1 else texts
 
     def stream(
@@ -309,8 +309,8 @@ class LM:
 
         With n > 1 the pieces of all samples come in turn; `piece.index` tells them apart.
         """
-        encoded, s = self.prepare([prompt], overflow, given, allowed_special)
-        return generate.pieces(self.engine, self.tokenizer, encoded, s)
+        asked = self.requests([prompt], overflow, given, allowed_special)
+        return generate.pieces(self.engine, self.tokenizer, asked)
 
     def complete(
         self,
@@ -328,10 +328,11 @@ class LM:
         once; it changes the speed alone.
         """
         listed = _listed(prompts)
-        encoded, s = self.prepare(listed, overflow, given, allowed_special)
-        parts = generate.pieces(self.engine, self.tokenizer, encoded, s, batch_size=batch_size)
-        done = generate.collect(parts, encoded)
+        asked = self.requests(listed, overflow, given, allowed_special)
+        parts = generate.pieces(self.engine, self.tokenizer, asked, batch_size=batch_size)
+        done = generate.collect(parts, asked)
         for completion in done:
+            s = asked[completion.prompt].sampling
             completion.record = self.record(completion, s, listed[completion.prompt])
         return done
 
@@ -374,9 +375,9 @@ class LM:
                 f"the record was made with {_spelled(engine)}, this is {_spelled(here)}; "
                 "load the model with that"
             )
-        encoded = [check_prompt(record["prompt_tokens"], self.config)]
-        parts = generate.pieces(self.engine, self.tokenizer, encoded, s, indices=[index])
-        done = generate.collect(parts, encoded)
+        asked = requests([record["prompt_tokens"]], s, self.config, self.tokenizer)
+        parts = generate.pieces(self.engine, self.tokenizer, asked, indices=[index])
+        done = generate.collect(parts, asked)
         if not done:
             raise InputError(f"the record's index {index} is beyond the texts that its beams find")
         done[0].record = self.record(done[0], s, record.get("prompt"))
@@ -442,8 +443,8 @@ class LM:
         """
         from gpt2lab import lens
 
-        [encoded], s = self.prepare([prompt], overflow, given, allowed_special)
-        return lens.watch(self, encoded, s, names, layers, acts)
+        [asked] = self.requests([prompt], overflow, given, allowed_special)
+        return lens.watch(self, asked, names, layers, acts)
 
 
 def _spelled(engine: Mapping[str, Any]) -> str:

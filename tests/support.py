@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,9 @@ import numpy as np
 
 from gpt2lab import engines, reference
 from gpt2lab.config import Config
+from gpt2lab.generation import generate
+from gpt2lab.generation.batch import Batch, Token
+from gpt2lab.generation.request import requests
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "data"  # checkpoints with other implementations' results
@@ -33,3 +37,31 @@ def tiny_params(config: Config = TINY, seed: int = 0, scale: float = 10.0) -> di
 def tiny_engine(config: Config = TINY, seed: int = 0, dtype: str | None = None) -> Any:
     """The numpy engine over `tiny_params`."""
     return engines.choose(config, tiny_params(config, seed), "numpy", dtype)
+
+
+def batch_of(
+    engine: Any, prompts: Any, s: Any, *, indices: Any = None, batch_size: int = 16, **options: Any
+) -> tuple[Batch, dict[Any, tuple[int, int]]]:
+    """A batch of all samples of the prompts (ids), and each row's (prompt, index)."""
+    batch = Batch(engine, rows=batch_size, **options)
+    places = {
+        batch.add(request, index): (place, index)
+        for place, request in enumerate(requests(prompts, s, engine.config))
+        for index in (range(s.n) if indices is None else indices)
+    }
+    return batch, places
+
+
+def drawn(engine: Any, prompts: Any, s: Any, **options: Any) -> Iterator[Token]:
+    """Every token of all samples of the prompts (ids), as it is drawn."""
+    batch, _ = batch_of(engine, prompts, s, **options)
+    yield from generate.tokens(batch)
+
+
+def new_ids(engine: Any, prompts: Any, s: Any, **options: Any) -> dict[tuple[int, int], list[int]]:
+    """The new ids of every sample, by (prompt, index)."""
+    batch, places = batch_of(engine, prompts, s, **options)
+    found: dict[tuple[int, int], list[int]] = {}
+    for token in generate.tokens(batch):
+        found.setdefault(places[token.row], []).append(token.id)
+    return dict(sorted(found.items()))

@@ -19,10 +19,8 @@ from gpt2lab.engines import compiled, machine, meanwhile, storage, workers
 from gpt2lab.engines.layout import STEP, Control, bfloat16, ceil_to, widened
 from gpt2lab.engines.packing import KINDS, by_head, pack, quantised, shapes
 from gpt2lab.errors import Failure, InputError
-from gpt2lab.generation import beam, generate
-from gpt2lab.generation.request import resolve
 
-from .support import TINY, tiny_engine, tiny_params
+from .support import TINY, drawn, new_ids, tiny_engine, tiny_params
 
 pytestmark = pytest.mark.skipif(bool(machine.why_not()), reason=machine.why_not())
 
@@ -400,19 +398,15 @@ def test_texts_are_those_of_the_numpy_engine():
         Sampling(temperature=0.9, top_p=0.9, seed=3, max_new_tokens=30, n=5, stop_tokens=()),
     ):
         prompts = [[1, 2, 3], [5], list(range(40))]
-        found = [
-            [(t.row.prompt, t.row.index, t.id) for t in generate.tokens(e, prompts, s)]
-            for e in (cpu, numpy)
-        ]
+        found = [new_ids(e, prompts, s) for e in (cpu, numpy)]
         assert found[0] == found[1]
 
 
 def test_beams_are_those_of_the_numpy_engine():
     weights = tiny_params(TINY)
-    s = resolve(Sampling(num_beams=4, temperature=0, max_new_tokens=12), TINY, None)
+    s = Sampling(num_beams=4, temperature=0, max_new_tokens=12, n=4)
     found = [
-        [hypothesis.tokens for hypothesis in beam.search(engine, [4, 8, 15], s)]
-        for engine in (CpuEngine(TINY, weights), tiny_engine())
+        new_ids(engine, [[4, 8, 15]], s) for engine in (CpuEngine(TINY, weights), tiny_engine())
     ]
     assert found[0] == found[1]
 
@@ -423,7 +417,7 @@ def test_memory_stays_what_it_was(params):
     s = Sampling(temperature=0, max_new_tokens=2, stop_tokens=())
     seen = set()
     for i in range(200):
-        list(generate.tokens(engine, [[i % CONFIG.n_vocab, 1]], s))
+        list(drawn(engine, [[i % CONFIG.n_vocab, 1]], s))
         seen.add(tuple(buffer.ctypes.data for buffer in engine._spare))
     assert len(seen) == 1
 

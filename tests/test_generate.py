@@ -12,9 +12,11 @@ import pytest
 from gpt2lab import InputError, Sampling, engines, load, reference
 from gpt2lab.cache import Cache
 from gpt2lab.generation import generate, sampler
-from gpt2lab.generation.generate import Row, Token, Writer
+from gpt2lab.generation.batch import Row, Token
+from gpt2lab.generation.request import Request, fit, requests, resolve
+from gpt2lab.generation.stopping import Writer
 
-from .support import GOLDEN, TINY, tiny_engine, tiny_params
+from .support import GOLDEN, TINY, batch_of, drawn, new_ids, tiny_engine, tiny_params
 
 PROMPTS = [[10, 20, 30], [5, 6, 7, 8, 9, 10, 11], [90, 1, 2, 3, 4]]
 
@@ -27,14 +29,6 @@ def engine():
 @pytest.fixture(scope="module")
 def lm():
     return load()
-
-
-def ids(engine, prompts, s, **options):
-    """The new ids of every text, by (prompt, index)."""
-    found: dict[tuple[int, int], list[int]] = {}
-    for token in generate.tokens(engine, prompts, s, **options):
-        found.setdefault((token.row.prompt, token.row.index), []).append(token.id)
-    return found
 
 
 # ---- Equal to transformers.
@@ -107,7 +101,7 @@ def test_beam_search_gives_transformers_ids(engine, theirs, beams, penalty, earl
         early_stopping=early,
         stop_tokens=eos,
     )
-    assert list(ids(engine, PROMPTS, s).values()) == expected
+    assert list(new_ids(engine, PROMPTS, s).values()) == expected
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -130,7 +124,7 @@ def test_greedy_and_processed_beams_give_transformers_ids(engine, theirs, settin
         hf["bad_words_ids"] = [list(word) for word in hf.pop("bad_words")]
     expected = theirs(PROMPTS, eos, max_new_tokens=12, num_beams=beams, **hf)
     s = Sampling(temperature=0, max_new_tokens=12, num_beams=beams, stop_tokens=eos, **settings)
-    assert list(ids(engine, PROMPTS, s).values()) == expected
+    assert list(new_ids(engine, PROMPTS, s).values()) == expected
 
 
 def test_greedy_past_the_window_equals_nanogpt():
@@ -141,7 +135,7 @@ def test_greedy_past_the_window_equals_nanogpt():
     config, params, _ = weights.load(folder / "ckpt.pt")
     expected = np.load(folder / "expected.npz")["generate_top1_90"].ravel().tolist()
     s = Sampling(temperature=0, max_new_tokens=90, window_keep=1.0, stop_tokens=())
-    found = ids(engines.choose(config, params), [expected[:5]], s)
+    found = new_ids(engines.choose(config, params), [expected[:5]], s)
     assert found[0, 0] == expected[5:]
 
 
@@ -194,52 +188,53 @@ def test_float64_is_float64():
 
 def test_batch_size_order_and_other_samples_change_nothing(engine):
     s = Sampling(max_new_tokens=15, n=3, seed=11, stop_tokens=(5,), top_p=0.9)
-    expected = ids(engine, PROMPTS, s)
+    expected = new_ids(engine, PROMPTS, s)
     for batch_size in (1, 2, 5):
-        assert ids(engine, PROMPTS, s, batch_size=batch_size) == expected
-    backwards = ids(engine, PROMPTS[::-1], s)
+        assert new_ids(engine, PROMPTS, s, batch_size=batch_size) == expected
+    backwards = new_ids(engine, PROMPTS[::-1], s)
     assert all(backwards[2 - p, i] == found for (p, i), found in expected.items())
-    alone = ids(engine, [PROMPTS[1]], s, indices=[2])
+    alone = new_ids(engine, [PROMPTS[1]], s, indices=[2])
     assert alone == {(0, 2): expected[1, 2]}
 
 
 def test_random_batches_orders_and_cancellations_change_nothing(engine):
     s = Sampling(max_new_tokens=12, n=4, seed=3, stop_tokens=())
-    expected = ids(engine, PROMPTS, s)
+    expected = new_ids(engine, PROMPTS, s)
     dice = random.Random(0)
     for _ in range(10):
+        batch, places = batch_of(engine, PROMPTS, s, batch_size=dice.randint(1, 12))
         found: dict[tuple[int, int], list[int]] = {}
-        for token in generate.tokens(engine, PROMPTS, s, batch_size=dice.randint(1, 12)):
-            found.setdefault((token.row.prompt, token.row.index), []).append(token.id)
+        for token in generate.tokens(batch):
+            found.setdefault(places[token.row], []).append(token.id)
             if dice.random() < 0.05:
-                token.row.finish = "cancelled"
+                batch.cancel(token.row)
         assert all(got == expected[key][: len(got)] for key, got in found.items())
 
 
 def test_a_longer_text_begins_with_the_shorter_one(engine):
-    short = ids(engine, PROMPTS, Sampling(max_new_tokens=5, seed=1, stop_tokens=()))
-    long = ids(engine, PROMPTS, Sampling(max_new_tokens=20, seed=1, stop_tokens=()))
+    short = new_ids(engine, PROMPTS, Sampling(max_new_tokens=5, seed=1, stop_tokens=()))
+    long = new_ids(engine, PROMPTS, Sampling(max_new_tokens=20, seed=1, stop_tokens=()))
     assert all(long[key][:5] == found for key, found in short.items())
 
 
 def test_seeds_and_indices_give_different_texts(engine):
     base = Sampling(max_new_tokens=12, n=3, seed=1, stop_tokens=())
-    a, b = ids(engine, PROMPTS[:1], base), ids(engine, PROMPTS[:1], replace(base, seed=2))
+    a, b = new_ids(engine, PROMPTS[:1], base), new_ids(engine, PROMPTS[:1], replace(base, seed=2))
     assert len({tuple(text) for text in [*a.values(), *b.values()]}) == 6
 
 
 def test_beam_sampling_repeats_with_its_seed(engine):
     s = Sampling(max_new_tokens=8, num_beams=3, n=2, seed=4, temperature=0.9, stop_tokens=(5,))
-    first = ids(engine, PROMPTS, s)
-    assert ids(engine, PROMPTS[::-1], s) == {(2 - p, i): v for (p, i), v in first.items()}
-    assert ids(engine, PROMPTS, replace(s, seed=5)) != first
+    first = new_ids(engine, PROMPTS, s)
+    assert new_ids(engine, PROMPTS[::-1], s) == {(2 - p, i): v for (p, i), v in first.items()}
+    assert new_ids(engine, PROMPTS, replace(s, seed=5)) != first
 
 
 def test_a_sampled_text_follows_the_model():
     """2,000 first tokens against the softmax of the reference."""
     engine = tiny_engine()
     s = Sampling(max_new_tokens=1, n=2000, seed=9, stop_tokens=())
-    drawn = [found[0] for found in ids(engine, [[1, 2, 3]], s).values()]
+    drawn = [found[0] for found in new_ids(engine, [[1, 2, 3]], s).values()]
     probs = reference.softmax(engine.logits([[1, 2, 3]])[0, -1].astype(np.float64))
     counts = np.bincount(drawn, minlength=97) / 2000
     assert np.abs(counts - probs).max() < 0.04
@@ -247,7 +242,7 @@ def test_a_sampled_text_follows_the_model():
 
 def test_logprobs_are_the_model_s_own(engine):
     s = Sampling(max_new_tokens=6, seed=1, temperature=0.5, top_k=5, stop_tokens=())
-    found = list(generate.tokens(engine, [[1, 2, 3]], s))
+    found = list(drawn(engine, [[1, 2, 3]], s))
     logits = engine.logits([[1, 2, 3, *(t.id for t in found)]])[0]
     for place, token in enumerate(found):
         expected = np.log(reference.softmax(logits[2 + place].astype(np.float64)))[token.id]
@@ -259,7 +254,7 @@ def test_logprobs_are_the_model_s_own(engine):
 
 def test_text_goes_on_past_the_window(engine):
     s = Sampling(max_new_tokens=200, seed=1, stop_tokens=(), window_keep=0.25)
-    found = list(generate.tokens(engine, [[1, 2, 3]], s))
+    found = list(drawn(engine, [[1, 2, 3]], s))
     assert len(found) == 200
     row = found[-1].row
     # 64 fit; each slide leaves 16 in the window, so 48 more fit before the next.
@@ -272,28 +267,28 @@ def test_text_goes_on_past_the_window(engine):
 
 def test_beams_slide_too(engine):
     s = Sampling(temperature=0, max_new_tokens=80, num_beams=2, stop_tokens=())
-    found = list(generate.tokens(engine, [[1, 2, 3]], s))
+    found = list(drawn(engine, [[1, 2, 3]], s))
     assert len(found) == 80 and found[-1].row.slides >= 1
 
 
 def test_a_prompt_of_exactly_the_window_is_taken_and_one_more_refused(engine):
     s = Sampling(max_new_tokens=3, seed=0, stop_tokens=())
-    assert len(ids(engine, [[1] * 64], s)[0, 0]) == 3
+    assert len(new_ids(engine, [[1] * 64], s)[0, 0]) == 3
     with pytest.raises(InputError, match="65 tokens, the model sees 64"):
-        ids(engine, [[1] * 65], s)
+        new_ids(engine, [[1] * 65], s)
 
 
 def test_overflow_keeps_what_was_asked_for():
     s = Sampling(max_new_tokens=14)
     prompt = list(range(90))
-    assert generate.fit(prompt, TINY, s, "tail") == prompt[-50:]
-    both = generate.fit(prompt, TINY, s, "head+tail")
+    assert fit(prompt, TINY, s, "tail") == prompt[-50:]
+    both = fit(prompt, TINY, s, "head+tail")
     assert both == [*prompt[:25], *prompt[-25:]]
-    assert generate.fit(prompt[:60], TINY, s, "tail") == prompt[:60]
-    long = generate.fit(prompt, TINY, Sampling(max_new_tokens=1000), "tail")
+    assert fit(prompt[:60], TINY, s, "tail") == prompt[:60]
+    long = fit(prompt, TINY, Sampling(max_new_tokens=1000), "tail")
     assert long == prompt[-32:]
     with pytest.raises(InputError, match="overflow 'cut' is unknown"):
-        generate.fit(prompt, TINY, s, "cut")
+        fit(prompt, TINY, s, "cut")
 
 
 @pytest.mark.parametrize(
@@ -302,7 +297,7 @@ def test_overflow_keeps_what_was_asked_for():
 )
 def test_bad_prompts_are_named(engine, prompt, message):
     with pytest.raises(InputError, match=message):
-        list(generate.tokens(engine, [prompt], Sampling()))
+        list(drawn(engine, [prompt], Sampling()))
 
 
 # ---- Text.
@@ -315,18 +310,20 @@ def write(pieces, finish="length", **settings):
     letters = sorted(set("".join(pieces)))
     tokenizer = Tokenizer.characters(letters)
     writer = Writer(tokenizer, Sampling(**{"stop_tokens": (), **settings}))
-    row, shown, count = Row(0, 0, [], 0), "", 0
-    stream = [letters.index(c) for piece in pieces for c in piece]
+    return told(writer, [letters.index(c) for piece in pieces for c in piece], finish)
+
+
+def told(writer, stream, finish):
+    """Push ids through a Writer, the last with `finish`."""
+    row, shown = Row([], request=Request((), Sampling())), ""
     for place, token in enumerate(stream):
-        row.tokens.append(token)
-        if place == len(stream) - 1:
-            row.finish = finish
-        shown += writer.push(Token(row, token, 0.0))
+        last = place == len(stream) - 1
+        text, reason = writer.push(Token(row, token, 0.0, finish if last else None))
+        shown += text
         assert writer.text.startswith(shown)
-        count += 1
-        if row.finish:
+        if reason:
             break
-    return shown, count, row.finish
+    return shown, writer.count, reason
 
 
 def test_stop_strings_are_found_across_tokens_and_never_shown():
@@ -385,27 +382,18 @@ def test_end_on_waits_for_the_least_length():
 def test_the_end_token_ends_and_is_not_shown(lm):
     text = "The end."
     end = lm.config.end_tokens[0]
-    s = generate.resolve(Sampling(seed=0), lm.config, lm.tokenizer)
-    writer, row, shown = Writer(lm.tokenizer, s), Row(0, 0, [], 0), ""
-    for token in [*lm.tokenizer.encode(text), end]:
-        row.tokens.append(token)
-        if token == end:
-            row.finish = "stop"
-        shown += writer.push(Token(row, token, 0.0))
-    assert shown == text
+    s = resolve(Sampling(seed=0), lm.config, lm.tokenizer)
+    assert told(Writer(lm.tokenizer, s), [*lm.tokenizer.encode(text), end], "stop")[0] == text
 
 
 def test_pieces_never_cut_a_character(lm):
     """The bytes of an emoji are several tokens of the bundled vocabulary."""
     tokens = lm.tokenizer.encode("hi \U0001f600\U0001f468\u200d\U0001f469!")
     assert len(tokens) > 8
-    s = generate.resolve(Sampling(seed=0), lm.config, lm.tokenizer)
-    writer, row, shown = Writer(lm.tokenizer, s), Row(0, 0, [], 0), []
-    for place, token in enumerate(tokens):
-        row.tokens.append(token)
-        if place == len(tokens) - 1:
-            row.finish = "length"
-        shown.append(writer.push(Token(row, token, 0.0)))
+    s = resolve(Sampling(seed=0), lm.config, lm.tokenizer)
+    row = Row([], request=Request((), s))
+    writer, ends = Writer(lm.tokenizer, s), [None] * (len(tokens) - 1) + ["length"]
+    shown = [writer.push(Token(row, id, 0.0, end))[0] for id, end in zip(tokens, ends, strict=True)]
     assert "".join(shown) == "hi \U0001f600\U0001f468\u200d\U0001f469!"
     assert all("\ufffd" not in piece for piece in shown)
 
@@ -417,28 +405,28 @@ def test_a_padded_vocabulary_never_gives_ids_without_text(lm):
     tokenizer = Tokenizer.characters("abcdefghij")
     s = Sampling(max_new_tokens=40, seed=0, stop_tokens=())
     engine = tiny_engine()
-    for piece in generate.pieces(engine, tokenizer, [[1, 2]], s):
+    for piece in generate.pieces(engine, tokenizer, requests([[1, 2]], s, TINY, tokenizer)):
         assert piece.token < 10
 
 
 def test_bad_words_are_banned_in_both_spellings(lm):
-    s = generate.resolve(Sampling(bad_words=("cat",)), lm.config, lm.tokenizer)
+    s = resolve(Sampling(bad_words=("cat",)), lm.config, lm.tokenizer)
     encode = lm.tokenizer.encode
     assert s.bad_words == (tuple(encode("cat")), tuple(encode(" cat")))
     with pytest.raises(InputError, match="is 2 tokens"):
-        generate.resolve(Sampling(logit_bias={" cat cat": 1.0}), lm.config, lm.tokenizer)
+        resolve(Sampling(logit_bias={" cat cat": 1.0}), lm.config, lm.tokenizer)
 
 
 def test_a_row_ended_by_its_reader_draws_no_more(engine):
     s = Sampling(max_new_tokens=9, n=3, seed=1, stop_tokens=())
-    rows, after = {}, []
-    for token in generate.tokens(engine, [[1, 2]], s):
-        rows[token.row.index] = token.row
-        after += [token] if token.row.index == 2 and rows.get("done") else []
-        if token.row.index == 0 and token.row.written == 2:
-            rows[2].finish = "cancelled"
-            rows["done"] = True
-    assert after == [] and rows[2].written == 1
+    batch, places = batch_of(engine, [[1, 2]], s)
+    first, _, last = places
+    drawn_by_last = []
+    for token in generate.tokens(batch):
+        drawn_by_last += [token] if token.row is last else []
+        if token.row is first and first.new_tokens == 2:
+            batch.cancel(last)
+    assert len(drawn_by_last) == 1 and last.finish_reason == "cancelled"
 
 
 def test_beams_that_run_into_a_dead_end_give_what_there_is():
@@ -453,9 +441,9 @@ def test_beams_that_run_into_a_dead_end_give_what_there_is():
         no_repeat_ngram_size=1,
         stop_tokens=(),
     )
-    found = ids(engine, [[0], [0, 1]], s)
+    found = new_ids(engine, [[0], [0, 1]], s)
     assert {len(text) for (p, _), text in found.items() if p == 0} == {4}
     assert {len(text) for (p, _), text in found.items() if p == 1} == {3}
     assert all(len(set(text)) == len(text) for text in found.values())
-    with pytest.raises(InputError, match="no text for prompt 0"):
-        ids(engine, [[0, 1, 2, 3, 4]], s)
+    with pytest.raises(InputError, match="no text: the settings"):
+        new_ids(engine, [[0, 1, 2, 3, 4]], s)

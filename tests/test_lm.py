@@ -15,13 +15,13 @@ import pytest
 import gpt2lab
 from gpt2lab import InputError, reference, weights
 from gpt2lab.files import cache_folder
-from gpt2lab.generation import generate
 from gpt2lab.generation.aliases import translate
+from gpt2lab.generation.request import requests
 from gpt2lab.generation.sampler import log_softmax
 from gpt2lab.lm import LM
 from gpt2lab.weights import remembered
 
-from .support import FABLE, TINY, tiny_params
+from .support import FABLE, TINY, drawn, tiny_params
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +34,15 @@ def model(**options):
     return LM(weights.Checkpoint(TINY, tiny_params(), None, "huggingface"), **options)
 
 
-def test_the_three_floors_and_the_object_agree(lm):
+def test_tokens_pieces_and_the_object_agree(lm):
     settings = {"max_new_tokens": 20, "seed": 3, "temperature": 0.9}
     text = lm.generate("The dog", **settings)
     [done] = lm.complete("The dog", **settings)
     pieces = list(lm.stream("The dog", **settings))
     s, prompt = lm.settings(**settings), lm.tokenizer.encode("The dog")
     assert text == done.text == "".join(piece.text for piece in pieces)
-    assert text == generate.text(lm.engine, lm.tokenizer, prompt, s)
-    assert text == generate.text(lm.engine, lm.tokenizer, "The dog", s)
+    asked = requests([prompt], s, lm.config, lm.tokenizer)
+    assert done.tokens == [token.id for token in drawn(lm.engine, [prompt], asked[0].sampling)]
     assert done.tokens == [piece.token for piece in pieces]
     assert lm.tokenizer.decode(done.tokens) == text
     assert pieces[-1].finish_reason == done.finish_reason == "length"

@@ -222,6 +222,6 @@ def test_one_of_many_prompts_is_named(tmp_path):
     with pytest.raises(InputError, match=r"^prompt 2: the prompt has 40 tokens"):
         lm.complete([[1, 2], [3] * 40])
     with pytest.raises(InputError, match=r"^line 7: the prompt has 40 tokens"):
-        lm.prepare([[1, 2], [3] * 40], "refuse", {}, names=["line 4", "line 7"])
+        lm.requests([[1, 2], [3] * 40], "refuse", {}, names=["line 4", "line 7"])
     with pytest.raises(InputError, match=r"^the prompt has 40 tokens"):
         lm.generate([3] * 40)

@@ -12,9 +12,8 @@ import pytest
 
 from gpt2lab import InputError, Sampling, reference, weights
 from gpt2lab.config import Config
-from gpt2lab.generation import generate
 
-from .support import GOLDEN, TINY, tiny_engine, tiny_params
+from .support import GOLDEN, TINY, new_ids, tiny_engine, tiny_params
 
 torch = pytest.importorskip("torch")
 
@@ -285,10 +284,7 @@ def test_a_cache_may_have_a_limit(engine):
 
 
 def ids(engine, s, prompts=((10, 20, 30), (5, 6, 7, 8, 9, 10, 11), (90, 1, 2, 3, 4)), **options):
-    found: dict[tuple[int, int], list[int]] = {}
-    for token in generate.tokens(engine, prompts, s, **options):
-        found.setdefault((token.row.prompt, token.row.index), []).append(token.id)
-    return found
+    return new_ids(engine, prompts, s, **options)
 
 
 @pytest.mark.parametrize(

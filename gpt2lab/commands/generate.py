@@ -39,6 +39,7 @@ from gpt2lab.lm import checked_record
 
 if TYPE_CHECKING:
     from gpt2lab.generation.generate import Piece
+    from gpt2lab.generation.request import Request
     from gpt2lab.lm import LM
 
 Key = tuple[int, int]  # prompt, index
@@ -264,7 +265,8 @@ class _Show:
 def _write(lm: LM, prompts: list[Any], settings: dict[str, Any], flags: dict[str, Any]) -> None:
     """Write all texts; on Ctrl-C keep what there is."""
     names = flags.get("names", ())
-    encoded, s = lm.prepare(prompts, flags["overflow"], settings, allowed(flags), names)
+    asked = lm.requests(prompts, flags["overflow"], settings, allowed(flags), names)
+    s = asked[0].sampling
     if flags["endless"] and (s.num_beams > 1 or s.greedy):
         raise InputError("--endless would write the same text for ever; it needs a temperature")
     show = _Show(lm, prompts, flags)
@@ -272,7 +274,7 @@ def _write(lm: LM, prompts: list[Any], settings: dict[str, Any], flags: dict[str
     records: list[dict[str, Any]] = []
     wants_records = flags["as_json"] or flags["record"] is not None
     try:
-        for piece in _pieces(lm, encoded, s, flags):
+        for piece in _pieces(lm, asked, flags):
             if not flags["as_json"]:
                 show.piece(piece)
             if not wants_records:
@@ -280,36 +282,35 @@ def _write(lm: LM, prompts: list[Any], settings: dict[str, Any], flags: dict[str
             kept = parts.setdefault((piece.prompt, piece.index), [])
             kept.append(piece)
             if piece.finish_reason:
-                record = _record(lm, parts.pop((piece.prompt, piece.index)), encoded, s, prompts)
+                record = _record(lm, parts.pop((piece.prompt, piece.index)), asked, prompts)
                 _keep_record(record, records, flags)
     except BaseException:  # Ctrl-C, a closed pipe, a full disk: what is finished is kept
         with suppress(OSError):
             show.close()
         for kept in parts.values():
-            records.append(_record(lm, kept, encoded, s, prompts))
+            records.append(_record(lm, kept, asked, prompts))
         _save(show, records, flags)
         raise
     _save(show, records, flags)
 
 
-def _pieces(lm: LM, encoded: list[list[int]], s: Any, flags: dict[str, Any]) -> Iterator[Piece]:
+def _pieces(lm: LM, asked: list[Request], flags: dict[str, Any]) -> Iterator[Piece]:
     """All samples at once, or with --endless one after the other."""
     from gpt2lab.generation import generate
 
-    rounds = ([index] for index in itertools.count()) if flags["endless"] else [range(s.n)]
+    once = [range(asked[0].sampling.n)]
+    rounds = ([index] for index in itertools.count()) if flags["endless"] else once
     for indices in rounds:
         yield from generate.pieces(
-            lm.engine, lm.tokenizer, encoded, s, indices=indices, batch_size=flags["batch_size"]
+            lm.engine, lm.tokenizer, asked, indices=indices, batch_size=flags["batch_size"]
         )
 
 
-def _record(
-    lm: LM, kept: list[Piece], encoded: list[list[int]], s: Any, prompts: list[Any]
-) -> dict[str, Any]:
+def _record(lm: LM, kept: list[Piece], asked: list[Request], prompts: list[Any]) -> dict[str, Any]:
     from gpt2lab.generation.generate import collect
 
-    [done] = collect(iter(kept), encoded)
-    return lm.record(done, s, prompts[done.prompt])
+    [done] = collect(iter(kept), asked)
+    return lm.record(done, asked[done.prompt].sampling, prompts[done.prompt])
 
 
 def _keep_record(

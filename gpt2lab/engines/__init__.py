@@ -1,5 +1,8 @@
 """What computes: the protocol that every engine keeps, and the choice between them.
 
+Threads: calls from several threads take turns inside an engine; a cache (and the `Batch` over it)
+belongs to one thread at a time, which `Batch` checks.
+
 An engine owns packed weights. It is given a cache with slots and new tokens for some of them, and
 gives logits. Whatever it is given at once, a row's numbers are those that it would get alone: to
 the bit in `numpy` and `cpu`, to rounding in `torch`.
@@ -19,7 +22,16 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class Slots(Protocol):
-    """The cache as generation sees it (`gpt2lab.cache.Cache` is the plain one)."""
+    """The cache as generation sees it (`gpt2lab.cache.Cache` is the plain one).
+
+    chunked: whether tokens may be appended in any portions, beside any others, with the same bits.
+    """
+
+    chunked: bool
+
+    @property
+    def position_bytes(self) -> int:
+        """The memory of one position of one slot."""
 
     def new(self) -> int: ...
     def length(self, slot: int) -> int: ...
@@ -42,37 +54,21 @@ class Engine(Protocol):
     def cache(self, slots: int | None = None) -> Slots:
         """An empty cache of this engine's kind; `slots` limits how many sequences it holds."""
 
-    def step(self, cache: Any, slots: Sequence[int], tokens: Sequence[Sequence[int]]) -> Array:
-        """Append tokens[i] (one or more) to slots[i]; the logits after each one's last: [N, V]."""
+    def step(
+        self,
+        cache: Any,
+        slots: Sequence[int],
+        tokens: Sequence[Sequence[int]],
+        wanted: Sequence[bool] | None = None,
+    ) -> Array:
+        """Append tokens[i] (one or more) to slots[i]; the logits after each one's last: [N, V].
+
+        wanted: for which slots there shall be logits, all by default; N counts these. A step that
+        raises leaves every slot as it was.
+        """
 
     def logits(self, tokens: Any) -> Array:
         """The logits of every position of a batch [B, T] without a past: [B, T, V]."""
-
-
-class Row(Protocol):
-    """What `advance` needs of a sequence: its tokens, its slot, and a count of window slides."""
-
-    tokens: list[int]
-    slot: int
-    slides: int
-
-
-def advance(engine: Engine, cache: Any, rows: Sequence[Row], window_keep: float = 0.5) -> Array:
-    """Feed each row's newest token: the logits after it, [N, V].
-
-    A row whose window of n_ctx positions is full slides: the last `window_keep` of the window is
-    encoded again from position 0, which is the only way on for learned positions.
-    """
-    n_ctx = engine.config.n_ctx
-    new = []
-    for row in rows:
-        if cache.length(row.slot) < n_ctx:
-            new.append(row.tokens[-1:])
-            continue
-        cache.rewind(row.slot, 0)
-        row.slides += 1
-        new.append(row.tokens[-max(1, int(n_ctx * window_keep)) :])
-    return engine.step(cache, [row.slot for row in rows], new)  # [N, V]
 
 
 ENGINES = ("cpu", "numpy", "torch")

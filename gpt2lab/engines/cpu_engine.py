@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from gpt2lab import forks
+from gpt2lab.checks import check_batch
 from gpt2lab.config import Config, parameter_shapes
 from gpt2lab.engines import compiled, machine, storage, workers
 from gpt2lab.engines.layout import STEP, Job, Layer, ceil_to
@@ -22,7 +23,6 @@ from gpt2lab.engines.packing import KINDS, by_head, evened, pack, shapes
 from gpt2lab.engines.storage import Plan
 from gpt2lab.errors import InputError, quoted
 from gpt2lab.files import let_go
-from gpt2lab.generation.request import check_batch
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -35,6 +35,8 @@ SPARE = 8  # buffers of freed slots that are kept for the next ones
 
 class CpuCache:
     """Slots of keys and values in panels. Memory is taken as positions are written to."""
+
+    chunked = True
 
     def __init__(self, engine: CpuEngine, slots: int | None = None) -> None:
         self._engine, self._limit = engine, slots
@@ -87,6 +89,11 @@ class CpuCache:
     def __len__(self) -> int:
         return len(self._buffers)
 
+    @property
+    def position_bytes(self) -> int:
+        """The memory of one position of one slot."""
+        return -(-self._engine.slot_bytes // self._engine.config.n_ctx)
+
 
 class CpuEngine:
     """Keeps the protocol of `engines.Engine`.
@@ -138,17 +145,26 @@ class CpuEngine:
         """An empty cache; `slots` limits how many sequences it holds."""
         return CpuCache(self, slots)
 
-    def step(self, cache: CpuCache, slots: Sequence[int], tokens: Sequence[Sequence[int]]) -> Array:
+    def step(
+        self,
+        cache: CpuCache,
+        slots: Sequence[int],
+        tokens: Sequence[Sequence[int]],
+        wanted: Sequence[bool] | None = None,
+    ) -> Array:
         """Append tokens[i] to slots[i]; the logits after the last token of each: [N, V].
+
+        wanted: for which slots there shall be logits, all by default; N counts these.
 
         A step that fails or is broken off leaves every slot at the length that it had.
         """
         before = self._check(cache, slots, tokens)
-        out = np.empty((len(slots), self._vocab), np.float32)
         flat = [int(token) for new in tokens for token in new]
         owner = [i for i, new in enumerate(tokens) for _ in new]
         places = [n + j for n, new in zip(before, tokens, strict=True) for j in range(len(new))]
         ends = np.cumsum([len(new) for new in tokens]) - 1
+        ends = ends if wanted is None else ends[np.asarray(wanted, bool)]
+        out = np.empty((len(ends), self._vocab), np.float32)
         address = [cache.address(slot) for slot in slots]
         done = 0
         for start in range(0, len(flat), ROWS):
@@ -270,7 +286,7 @@ class CpuEngine:
         try:
             return self._spare.pop()
         except IndexError:
-            return np.frombuffer(_own_memory(self._slot_bytes), np.uint8)
+            return np.frombuffer(_own_memory(self.slot_bytes), np.uint8)
 
     def spare(self, buffer: Array) -> None:
         """Keep a slot's memory for the next one, up to a few."""
@@ -316,7 +332,7 @@ class CpuEngine:
         job[Job.SCALE_OFFSET] = 2 * job[Job.V_OFFSET]
         job[Job.V_PANEL], job[Job.POSITIONS] = positions * width * item, positions
         scales = heads * job[Job.SCALE_BYTES] if self.cache_dtype == "int8" else 0
-        self._slot_bytes = int(job[Job.SCALE_OFFSET] + scales)
+        self.slot_bytes = int(job[Job.SCALE_OFFSET] + scales)
 
     def _pack(self, params: dict[str, Array], key: Callable[[], str] | None) -> None:
         """Pack the weights into one block of memory; vectors stay float32."""

@@ -85,10 +85,16 @@ class Meanwhile:
         """An empty cache of the engine of the moment."""
         return self._look().cache(slots)
 
-    def step(self, cache: Any, slots: Sequence[int], tokens: Sequence[Sequence[int]]) -> Array:
+    def step(
+        self,
+        cache: Any,
+        slots: Sequence[int],
+        tokens: Sequence[Sequence[int]],
+        wanted: Sequence[bool] | None = None,
+    ) -> Array:
         """As `engines.Engine.step`, by the engine that the cache is of."""
         engine = self._first if isinstance(cache, Cache) else self._now
-        return engine.step(cache, slots, tokens)  # [N, V]
+        return engine.step(cache, slots, tokens, wanted)  # [N, V]
 
     def logits(self, tokens: Any) -> Array:
         """As `engines.Engine.logits`."""

@@ -13,9 +13,9 @@ import numpy as np
 
 from gpt2lab import forks, reference
 from gpt2lab.cache import Cache
+from gpt2lab.checks import check_batch
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError, quoted
-from gpt2lab.generation.request import check_batch
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -56,8 +56,17 @@ class NumpyEngine:
         """An empty cache; `slots` limits how many sequences it holds."""
         return Cache(self.config, DTYPES[self.dtype], slots)
 
-    def step(self, cache: Cache, slots: Sequence[int], tokens: Sequence[Sequence[int]]) -> Array:
-        """Append tokens[i] to slots[i]; the logits after the last token of each: [N, V]."""
+    def step(
+        self,
+        cache: Cache,
+        slots: Sequence[int],
+        tokens: Sequence[Sequence[int]],
+        wanted: Sequence[bool] | None = None,
+    ) -> Array:
+        """Append tokens[i] to slots[i]; the logits after the last token of each: [N, V].
+
+        wanted: for which slots there shall be logits, all by default; N counts these.
+        """
         if len(set(slots)) != len(slots):
             raise InputError(f"a slot is named twice in one step: {list(slots)}")
         before = [cache.length(slot) for slot in slots]
@@ -80,7 +89,7 @@ class NumpyEngine:
             for slot, length in zip(slots, before, strict=True):
                 cache.rewind(slot, length)
             raise
-        return np.stack(rows)  # [N, V]
+        return np.stack(rows)[slice(None) if wanted is None else list(wanted)]  # [N, V]
 
     def logits(self, tokens: Any) -> Array:
         """The logits of every position of a batch [B, T] without a past: [B, T, V]."""

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from gpt2lab import forks
+from gpt2lab.checks import check_batch, check_ids
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError, MissingExtraError, quoted
-from gpt2lab.generation.request import check_batch, check_ids
 
 try:
     import torch
@@ -112,6 +112,8 @@ class TorchCache:
     the longest, and what is left there counts 0 times; of an overflow, that would still be NaN.
     """
 
+    chunked = False  # torch's sums depend on what else is in a call
+
     def __init__(
         self, config: Config, dtype: torch.dtype, device: str, slots: int | None = None
     ) -> None:
@@ -182,6 +184,11 @@ class TorchCache:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @property
+    def position_bytes(self) -> int:
+        """The memory of one position of one slot."""
+        return 2 * self.config.n_layer * self.config.n_embd * self._dtype.itemsize
 
     @property
     def nbytes(self) -> int:
@@ -298,9 +305,15 @@ class TorchEngine:
         return TorchCache(self.config, self._past_dtype, self.device, slots)
 
     def step(
-        self, cache: TorchCache, slots: Sequence[int], tokens: Sequence[Sequence[int]]
+        self,
+        cache: TorchCache,
+        slots: Sequence[int],
+        tokens: Sequence[Sequence[int]],
+        wanted: Sequence[bool] | None = None,
     ) -> Array:
         """Append tokens[i] to slots[i]; the logits after the last token of each: [N, V].
+
+        wanted: for which slots there shall be logits, all by default; N counts these.
 
         What is wrong is told before anything is written: after an error every slot is as it was.
         """
@@ -313,7 +326,8 @@ class TorchEngine:
         with forks.whole(), torch.inference_mode():
             plan = self._plan(cache, slots, checked)
             h = self._forward(cache, plan)  # [R, E]
-            logits = self._logits(h[plan.last])  # [N, V]
+            last = plan.last if wanted is None else plan.last[torch.tensor(wanted)]
+            logits = self._logits(h[last])  # [N, V]
         for slot, new in zip(slots, checked, strict=True):
             cache.extend(slot, len(new))
         return logits

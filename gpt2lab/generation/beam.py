@@ -7,27 +7,28 @@ log-probabilities over length ** length_penalty, and `early_stopping` decides wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from gpt2lab.engines import Engine, advance
-from gpt2lab.generation.sampler import Sampling, log_softmax, process, stream
+from gpt2lab.engines import Slots
+from gpt2lab.errors import InputError
+from gpt2lab.generation.request import Request
+from gpt2lab.generation.sampler import log_softmax, process, stream
+from gpt2lab.generation.sampling import Sampling
+from gpt2lab.generation.sequence import Sequence
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-@dataclass
-class Beam:
-    """One hypothesis: all its tokens, the log-probabilities of the new ones, and its score."""
+@dataclass(eq=False, kw_only=True)
+class Beam(Sequence):
+    """One hypothesis: the log-probabilities of its new tokens, and its score."""
 
-    tokens: list[int]
     logprobs: list[float]
     score: np.float32
-    slot: int = -1
-    slides: int = 0
 
 
 def _candidates(beams: list[Beam], logits: Array, s: Sampling, prompt: int) -> Array:
@@ -60,7 +61,7 @@ def _pick(scores: Array, count: int, s: Sampling, step: int) -> list[int]:
     return _top(np.where(flat > -np.inf, flat + noise, -np.inf), count)
 
 
-def _extend(beams: list[Beam], logprobs: Array, scores: Array, places: Sequence[int]) -> list[Beam]:
+def _extend(beams: list[Beam], logprobs: Array, scores: Array, places: Iterable[int]) -> list[Beam]:
     """The candidates as hypotheses; their slot is still that of the beam they come from."""
     extended = []
     for place in places:
@@ -68,12 +69,18 @@ def _extend(beams: list[Beam], logprobs: Array, scores: Array, places: Sequence[
         old = beams[parent]
         new = [*old.logprobs, float(logprobs[parent, token])]
         extended.append(
-            replace(old, tokens=[*old.tokens, token], logprobs=new, score=scores[parent, token])
+            replace(
+                old,
+                tokens=[*old.tokens, token],
+                logprobs=new,
+                score=scores[parent, token],
+                logits=None,
+            )
         )
     return extended
 
 
-def _move(cache: Any, old: list[Beam], new: list[Beam]) -> None:
+def _move(cache: Slots, old: list[Beam], new: list[Beam]) -> None:
     """Give every new beam a slot of its own: the last child keeps its parent's, others fork it."""
     last = {beam.slot: i for i, beam in enumerate(new)}
     for i, beam in enumerate(new):
@@ -111,45 +118,63 @@ def _finish(finished: list[Beam], ended: list[Beam], s: Sampling, length: int) -
     return sorted([*finished, *new], key=lambda beam: -beam.score)[: s.num_beams]
 
 
-def search(
-    engine: Engine, prompt: list[int], s: Sampling, *, limit: int | None = None
-) -> list[Beam]:
-    """The `s.n` best hypotheses for a prompt, best first; each holds prompt and new tokens.
+class Search:
+    """The search for one request.
 
-    Fewer where fewer can be found. s: with `stop_tokens` and, unless greedy, `seed` given. limit:
-    no token from this id on. A full window slides as everywhere (`engines.advance`).
+    running: the hypotheses that go on; `advance` needs the logits of all. finished: the ended ones,
+    best first.
     """
-    cache = engine.cache()
-    ends = set(s.stop_tokens or ())
-    width = max(2, 1 + len(ends)) * s.num_beams
-    running = [Beam(list(prompt), [], np.float32(0), cache.new())]
-    logits = engine.step(cache, [running[0].slot], [prompt])  # [1, V]
-    finished: list[Beam] = []
-    improving = True
 
-    for length in range(1, s.max_new_tokens + 1):
-        logits = logits.astype(np.float32)
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.running = [Beam(list(request.prompt), logprobs=[], score=np.float32(0))]
+        self.finished: list[Beam] = []
+        self._improving = True
+
+    def advance(self, cache: Slots) -> bool:
+        """Take the logits of all running hypotheses one token further; whether the search is over.
+
+        Then `finished` holds the best `n`, or fewer where fewer can be found; InputError if none.
+        """
+        s, prompt = self.request.sampling, len(self.request.prompt)
+        going = self._extend(len(self.running[0].tokens) + 1 - prompt)
+        if going:
+            _move(cache, self.running, going)
+            self.running = going
+            return False
+        self.finished = self.finished[: s.n]
+        if not self.finished:
+            raise InputError(
+                "beam search found no text: the settings rule out every token; loosen bad_words, "
+                "logit_bias or no_repeat_ngram_size"
+            )
+        return True
+
+    def _extend(self, length: int) -> list[Beam]:
+        """The hypotheses of `length` new tokens to go on with; none when the search is over."""
+        s, ends = self.request.sampling, set(self.request.sampling.stop_tokens or ())
+        logits = np.stack([np.asarray(beam.logits, np.float32) for beam in self.running])
         raw = log_softmax(logits)
-        if limit is not None:
-            logits[:, limit:] = -np.inf
-        scores = _candidates(running, logits, s, len(prompt))
-        found = _extend(running, raw, scores, _pick(scores, width, s, length))
+        if self.request.limit is not None:
+            logits[:, self.request.limit :] = -np.inf
+        scores = _candidates(self.running, logits, s, len(self.request.prompt))
+        width = max(2, 1 + len(ends)) * s.num_beams
+        found = _extend(self.running, raw, scores, _pick(scores, width, s, length))
         last = length == s.max_new_tokens
         ended = [beam for beam in found[: s.num_beams] if last or beam.tokens[-1] in ends]
-        full = len(finished) == s.num_beams and s.early_stopping is True
-        if improving and not full:
-            finished = _finish(finished, ended, s, length)
+        if self._improving and not self._full(s):
+            self.finished = _finish(self.finished, ended, s, length)
 
         going = [beam for beam in found if not (last or beam.tokens[-1] in ends)]
         going = sorted(going, key=lambda beam: -beam.score)[: s.num_beams]
-        if not going and len(finished) < s.n and length > 1 and not last:
-            finished = _finish(finished, running, s, length - 1)  # a dead end: take what there is
+        if not going and len(self.finished) < s.n and length > 1 and not last:
+            # A dead end: take what there is.
+            self.finished = _finish(self.finished, self.running, s, length - 1)
         if not going:
-            break
-        improving = _may_improve(going, finished, s, length, improving)
-        if not improving or (len(finished) == s.num_beams and s.early_stopping is True):
-            break
-        _move(cache, running, going)
-        running = going
-        logits = advance(engine, cache, running, s.window_keep)
-    return finished[: s.n]
+            return []
+        self._improving = _may_improve(going, self.finished, s, length, self._improving)
+        return going if self._improving and not self._full(s) else []
+
+    def _full(self, s: Sampling) -> bool:
+        """Whether as many have finished as are wanted, and that is enough."""
+        return len(self.finished) == s.num_beams and s.early_stopping is True

@@ -1,103 +1,30 @@
-"""Before the first token: prompts as ids that fit the window, settings with nothing left open.
-
-Also who is being written (`Row`, `Token`): the small things that the floors of `generate` share.
-"""
+"""From what people give to a `Request`: ids that fit the window, settings with nothing open."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-
+from gpt2lab.checks import check_ids
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError, quoted
 from gpt2lab.generation.sampling import Sampling
 from gpt2lab.tokenizer import Allowed, Tokenizer
 
-MOST = 4_000_000  # ids of one text
 
+@dataclass(frozen=True)
+class Request:
+    """A prompt and how to continue it, with nothing left to check: what `Batch.add` takes.
 
-@dataclass(eq=False)
-class Row:
-    """One sequence on its way. Whoever reads may end it at once by setting `finish`.
-
-    prompt, index: which prompt it continues, and which of its n samples it is.
-    tokens: prompt and new ids. slides: how often the window was full and moved on.
+    prompt: ids that fit the context window. sampling: `resolve`d settings. limit: no id from this
+    one on is generated (a vocabulary smaller than the model's matrix).
     """
 
-    prompt: int
-    index: int
-    tokens: list[int]
-    prompt_length: int
-    slot: int = -1
-    slides: int = 0
-    finish: str | None = None
-
-    @property
-    def written(self) -> int:
-        """How many new tokens there are."""
-        return len(self.tokens) - self.prompt_length
-
-
-class Token(NamedTuple):
-    """One new token: its row, its id, and the model's own log-probability of it, before any
-    setting changed it. `row.finish` tells whether it was the last: "stop" or "length"."""
-
-    row: Row
-    id: int
-    logprob: float
-
-
-def check_ids(ids: Any, config: Config, what: str = "prompt") -> list[int]:
-    """Token ids as a list of int, or an error that names what is wrong with them."""
-    wrong = isinstance(ids, str | bytes | bytearray | Mapping | set)
-    if wrong or not isinstance(ids, Iterable) or getattr(ids, "ndim", 1) == 0:
-        raise InputError(f"the {what} is {quoted(ids)}; it takes a text or a list of token ids")
-    checked = []
-    for token in islice(ids, MOST + 1):  # one by one: a range may be longer than any memory
-        if not isinstance(token, int | np.integer) or isinstance(token, bool):
-            raise InputError(f"the {what} holds {quoted(token)}; token ids are whole numbers")
-        if not 0 <= token < config.n_vocab:
-            raise InputError(
-                f"the {what} holds the id {quoted(token)}; this model's ids go from 0 to "
-                f"{config.n_vocab - 1}"
-            )
-        checked.append(int(token))
-    if not checked:
-        raise InputError(f"the {what} is empty; give at least one token")
-    if len(checked) > MOST:
-        raise InputError(f"the {what} has more than {MOST} tokens; give it in parts")
-    return checked
-
-
-def check_batch(tokens: Any, config: Config) -> list[list[int]]:
-    """A batch of ids [B, T] as lists, or an error that names what is wrong with it."""
-    tokens = tokens.tolist() if hasattr(tokens, "tolist") else tokens
-    if isinstance(tokens, str | bytes | bytearray | Mapping | set) or not _is_listed(tokens):
-        raise InputError(f"tokens: got {quoted(tokens)}; a batch [B, T] of ids is needed")
-    rows = []
-    for row in islice(tokens, MOST + 1):
-        if not _is_listed(row):
-            raise InputError(f"tokens: got a row {quoted(row)}; a batch [B, T] of ids is needed")
-        rows.append(check_ids(row, config, "batch"))
-        if len(rows[-1]) != len(rows[0]):
-            raise InputError("tokens: the rows differ in length; a batch [B, T] is needed")
-        if len(rows[-1]) > config.n_ctx:
-            raise InputError(
-                f"tokens: {len(rows[-1])} are more than the model's {config.n_ctx} positions; "
-                "give fewer"
-            )
-    if not rows or len(rows) > MOST:
-        raise InputError(f"tokens: a batch holds 1 to {MOST} rows; it has none, or more")
-    return rows
-
-
-def _is_listed(given: Any) -> bool:
-    return isinstance(given, Iterable) and getattr(given, "ndim", 1) > 0
+    prompt: tuple[int, ...]
+    sampling: Sampling
+    limit: int | None = None
 
 
 def check_reach(ids: list[int], config: Config, tokenizer: Tokenizer) -> list[int]:
@@ -192,3 +119,12 @@ def _one_token(key: Any, tokenizer: Tokenizer | None) -> int:
             "bias to each id instead"
         )
     return ids[0]
+
+
+def requests(
+    prompts: Iterable[Any], s: Sampling, config: Config, tokenizer: Tokenizer | None = None
+) -> list[Request]:
+    """A request for each prompt (ids), checked, with the settings resolved."""
+    s = resolve(s, config, tokenizer)
+    limit = None if tokenizer is None else min(tokenizer.n_vocab, config.n_vocab)
+    return [Request(tuple(check_prompt(ids, config)), s, limit) for ids in prompts]

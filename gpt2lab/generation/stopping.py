@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from gpt2lab.generation.request import Token
+from gpt2lab.generation.batch import Token
 from gpt2lab.generation.sampling import Sampling
 from gpt2lab.tokenizer import StreamDecoder, Tokenizer
 
@@ -43,31 +43,35 @@ def _paragraph_end(text: str, start: int) -> int | None:
 class Writer:
     """One row's text as it grows: whole characters only, and nothing past its end.
 
+    count: tokens so far. finish_reason: "stop" or "length" once the text has ended.
     Text that might be the beginning of a stop string is held back until it is known.
     """
 
     def __init__(self, tokenizer: Tokenizer | None, s: Sampling) -> None:
         self.text = ""
+        self.count = 0
+        self.finish_reason: str | None = None
         self._decoder = StreamDecoder(tokenizer) if tokenizer is not None else None
         self._settings = s
         self._shown = 0
         self._floor = 0  # no end counts before it: the text of the first min_new_tokens
 
-    def push(self, token: Token) -> str:
-        """Take a token, give the text that is now certain; set `row.finish` where it ends."""
-        row = token.row
-        ends = row.finish == "stop"
-        if self._decoder is not None and not ends:
+    def push(self, token: Token) -> tuple[str, str | None]:
+        """Take a token: the text that is now certain, and `finish_reason`."""
+        self.count += 1
+        self.finish_reason = token.finish_reason
+        if self._decoder is not None and self.finish_reason != "stop":
             self.text += self._decoder.push(token.id)
-        if row.finish and self._decoder is not None:
+        if self.finish_reason and self._decoder is not None:
             self.text += self._decoder.flush()
-        if row.written <= self._settings.min_new_tokens:
+        if self.count <= self._settings.min_new_tokens:
             self._floor = len(self.text)
         cut = self._end()
         if cut is not None:
-            row.finish = "stop"
+            self.finish_reason = "stop"
             self.text = self.text[:cut]
-        return self._show(len(self.text) if row.finish else len(self.text) - self._held())
+        held = 0 if self.finish_reason else self._held()
+        return self._show(len(self.text) - held), self.finish_reason
 
     def _show(self, until: int) -> str:
         new = self.text[self._shown : until]

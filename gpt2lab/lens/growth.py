@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from gpt2lab import weights
+from gpt2lab.checks import check_ids
 from gpt2lab.config import Config
 from gpt2lab.engines.numpy_engine import NumpyEngine
 from gpt2lab.errors import InputError
 from gpt2lab.files import accessing
-from gpt2lab.generation.request import check_ids
 from gpt2lab.lens.heads import KINDS, HeadScores, head_scores, repeated_tokens
 from gpt2lab.lens.logits import logit_lens
 from gpt2lab.lens.traces import Array, trace

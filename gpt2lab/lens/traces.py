@@ -17,13 +17,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from gpt2lab import forks, reference
+from gpt2lab.checks import check_ids
 from gpt2lab.config import Config
 from gpt2lab.engines.numpy_engine import NumpyEngine
 from gpt2lab.errors import InputError
 from gpt2lab.generation.generate import Piece, pieces
-from gpt2lab.generation.request import check_ids
+from gpt2lab.generation.request import Request
 from gpt2lab.generation.sampler import log_softmax
-from gpt2lab.generation.sampling import Sampling
 from gpt2lab.lens import acts as acting
 from gpt2lab.lens import names as naming
 from gpt2lab.lens.acts import Act
@@ -240,8 +240,7 @@ def keeper(wanted: Iterable[str], values: dict[str, Array]) -> reference.Tap:
 
 def watch(
     model: Model,
-    prompt: Sequence[int],
-    s: Sampling,
+    request: Request,
     names: Names = None,
     layers: Layers = None,
     acts: Iterable[Act] = (),
@@ -250,8 +249,9 @@ def watch(
 
     The first trace is of the whole prompt, each further one of one token after the cache
     (`trace.start` tokens): k and v are the new ones alone, scores and pattern go over all S.
-    prompt: ids that fit. s: settings for one text without beams.
+    request: for one text without beams.
     """
+    s = request.sampling
     if s.n != 1 or s.num_beams != 1:
         raise InputError(
             f"n is {s.n} and num_beams {s.num_beams}; one text at a time is watched, without beams"
@@ -262,8 +262,8 @@ def watch(
     step = _Step(wanted, made)
     base = exact(model)
     engine = NumpyEngine(config, base.params, base.dtype, tap=step.tap)
-    tokens = list(prompt)
-    for piece in pieces(engine, model.tokenizer, [tokens], s):
+    tokens = list(request.prompt)
+    for piece in pieces(engine, model.tokenizer, [request]):
         read = np.array([tokens[-step.length :]])  # [1, T]
         yield (
             piece,

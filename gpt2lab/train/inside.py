@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from gpt2lab.checks import check_ids
 from gpt2lab.errors import InputError
-from gpt2lab.generation.request import check_ids
 from gpt2lab.lens import names as naming
 from gpt2lab.train.model import GPT2  # the first to import torch, and to say which extra it is in
 
