@@ -92,7 +92,10 @@ BEHAVIOURS = {
         lambda: model(stored(add_bos_token=True)),
         {"openai": "vocabular"},
     ),
-    "a space before": (lambda: model(stored(add_prefix_space=True)), {}),
+    "a space before": (
+        lambda: model(stored(add_prefix_space=True, tokenizer_class="GPT2Tokenizer")),
+        {"openai": "vocabular"},
+    ),
     "a template": (lambda: model(Tokenizer(with_template())), {"openai": "vocabular"}),
     "a clean-up": (lambda: model(stored(clean_up_tokenization_spaces=True)), {}),
     "a chat template": (lambda: model(stored(chat_template="{{ messages }}")), {}),
@@ -151,6 +154,20 @@ def encoded(tokenizer, text):
         return None if tokenizer is None else tokenizer.encode(text, allowed_special="all")
     except InputError:
         return "refused"
+
+
+def shown(tokenizer):
+    """What a vocabulary does, beyond the end token and how it decodes."""
+    texts = [encoded(tokenizer, text) for text in TEXTS]
+    neutral = ("tokenizer_class", "eos_token", "bos_token")
+    return texts, {k: v for k, v in tokenizer.settings.items() if k not in neutral and v}
+
+
+@pytest.mark.parametrize("behaviour", list(BEHAVIOURS)[1:13])
+def test_no_row_is_empty(behaviour):
+    """The row "a space before" once held a vocabulary that puts none, and every format kept it."""
+    tokenizer = BEHAVIOURS[behaviour][0]().tokenizer
+    assert shown(tokenizer) != shown(plain())
 
 
 @pytest.mark.parametrize("format", weights.writable())

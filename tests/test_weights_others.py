@@ -211,14 +211,27 @@ def test_a_character_vocabulary_is_found(tmp_path, place):
         ({"itos": {}}, "holds no itos"),
         ({"itos": {0: "a", 2: "b"}}, "itos does not map 0 to 1 to characters"),
         ({"itos": {0: 7}}, "itos does not map 0 to 0 to characters"),
+        ({"itos": {0: "a", 1: "a"}}, "twice"),
         ({"more": print}, "asks for builtins.print"),
     ],
 )
 def test_a_meta_pkl_that_is_none(tmp_path, changes, said):
+    """A damaged vocabulary beside good weights refused the whole model, ids as well."""
     nanogpt_file(tmp_path / "out")
     meta(tmp_path / "out" / "meta.pkl", **changes)
-    with pytest.raises(InputError, match=said):
-        weights.load(tmp_path / "out")
+    loaded = weights.load(tmp_path / "out")
+    assert loaded.tokenizer is None
+    [note] = [note for note in loaded.notes if said in note]
+    assert note.endswith("without a tokenizer the model takes token ids, not text")
+
+
+@pytest.mark.parametrize("data", [b"", b"\x80\x04cut", b"<html>", b"\x00" * 300])
+def test_a_meta_pkl_of_other_bytes(tmp_path, data):
+    nanogpt_file(tmp_path / "out")
+    (tmp_path / "out" / "meta.pkl").write_bytes(data)
+    loaded = weights.load(tmp_path / "out")
+    assert loaded.tokenizer is None
+    assert any("meta.pkl" in note and "token ids" in note for note in loaded.notes)
 
 
 @pytest.mark.parametrize("dataset", ["../secret", "/etc", "a\0b", 7, None, ".."])

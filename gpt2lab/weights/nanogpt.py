@@ -112,6 +112,18 @@ def _alphabet(path: Path) -> list[str]:
     return [str(character) for character in alphabet]
 
 
+def _characters(path: Path) -> Tokenizer:
+    """The tokenizer of a meta.pkl."""
+    alphabet = _alphabet(path)
+    words = [text for text in alphabet if len(text) != 1]
+    if words:
+        raise InputError(
+            f"{path}: is a vocabulary of words or pieces ({few(map(quoted, words))}), only one of "
+            "characters is read"
+        )
+    return Tokenizer.characters(alphabet)
+
+
 def _meta(file: Path, config: Any) -> Path | None:
     """The meta.pkl beside the checkpoint, or in the data set that its settings name."""
     places = [file.parent / "meta.pkl"]
@@ -127,14 +139,11 @@ def _tokenizer(
     meta = _meta(file, settings)
     if meta is None or (meta.parent != file.parent and tokenizers.has_files(file.parent)):
         return tokenizers.beside(file.parent, config)
-    alphabet = _alphabet(meta)
-    words = [text for text in alphabet if len(text) != 1]
-    if words:
-        return None, (
-            f"{meta.name} is a vocabulary of words or pieces ({few(map(quoted, words))}), only one "
-            "of characters is read; the model takes token ids, not text",
-        )
-    tokenizer = Tokenizer.characters(alphabet)
+    try:
+        with accessing(meta):
+            tokenizer = _characters(meta)
+    except InputError as error:
+        return None, (f"{error}; without a tokenizer the model takes token ids, not text",)
     return tokenizer, tokenizers.told(tokenizer, config)
 
 
