@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -46,6 +47,14 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Prompt = str | Sequence[int] | None
+
+
+def _warn(note: str) -> None:
+    """Warn with the line that called into the package, however deep inside the note comes up."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("gpt2lab."):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(note, stacklevel=level)
 
 
 @contextmanager
@@ -184,7 +193,7 @@ class LM:
             writing = {}
             recommended, more = aliases.beside_order(recommended, settings)
         for note in (*notes, *more):
-            warnings.warn(note, stacklevel=3)
+            _warn(note)
         merged = {**writing, **recommended, **settings}
         if "temperature" not in {**recommended, **settings} and merged.get("num_beams", 1) != 1:
             merged["temperature"] = 0
@@ -231,10 +240,9 @@ class LM:
         own = self.checkpoint.generation.get("stop", ())  # a mark that this model spells as text
         for name in plain_names(prompt, self.tokenizer, allowed_special):
             if name not in own:
-                warnings.warn(
+                _warn(
                     f"{name!r} in the text is read as plain text; allowed_special='all' "
-                    "(--allow-special) reads it as the special token",
-                    stacklevel=3,
+                    "(--allow-special) reads it as the special token"
                 )
         return check_reach(ids, self.config, self.tokenizer)
 

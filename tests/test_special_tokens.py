@@ -192,6 +192,27 @@ def test_names_in_a_prompt_are_plain_text_with_a_warning_unless_allowed(tmp_path
         assert lm.score("<|user|> the", allowed_special="all").tokens[0] == 269
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda lm: lm.encode("<|user|> a"),
+        lambda lm: lm.score("<|user|> a"),
+        lambda lm: lm.generate("<|user|> a", max_new_tokens=1),
+        lambda lm: lm.complete(["<|user|> a"], max_new_tokens=1),
+        lambda lm: next(lm.stream("<|user|> a", max_new_tokens=1)),
+        lambda lm: lm.trace("<|user|> a", ["logits"]),
+        lambda lm: lm.settings(max_length=9),
+        lambda lm: lm.generate("a", max_length=9),
+    ],
+)
+def test_a_warning_names_the_line_that_called(tmp_path, call):
+    """It said "sys:1" for encode, and a line inside the package for the others."""
+    lm = load(stored(model(tmp_path / "m"), WAYS[0]), engine="numpy")
+    with pytest.warns(UserWarning) as caught:
+        call(lm)
+    assert {warning.filename for warning in caught} == {__file__}
+
+
 def test_a_begin_token_is_scored_after_once_and_stands_first_in_a_prompt(tmp_path):
     folder = stored(model(tmp_path / "m"), WAYS[1], add_bos_token=True, bos_token="<|user|>")
     lm = load(folder, engine="numpy")

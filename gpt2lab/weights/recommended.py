@@ -2,7 +2,7 @@
 
 They stand in generation_config.json; before that file existed, in config.json. What `Sampling` has
 is obeyed, and three of transformers' names that depend on the prompt or on other settings are kept
-for `compat` to translate: do_sample, max_length, min_length. One note names everything else that
+for `aliases` to translate: do_sample, max_length, min_length. One note names everything else that
 would change a text. End tokens are part of the configuration, so `huggingface` reads them.
 
 Source: transformers 5.24 `generation/configuration_utils.py`, `logits_process.py`.
