@@ -179,7 +179,7 @@ class LM:
     def settings(self, prompt_length: int = 0, **given: Any) -> Sampling:
         """The `Sampling` of these keyword arguments over the defaults.
 
-        The defaults are `settings.WRITING`, over them what the checkpoint's files recommend. Other
+        The defaults are `sampling.WRITING`, over them what the checkpoint's files recommend. Other
         systems' names are translated, each with one warning.
         """
         settings, notes = aliases.translate(given, prompt_length)

@@ -11,8 +11,8 @@ import pytest
 
 from gpt2lab import reference, weights
 from gpt2lab.errors import InputError
-from gpt2lab.weights import Checkpoint, names
-from tests.support import DATA, GOLDEN
+from gpt2lab.weights import Checkpoint, names, wrapped
+from tests.support import DATA, GOLDEN, ROOT
 from tests.weights_helpers import (
     EXACT,
     LAYOUTS,
@@ -162,6 +162,15 @@ def test_save_refuses_an_unknown_format_and_an_existing_folder(tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(InputError, match="exists already"):
         weights.save(checkpoint(), tmp_path / "out")
+
+
+def test_the_page_on_formats_lists_them_all():
+    text = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.split("|")] for line in text.splitlines()]
+    written = {row[1]: row[3].startswith("yes") for row in rows if len(row) == 5}
+    written = {name: yes for name, yes in written.items() if name in weights.FORMATS}
+    assert written == {name: name in weights.writable() for name in weights.FORMATS}
+    assert all(f"`{holder}`" in text for holder in wrapped.HOLDERS)
 
 
 def test_no_heavy_import():
