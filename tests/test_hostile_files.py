@@ -136,13 +136,30 @@ def test_other_fields_of_a_configuration_are_checked():
         assert len(str(caught.value)) < 300
 
 
-@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer.json"])
-@pytest.mark.parametrize("text", ["[" * 10**6, '{"a":' * 10**5, "{" + "[]," * 2**21, " " * 2**26])
+ENDLESS = pytest.mark.parametrize(
+    "text", ["[" * 10**6, '{"a":' * 10**5, "{" + "[]," * 2**21, " " * 2**26]
+)
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+@ENDLESS
 def test_json_is_bounded(tmp_path, name, text):
     """A config.json without end was read to its end."""
     folder = hf_safe(tmp_path / "model")
     (folder / name).write_text(text)
     refused(folder)
+
+
+@ENDLESS
+def test_a_vocabulary_is_bounded(tmp_path, text):
+    """One that cannot be read leaves a model for ids, and a note of one line."""
+    folder = hf_safe(tmp_path / "model")
+    (folder / "tokenizer.json").write_text(text)
+    began = time.monotonic()
+    found = weights.load(folder)
+    assert found.tokenizer is None and time.monotonic() - began < 10
+    assert any("tokenizer.json" in note for note in found.notes)
+    assert all(len(note) < 2000 and "\n" not in note for note in found.notes)
 
 
 # --- runs and prepared sets ---
@@ -227,6 +244,7 @@ def test_a_run_json_of_wrong_types(copied, value):
 @pytest.mark.parametrize("value", WRONG, ids=repr)
 def test_a_state_of_wrong_types(copied, value):
     """With its hash in the manifest set right, a state of lists was a traceback."""
+    from gpt2lab.train.opening import parts_of
     from gpt2lab.train.run import read_state
 
     folder = newest(copied)
@@ -237,7 +255,7 @@ def test_a_state_of_wrong_types(copied, value):
         if key == "seconds" and type(value) is int:
             continue
         (folder / "state.json").write_text(json.dumps({**good, key: value}))
-        assert key in refused(folder, read_state)
+        assert key in refused(folder, lambda folder: parts_of(read_state(folder)))
 
 
 def prepared(folder: Path) -> Path:

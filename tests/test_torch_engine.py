@@ -350,11 +350,11 @@ def test_the_window_may_be_filled_to_its_end(engine, oracle):
     [
         ([[97]], "id 97"),
         ([[-1]], "id -1"),
-        ([1, 2], "shape"),
-        ([[]], "shape"),
-        ([], "shape"),
+        ([1, 2], "a row 1; a batch \\[B, T\\]"),
+        ([[]], "the batch is empty"),
+        ([], "it has none"),
         ([[1], [1, 2]], "differ in length"),
-        ([[0.5]], "float64"),
+        ([[0.5]], "0.5; token ids are whole numbers"),
         ([[1] * 65], "65 are more than the model's 64 positions"),
     ],
 )
@@ -371,7 +371,7 @@ def test_an_unknown_dtype_is_named(dtype):
 
 @pytest.mark.parametrize("device", ["cuda:99", "tpu", "gpu0", "", "cpu:3", "meta", 0])
 def test_an_unknown_device_is_named_with_what_there_is(device):
-    with pytest.raises(InputError, match=rf"device '{device}' .* there is .*cpu"):
+    with pytest.raises(InputError, match=rf"device '?{device}'? .* there is .*cpu"):
         TorchEngine(TINY, tiny_params(), device=device)
 
 
