@@ -187,6 +187,8 @@ class Batch:
 
     def _begin(self) -> None:
         """Start those whose prompt has been read: in a fork of its slot, or the slot itself."""
+        if not self._prompts:
+            return
         for member in self._running:
             first = member.sequences[0]
             if first.slot >= 0:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from functools import lru_cache
 from itertools import islice
 from typing import Annotated, Any
 
@@ -306,6 +307,7 @@ def listed(s: Sampling) -> tuple[str, ...]:
     return DEFAULT_ORDER if s.preset is None else PRESETS[s.preset]
 
 
+@lru_cache(maxsize=256)  # asked for at every token
 def order(s: Sampling) -> tuple[str, ...]:
     """The names of the processors that these settings run, in the order in which they run."""
     off = (*SHAPE, *_SHAPE_ELSEWHERE) if s.greedy else ()
