@@ -167,16 +167,14 @@ def test_ties_at_the_border_stay_where_the_original_compares_by_value():
 
 def test_presets_run_in_their_own_order():
     full = {"temperature": 0.5, "top_k": 5}
-    assert sampler.order(Sampling(**full, top_p=0.5, preset="openai")) == (
+    assert Sampling(**full, top_p=0.5, preset="openai").order == (
         "temperature",
         "top_k",
         "top_p_narrow",
     )
-    assert sampler.order(Sampling(**full, preset="nanogpt")) == ("temperature", "top_k")
-    assert sampler.order(Sampling()) == ()
-    assert sampler.order(Sampling(temperature=0, top_k=5, repetition_penalty=1.2)) == (
-        "repetition_penalty",
-    )
+    assert Sampling(**full, preset="nanogpt").order == ("temperature", "top_k")
+    assert Sampling().order == ()
+    assert Sampling(temperature=0, top_k=5, repetition_penalty=1.2).order == ("repetition_penalty",)
 
 
 def test_an_order_of_one_s_own_is_obeyed():

@@ -1,7 +1,7 @@
 """What each setting does to logits: one small function a processor.
 
 A new one is a function of the signature `Processor`, a line in `PROCESSORS` and its place in an
-order of `settings`. Which of them run, and the draw that follows, is told in `sampling`.
+order of `sampling`, which says which of them run. `sampler` runs them and draws the token.
 
 Shapes: V vocabulary. Logits are float32; what is removed is -inf.
 """

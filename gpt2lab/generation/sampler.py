@@ -1,7 +1,7 @@
 """Logits to the next token: the processors in their order, the random stream, the draw.
 
-`process` shows what the settings leave of some logits. The settings are `settings`' work, what each
-does is `processors`', and whole texts are `generate`'s.
+`process` shows what the settings leave of some logits. `sampling` holds the settings, `processors`
+what each does, and `generate` makes whole texts.
 
 Shapes: V vocabulary, B batch. Logits are float32; what is removed is -inf.
 """
@@ -15,7 +15,7 @@ import numpy as np
 
 from gpt2lab.errors import InputError
 from gpt2lab.generation.processors import PROCESSORS, Seen
-from gpt2lab.generation.sampling import Sampling, order
+from gpt2lab.generation.sampling import Sampling
 
 __all__ = [
     "Sampling",
@@ -25,7 +25,6 @@ __all__ = [
     "log_probability",
     "log_softmax",
     "next_token",
-    "order",
     "process",
     "stream",
 ]
@@ -60,7 +59,7 @@ def check_logits(logits: Array) -> None:
 def _run(logits: Array, sampling: Sampling, seen: Seen) -> Array:
     """The processors of the settings, in their order, over checked logits [V]."""
     with np.errstate(over="ignore", invalid="ignore"):
-        for name in order(sampling):
+        for name in sampling.order:
             if logits.max() == -np.inf:
                 break  # all is ruled out; `choose` says so
             logits = PROCESSORS[name](logits, sampling, seen)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
-from functools import lru_cache
+from functools import cached_property
 from itertools import islice
 from typing import Annotated, Any
 
@@ -93,6 +93,11 @@ class Sampling:
     def greedy(self) -> bool:
         """Whether nothing is drawn at random."""
         return self.temperature == 0
+
+    @cached_property  # asked for at every token
+    def order(self) -> tuple[str, ...]:
+        """The names of the processors that these settings run, in the order in which they run."""
+        return _order(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values, for JSON."""
@@ -307,9 +312,8 @@ def listed(s: Sampling) -> tuple[str, ...]:
     return DEFAULT_ORDER if s.preset is None else PRESETS[s.preset]
 
 
-@lru_cache(maxsize=256)  # asked for at every token
-def order(s: Sampling) -> tuple[str, ...]:
-    """The names of the processors that these settings run, in the order in which they run."""
+def _order(s: Sampling) -> tuple[str, ...]:
+    """Those of `listed` that some setting switches on; greedy needs none that shape a draw."""
     off = (*SHAPE, *_SHAPE_ELSEWHERE) if s.greedy else ()
     on = [name for name in listed(s) if any(_is_set(s, setting) for setting in obeys(name))]
     return tuple(name for name in on if name not in off)
