@@ -26,7 +26,8 @@ from gpt2lab import score as scoring
 from gpt2lab.checks import MOST, check_ids
 from gpt2lab.engines.numpy_engine import NumpyEngine
 from gpt2lab.errors import Failure, InputError, few, quoted
-from gpt2lab.files import let_go
+from gpt2lab.files import file_facts
+from gpt2lab.files.io import let_go
 from gpt2lab.generation import aliases, generate
 from gpt2lab.generation.generate import Completion, Piece
 from gpt2lab.generation.request import (
@@ -39,7 +40,7 @@ from gpt2lab.generation.request import (
 )
 from gpt2lab.generation.sampling import WRITING, Sampling, check_each
 from gpt2lab.tokenizer import Allowed
-from gpt2lab.weights import local, remembered
+from gpt2lab.weights import local
 from gpt2lab.weights.names import PART
 
 if TYPE_CHECKING:
@@ -133,10 +134,10 @@ class LM:
         if source is None or not source.holds(self.params):
             return self._hash(described)
         what = f"sha256 with {described}"
-        known = remembered.recall(source.files, what)
+        known = file_facts.recall(source.files, what)
         if not isinstance(known, str):
             known = self._hash(described)
-            remembered.remember(source.files, what, known)
+            file_facts.remember(source.files, what, known)
         return known
 
     def _hash(self, described: str) -> str:

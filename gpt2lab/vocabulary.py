@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from gpt2lab import wordpiece
 from gpt2lab.errors import InputError
-from gpt2lab.files import parse_json, read_json, read_text
+from gpt2lab.files.io import parse_json, read_json, read_text
 from gpt2lab.tokenizer_config import (
     END_OF_TEXT,
     FLAGS,

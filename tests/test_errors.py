@@ -12,7 +12,7 @@ import pytest
 
 from gpt2lab.engines import compiled
 from gpt2lab.errors import few, quoted
-from gpt2lab.files import cache_folder, shown
+from gpt2lab.files.io import cache_folder, shown
 
 
 class Rude:

@@ -14,12 +14,12 @@ import pytest
 
 import gpt2lab
 from gpt2lab import InputError, reference, weights
-from gpt2lab.files import cache_folder
+from gpt2lab.files import file_facts
+from gpt2lab.files.io import cache_folder
 from gpt2lab.generation.aliases import translate
 from gpt2lab.generation.request import requests
 from gpt2lab.generation.sampler import log_softmax
 from gpt2lab.lm import LM
-from gpt2lab.weights import remembered
 
 from .support import FABLE, TINY, drawn, tiny_params
 
@@ -331,8 +331,8 @@ def test_a_text_alone_does_not_read_the_whole_model(lm, monkeypatch):
 def test_the_hash_of_a_large_file_is_remembered(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "cache"))
-    monkeypatch.setattr(remembered, "WORTH", 0)
-    monkeypatch.setattr(remembered, "SETTLED", -1.0)
+    monkeypatch.setattr(file_facts, "WORTH", 0)
+    monkeypatch.setattr(file_facts, "SETTLED", -1.0)
     weights.save(weights.Checkpoint(TINY, tiny_params(), None, "huggingface"), tmp_path / "m")
     found = weights.load(tmp_path / "m")
     honest = LM(replace(found, source=None)).hash

@@ -20,6 +20,7 @@ from gpt2lab import weights
 from gpt2lab.commands.models import command, disk, short
 from gpt2lab.config import SIZES, Config, parameter_shapes
 from gpt2lab.errors import InputError
+from gpt2lab.files import torchfile
 from gpt2lab.tokenizer import Tokenizer
 from gpt2lab.vocabulary import bpe_spec, byte_symbols
 from gpt2lab.weights import (
@@ -31,7 +32,6 @@ from gpt2lab.weights import (
     nanogpt,
     openai,
     tensorbundle,
-    torchfile,
 )
 from gpt2lab.weights.checkpoint import Checkpoint
 

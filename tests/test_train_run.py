@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from gpt2lab.errors import Failure, InputError
-from gpt2lab.files import accessing
+from gpt2lab.files.io import accessing
 
 from .support import ROOT
 

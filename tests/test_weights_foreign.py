@@ -12,7 +12,8 @@ import pytest
 
 from gpt2lab import weights
 from gpt2lab.errors import InputError
-from gpt2lab.weights import local, torchfile
+from gpt2lab.files import torchfile
+from gpt2lab.weights import local
 from tests.weights_helpers import (
     config_json,
     hf_bin,

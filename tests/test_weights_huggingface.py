@@ -14,8 +14,9 @@ import pytest
 from gpt2lab import weights
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError
+from gpt2lab.files import file_facts, torchfile
 from gpt2lab.tokenizer import Tokenizer, official
-from gpt2lab.weights import Checkpoint, names, remembered, torchfile
+from gpt2lab.weights import Checkpoint, names
 from gpt2lab.weights.convert import fixed_tokens
 from tests.weights_helpers import (
     EXACT,
@@ -374,7 +375,7 @@ def kept(tmp_path, monkeypatch):
     """A cache folder of the test's own, for files of any size; gives the file that is kept."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "cache"))
-    monkeypatch.setattr(remembered, "WORTH", 0)
+    monkeypatch.setattr(file_facts, "WORTH", 0)
     return tmp_path / "cache" / "gpt2lab" / "known" / "files.json"
 
 
@@ -394,7 +395,7 @@ def looks(monkeypatch):
 
 def test_a_file_that_was_looked_through_once_is_not_read_again(tmp_path, kept, monkeypatch):
     """124M parameters were read from first to last at every start, only to find no NaN."""
-    monkeypatch.setattr(remembered, "SETTLED", -1.0)
+    monkeypatch.setattr(file_facts, "SETTLED", -1.0)
     folder, seen = old_folder(tmp_path / "model"), looks(monkeypatch)
     first = weights.load(folder)
     assert len(seen) == len(first.params) and kept.is_file()
@@ -404,7 +405,7 @@ def test_a_file_that_was_looked_through_once_is_not_read_again(tmp_path, kept, m
 
 def test_a_file_that_changed_is_looked_through_again(tmp_path, kept, monkeypatch):
     """Nothing but the identity of the file stands between a NaN and the model."""
-    monkeypatch.setattr(remembered, "SETTLED", -1.0)
+    monkeypatch.setattr(file_facts, "SETTLED", -1.0)
     folder = old_folder(tmp_path / "model")
     weights.load(folder)
     file = folder / "model.safetensors"
@@ -424,7 +425,7 @@ def test_a_file_of_this_very_moment_is_not_remembered(tmp_path, kept):
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[1]", b"\xff", b'{"KEY": 5}', b'{"KEY": []}'])
 def test_a_damaged_memory_is_no_memory(tmp_path, kept, monkeypatch, damage):
-    monkeypatch.setattr(remembered, "SETTLED", -1.0)
+    monkeypatch.setattr(file_facts, "SETTLED", -1.0)
     folder, seen = old_folder(tmp_path / "model"), looks(monkeypatch)
     loaded = weights.load(folder)
     [key] = json.loads(kept.read_text())
@@ -435,8 +436,8 @@ def test_a_damaged_memory_is_no_memory(tmp_path, kept, monkeypatch, damage):
 
 
 def test_without_a_place_for_the_memory_all_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(remembered, "WORTH", 0)
-    monkeypatch.setattr(remembered, "SETTLED", -1.0)
+    monkeypatch.setattr(file_facts, "WORTH", 0)
+    monkeypatch.setattr(file_facts, "SETTLED", -1.0)
     blocked = tmp_path / "a file"
     blocked.write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
@@ -446,8 +447,8 @@ def test_without_a_place_for_the_memory_all_goes_on(tmp_path, monkeypatch):
 
 
 def test_the_oldest_entries_go(tmp_path, kept, monkeypatch):
-    monkeypatch.setattr(remembered, "SETTLED", -1.0)
-    monkeypatch.setattr(remembered, "ENTRIES", 2)
+    monkeypatch.setattr(file_facts, "SETTLED", -1.0)
+    monkeypatch.setattr(file_facts, "ENTRIES", 2)
     for name in "abc":
         weights.load(old_folder(tmp_path / name))
     assert len(json.loads(kept.read_text())) == 2

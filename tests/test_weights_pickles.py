@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from gpt2lab.errors import InputError
-from gpt2lab.weights import huggingface, nanogpt, pickles, torchfile
+from gpt2lab.files import pickles, torchfile
+from gpt2lab.weights import huggingface, nanogpt
 
 
 def text(value: str) -> bytes:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from gpt2lab.errors import InputError
-from gpt2lab.weights import torchfile
+from gpt2lab.files import torchfile
 
 torch = pytest.importorskip("torch")
 

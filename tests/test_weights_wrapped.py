@@ -9,7 +9,8 @@ import pytest
 
 from gpt2lab import weights
 from gpt2lab.errors import InputError
-from gpt2lab.weights import names, torchfile
+from gpt2lab.files import torchfile
+from gpt2lab.weights import names
 from tests.weights_helpers import (
     EXACT,
     config_json,

@@ -12,7 +12,8 @@ import numpy as np
 
 from gpt2lab import reference
 from gpt2lab.config import Config, parameter_shapes
-from gpt2lab.weights import Checkpoint, Params, huggingface, names, openai, tensorbundle, torchfile
+from gpt2lab.files import torchfile
+from gpt2lab.weights import Checkpoint, Params, huggingface, names, openai, tensorbundle
 from gpt2lab.weights.convert import fixed_tokens
 
 PLAIN = Config(n_vocab=61, n_ctx=12, n_embd=16, n_head=2, n_layer=2)

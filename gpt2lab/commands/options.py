@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from gpt2lab.errors import InputError
-from gpt2lab.files import to_json, write_whole
+from gpt2lab.files.io import to_json, write_whole
 from gpt2lab.generation.sampling import WRITING, Sampling
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from gpt2lab import forks
 from gpt2lab.engines import machine
 from gpt2lab.engines.machine import Target
 from gpt2lab.errors import Failure, InputError
-from gpt2lab.files import cache_folder, write_whole
+from gpt2lab.files.io import cache_folder, write_whole
 
 #: Called with one line before anything is compiled.
 Say = Callable[[str], None]

@@ -22,7 +22,7 @@ from gpt2lab.engines.machine import Target
 from gpt2lab.engines.packing import KINDS, by_head, evened, pack, shapes
 from gpt2lab.engines.storage import Plan
 from gpt2lab.errors import InputError, quoted
-from gpt2lab.files import let_go
+from gpt2lab.files.io import let_go
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from gpt2lab.engines.layout import ceil_to
 from gpt2lab.errors import Failure, InputError
-from gpt2lab.files import cache_folder, check_regular
+from gpt2lab.files.io import cache_folder, check_regular
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Fill = Callable[[Array], None]

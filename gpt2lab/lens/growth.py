@@ -21,7 +21,7 @@ from gpt2lab.checks import check_ids
 from gpt2lab.config import Config
 from gpt2lab.engines.numpy_engine import NumpyEngine
 from gpt2lab.errors import InputError
-from gpt2lab.files import accessing
+from gpt2lab.files.io import accessing
 from gpt2lab.lens.heads import KINDS, HeadScores, head_scores, repeated_tokens
 from gpt2lab.lens.logits import logit_lens
 from gpt2lab.lens.traces import Array, trace

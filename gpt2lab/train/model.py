@@ -24,7 +24,7 @@ import numpy as np
 from gpt2lab import forks
 from gpt2lab.config import Config
 from gpt2lab.errors import MissingExtraError
-from gpt2lab.files import reason
+from gpt2lab.files.io import reason
 
 try:
     import torch

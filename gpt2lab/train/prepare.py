@@ -32,7 +32,7 @@ import numpy as np
 
 from gpt2lab import bpe
 from gpt2lab.errors import InputError
-from gpt2lab.files import accessing, write_whole
+from gpt2lab.files.io import accessing, write_whole
 from gpt2lab.tokenizer import Tokenizer, official
 from gpt2lab.train.documents import (
     Found,

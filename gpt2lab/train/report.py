@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from gpt2lab import files
 from gpt2lab.errors import MissingExtraError
+from gpt2lab.files import io
 from gpt2lab.train.journal import Record, plain
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -453,5 +453,5 @@ def write(folder: Path, records: Iterable[Record], title: str) -> None:
     run = curves(every)
     image = curve(run, title)
     whole = page(every, title, curve(run, ""), curve(run, "", DARK))
-    files.write_whole(folder / "curve.png", image)
-    files.write_whole(folder / "report.html", whole)
+    io.write_whole(folder / "curve.png", image)
+    io.write_whole(folder / "report.html", whole)

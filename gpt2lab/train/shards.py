@@ -31,7 +31,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpt2lab.errors import InputError, quoted
-from gpt2lab.files import (
+from gpt2lab.files import file_facts
+from gpt2lab.files.io import (
     accessing,
     checked,
     identity,
@@ -43,10 +44,9 @@ from gpt2lab.files import (
     reason,
     shown,
 )
+from gpt2lab.files.torchfile import read_plain
 from gpt2lab.tokenizer import Tokenizer, official
-from gpt2lab.weights import remembered
 from gpt2lab.weights.tokenizers import has_files
-from gpt2lab.weights.torchfile import read_plain
 
 MAGIC, VERSION = b"gpt2toks", 1
 HEADER = struct.Struct("<8sIIQQ32s")
@@ -536,14 +536,14 @@ def _check_shard(path: Path, shard: Shard, raw: np.ndarray, n_vocab: int, known:
 def _check_shards(folder: Path, shards: Sequence[Shard], n_vocab: int, again: bool) -> None:
     """Hold all shards of a split against the manifest; large ones are read once for all times."""
     files = [identity(folder / shard.name) for shard in shards]
-    known = None if again else remembered.recall(files, "sha256")
+    known = None if again else file_facts.recall(files, "sha256")
     if not isinstance(known, list) or len(known) != len(shards):
         known = [""] * len(shards)
     for shard, sha256 in zip(shards, known, strict=True):
         path = folder / shard.name
         _check_shard(path, shard, map_bytes(path), n_vocab, sha256)
     if not all(known):
-        remembered.remember(files, "sha256", [shard.sha256 for shard in shards])
+        file_facts.remember(files, "sha256", [shard.sha256 for shard in shards])
 
 
 def _check_counts(path: Path, header: Header, shard: Shard, vocabulary: str) -> None:
@@ -662,11 +662,11 @@ def _bin_ids(path: Path, raw: np.ndarray) -> np.ndarray:
 def _check_bin(path: Path, ids: np.ndarray, n_vocab: int, again: bool = False) -> str:
     """The sha256 of a file whose ids were looked at; of a large one both are remembered."""
     files, what = [identity(path)], f"ids below {n_vocab}, sha256"
-    known = None if again else remembered.recall(files, what)
+    known = None if again else file_facts.recall(files, what)
     if not isinstance(known, str):
         _check_highest(str(path), ids, n_vocab)
         known = _hash_of(map_bytes(path))
-        remembered.remember(files, what, known)
+        file_facts.remember(files, what, known)
     return known
 
 

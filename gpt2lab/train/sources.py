@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2lab.errors import InputError
-from gpt2lab.files import checked
+from gpt2lab.files.io import checked
 from gpt2lab.tokenizer import Tokenizer
 from gpt2lab.train.distributed import ALONE, Group
 from gpt2lab.train.prepare import PreparedOtherwiseError, prepare

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 from gpt2lab.errors import InputError, few
-from gpt2lab.files import accessing, new_folder, shown
+from gpt2lab.files.io import accessing, new_folder, shown
 from gpt2lab.weights import (
     checksums,
     foreign,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpt2lab.config import Config
-from gpt2lab.files import Identity
+from gpt2lab.files.io import Identity
 from gpt2lab.tokenizer import Tokenizer
 
 Params = dict[str, np.ndarray]

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gpt2lab.errors import InputError
-from gpt2lab.files import (
+from gpt2lab.files import file_facts, torchfile
+from gpt2lab.files.io import (
     accessing,
     check_regular,
     checked,
@@ -24,7 +25,7 @@ from gpt2lab.files import (
     map_bytes,
     read_json,
 )
-from gpt2lab.weights import foreign, remembered, tensorbundle, torchfile
+from gpt2lab.weights import foreign, tensorbundle
 
 MANIFEST, RECORD = "manifest.json", "verify.json"
 MODEL = (  # what a checkpoint of a run consists of, as far as it is there
@@ -55,10 +56,10 @@ def sha256(path: Path) -> str:
 def _known(path: Path) -> str:
     """The sha256 of a file; of a large one it is remembered for as long as the file is the same."""
     files = (identity(path),)
-    found = remembered.recall(files, "sha256")
+    found = file_facts.recall(files, "sha256")
     if not isinstance(found, str):
         found = sha256(path)
-        remembered.remember(files, "sha256", found)
+        file_facts.remember(files, "sha256", found)
     return found
 
 

@@ -27,7 +27,7 @@ from typing import Any
 
 from gpt2lab.config import Config
 from gpt2lab.errors import Failure, InputError, few, quoted
-from gpt2lab.files import parse_json, reason, shown, write_whole
+from gpt2lab.files.io import parse_json, reason, shown, write_whole
 from gpt2lab.weights import hub as web
 from gpt2lab.weights import huggingface, local
 from gpt2lab.weights.hub import Hub, Remote, look

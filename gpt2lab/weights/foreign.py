@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gpt2lab.errors import InputError, few, quoted
-from gpt2lab.files import IS_LFS, LFS, read_head, read_json, shown
-from gpt2lab.weights import torchfile
+from gpt2lab.files import torchfile
+from gpt2lab.files.io import IS_LFS, LFS, read_head, read_json, shown
 
 HEAD = 512  # bytes that are looked at
 ENTRIES = 1000  # files of one folder

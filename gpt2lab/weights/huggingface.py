@@ -18,7 +18,8 @@ import numpy as np
 
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError, few, quoted
-from gpt2lab.files import (
+from gpt2lab.files import file_facts, torchfile
+from gpt2lab.files.io import (
     WIDTHS,
     accessing,
     floats,
@@ -33,7 +34,7 @@ from gpt2lab.files import (
     shown,
     write_json,
 )
-from gpt2lab.weights import foreign, names, recommended, remembered, tokenizers, torchfile, wrapped
+from gpt2lab.weights import foreign, names, recommended, tokenizers, wrapped
 from gpt2lab.weights.checkpoint import Checkpoint, Params, Source
 
 FORMAT = "huggingface"
@@ -366,10 +367,10 @@ def load(path: Path) -> Checkpoint:
     values, config, notes = _described(folder)
     before = tuple(identity(file) for file in files)
     params, told = _tensors(files, values, leading)
-    finite = remembered.recall(before, "finite") is True
+    finite = file_facts.recall(before, "finite") is True
     params = names.check(params, config, str(leading), finite=finite)
     if not finite:
-        remembered.remember(before, "finite", True)
+        file_facts.remember(before, "finite", True)
     tokenizer, more = tokenizers.beside(folder, config)
     config, marks = tokenizers.marked(config, tokenizer)
     settings, wrong = recommended.read(folder, values, config)

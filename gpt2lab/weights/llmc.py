@@ -17,7 +17,7 @@ import numpy as np
 
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError, few
-from gpt2lab.files import WIDTHS, accessing, floats, map_bytes, read_head, shown
+from gpt2lab.files.io import WIDTHS, accessing, floats, map_bytes, read_head, shown
 from gpt2lab.weights import names, recommended, tokenizers
 from gpt2lab.weights.checkpoint import Checkpoint, Params
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from gpt2lab.config import Config, parameter_shapes
 from gpt2lab.errors import InputError, quoted
-from gpt2lab.files import contents, read_json, reason, shown
+from gpt2lab.files.io import contents, read_json, reason, shown
 from gpt2lab.weights import FORMATS, checksums, foreign, huggingface, recognise
 
 BUNDLED = "fable"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError
-from gpt2lab.files import read_text
+from gpt2lab.files.io import read_text
 from gpt2lab.weights import checksums, huggingface
 from gpt2lab.weights.checkpoint import Checkpoint
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from gpt2lab.errors import InputError
-from gpt2lab.files import WIDTHS, accessing, floats, hollow, map_bytes, shown
+from gpt2lab.files.io import WIDTHS, accessing, floats, hollow, map_bytes, shown
 from gpt2lab.weights.checkpoint import Params
 
 MAGIC = struct.pack("<Q", 0xDB4775248B80FB57)

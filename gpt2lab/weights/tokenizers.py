@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError
-from gpt2lab.files import accessing
+from gpt2lab.files.io import accessing
 from gpt2lab.tokenizer import Tokenizer, official
 
 OFFICIAL = 50257

@@ -11,7 +11,7 @@ from itertools import chain
 from typing import Any, BinaryIO
 
 from gpt2lab.errors import InputError
-from gpt2lab.files import accessing, reason
+from gpt2lab.files.io import accessing, reason
 from gpt2lab.train.documents import encodings
 from gpt2lab.train.documents.reading import Found, Reading, Seen, Source, ignored
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from gpt2lab.errors import InputError
-from gpt2lab.files import accessing, read_head
+from gpt2lab.files.io import accessing, read_head
 from gpt2lab.train.documents.reading import Say, Source, ignored
 
 #: What a name says of a text; all others are plain text.

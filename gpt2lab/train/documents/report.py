@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from gpt2lab.errors import few
-from gpt2lab.files import shown
+from gpt2lab.files.io import shown
 from gpt2lab.train.documents.files import counted
 from gpt2lab.train.documents.reading import Found, Reading
 

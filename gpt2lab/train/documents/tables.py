@@ -11,7 +11,7 @@ from itertools import chain
 from typing import Any
 
 from gpt2lab.errors import InputError, MissingExtraError, quoted
-from gpt2lab.files import accessing, reason, shown
+from gpt2lab.files.io import accessing, reason, shown
 from gpt2lab.train.documents.decoding import lines_of, texts
 from gpt2lab.train.documents.fields import TEXT, as_text, joined, listed, usual
 from gpt2lab.train.documents.reading import Found, Reading, Seen, Source

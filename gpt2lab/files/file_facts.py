@@ -18,7 +18,7 @@ from typing import Any
 
 from gpt2lab import __version__
 from gpt2lab.errors import Failure, InputError
-from gpt2lab.files import Identity, cache_folder, contents, identity, write_whole
+from gpt2lab.files.io import Identity, cache_folder, contents, identity, write_whole
 
 WORTH = 32 << 20  # bytes; less is read faster than remembered
 LARGEST = 1 << 20  # bytes of the JSON; another file is none of ours

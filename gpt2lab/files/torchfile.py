@@ -25,7 +25,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from gpt2lab.errors import InputError
-from gpt2lab.files import (
+from gpt2lab.files import pickles
+from gpt2lab.files.io import (
     WIDTHS,
     accessing,
     contents,
@@ -35,7 +36,6 @@ from gpt2lab.files import (
     reason,
     shown,
 )
-from gpt2lab.weights import pickles
 
 ZIP_MAGIC, ZIP_END = b"PK\x03\x04", b"PK\x05\x06"
 DIRECTORY = 1 << 22  # bytes of a zip's; an entry has about 80
