@@ -31,7 +31,7 @@ from gpt2lab.generation import generate
 from gpt2lab.generation.batch import Batch
 from gpt2lab.generation.request import requests
 from gpt2lab.score import exponential
-from gpt2lab.tokenizer import Tokenizer
+from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.weights import local
 
 ROOT = Path(__file__).parents[1]

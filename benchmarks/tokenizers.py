@@ -41,14 +41,14 @@ def text_to_encode(file: str | None) -> bytes:
 
 
 def ours() -> Encode:
-    from gpt2lab.tokenizer import official
+    from gpt2lab.text.tokenizer import official
 
     official().encode("a")  # the vocabulary is loaded at the first use
     return official().encode_array
 
 
 def ours_list() -> Encode:
-    from gpt2lab.tokenizer import official
+    from gpt2lab.text.tokenizer import official
 
     official().encode("a")
     return official().encode
@@ -57,7 +57,7 @@ def ours_list() -> Encode:
 def tiktoken() -> Encode:
     import tiktoken as peer
 
-    from gpt2lab.tokenizer import official
+    from gpt2lab.text.tokenizer import official
 
     ranks = {official().token_bytes(token): token for token in range(50256)}
     encoding = peer.Encoding("gpt2", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})
@@ -67,7 +67,7 @@ def tiktoken() -> Encode:
 def tokenizers() -> Encode:
     from tokenizers import Tokenizer
 
-    from gpt2lab.tokenizer import official
+    from gpt2lab.text.tokenizer import official
 
     with tempfile.TemporaryDirectory() as folder:
         official().save(folder)
@@ -79,7 +79,7 @@ def tokenizers() -> Encode:
 def transformers() -> Encode:
     from transformers import AutoTokenizer
 
-    from gpt2lab.tokenizer import official
+    from gpt2lab.text.tokenizer import official
 
     with tempfile.TemporaryDirectory() as folder:
         official().save(folder)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gpt2lab.generation.sampling import Sampling
     from gpt2lab.lm import LM, load
     from gpt2lab.score import Score
-    from gpt2lab.tokenizer import StreamDecoder, Tokenizer
+    from gpt2lab.text.tokenizer import StreamDecoder, Tokenizer
     from gpt2lab.train.finetune import finetune
     from gpt2lab.train.prepare import prepare
     from gpt2lab.train.settings import TrainConfig
@@ -40,8 +40,8 @@ _HOME = {
     "load": "lm",
     "Sampling": "generation.sampling",
     "Score": "score",
-    "StreamDecoder": "tokenizer",
-    "Tokenizer": "tokenizer",
+    "StreamDecoder": "text.tokenizer",
+    "Tokenizer": "text.tokenizer",
     "finetune": "train.finetune",
     "prepare": "train.prepare",
     "TrainConfig": "train.settings",

@@ -15,7 +15,7 @@ from gpt2lab.errors import InputError
 from gpt2lab.generation import generate
 from gpt2lab.generation.generate import Piece
 from gpt2lab.lm import LM, load
-from gpt2lab.tokenizer import Allowed
+from gpt2lab.text.tokenizer import Allowed
 
 
 @dataclass

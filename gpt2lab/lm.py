@@ -39,7 +39,7 @@ from gpt2lab.generation.request import (
     requests,
 )
 from gpt2lab.generation.sampling import WRITING, Sampling, check_each
-from gpt2lab.tokenizer import Allowed
+from gpt2lab.text.tokenizer import Allowed
 from gpt2lab.weights import local
 from gpt2lab.weights.names import PART
 

@@ -18,7 +18,7 @@ from gpt2lab.engines import Engine
 from gpt2lab.errors import InputError, quoted
 from gpt2lab.files.io import finite
 from gpt2lab.generation.sampler import check_logits, log_softmax
-from gpt2lab.tokenizer import Tokenizer
+from gpt2lab.text.tokenizer import Tokenizer
 
 
 def exponential(nats: float) -> float:

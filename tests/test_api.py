@@ -23,7 +23,7 @@ from gpt2lab.config import Config
 from gpt2lab.generation.processors import PROCESSORS
 from gpt2lab.generation.sampler import process
 from gpt2lab.lm import LM
-from gpt2lab.tokenizer import Tokenizer
+from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.weights import Checkpoint
 
 from .support import FABLE, tiny_params

@@ -15,11 +15,11 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt2lab import bpe
 from gpt2lab.errors import InputError, MissingExtraError
-from gpt2lab.merges import pretokenize
-from gpt2lab.tokenizer import Tokenizer
-from gpt2lab.vocabulary import byte_symbols
+from gpt2lab.text import learn as bpe
+from gpt2lab.text.bpe import pretokenize
+from gpt2lab.text.tokenizer import Tokenizer
+from gpt2lab.text.vocabulary import byte_symbols
 
 END = "<|endoftext|>"
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2lab.errors import InputError
-from gpt2lab.tokenizer import Tokenizer
+from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.train.data import CYCLE, ORDERS, Batch, Batches, evaluation
 from gpt2lab.train.shards import Tokens, TokenSet
 

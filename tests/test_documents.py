@@ -11,11 +11,11 @@ from click.testing import CliRunner
 
 from gpt2lab.commands.prepare import command
 from gpt2lab.errors import InputError
-from gpt2lab.tokenizer import Tokenizer, official
+from gpt2lab.text.tokenizer import Tokenizer, official
+from gpt2lab.text.vocabulary import byte_symbols
 from gpt2lab.train.documents import Found, Reading, decoding, documents, encodings, plain
 from gpt2lab.train.prepare import prepare
 from gpt2lab.train.shards import open_set
-from gpt2lab.vocabulary import byte_symbols
 
 from .support import ROOT
 

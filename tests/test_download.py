@@ -27,7 +27,7 @@ from gpt2lab.commands.download import command as download_command
 from gpt2lab.config import Config, parameter_shapes
 from gpt2lab.errors import Failure, InputError
 from gpt2lab.lm import place
-from gpt2lab.tokenizer import Tokenizer
+from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.weights import download as hub
 from gpt2lab.weights import hub as web
 from gpt2lab.weights import load, local

@@ -22,7 +22,7 @@ from gpt2lab.config import Config
 from gpt2lab.engines import compiled, machine, meanwhile
 from gpt2lab.errors import InputError
 from gpt2lab.lm import LM
-from gpt2lab.tokenizer import Tokenizer
+from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.weights import Checkpoint
 
 from .support import FABLE, TINY, tiny_engine, tiny_params

@@ -305,7 +305,7 @@ def test_bad_prompts_are_named(engine, prompt, message):
 
 def write(pieces, finish="length", **settings):
     """Push pieces through a Writer: (all that was shown, how many tokens it took, the reason)."""
-    from gpt2lab.tokenizer import Tokenizer
+    from gpt2lab.text.tokenizer import Tokenizer
 
     letters = sorted(set("".join(pieces)))
     tokenizer = Tokenizer.characters(letters)
@@ -400,7 +400,7 @@ def test_pieces_never_cut_a_character(lm):
 
 def test_a_padded_vocabulary_never_gives_ids_without_text(lm):
     """nanoGPT pads 50,257 to 50,304; the rows in between are noise that can be drawn."""
-    from gpt2lab.tokenizer import Tokenizer
+    from gpt2lab.text.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.characters("abcdefghij")
     s = Sampling(max_new_tokens=40, seed=0, stop_tokens=())

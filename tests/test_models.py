@@ -21,8 +21,8 @@ from gpt2lab.commands.models import command, disk, short
 from gpt2lab.config import SIZES, Config, parameter_shapes
 from gpt2lab.errors import InputError
 from gpt2lab.files import torchfile
-from gpt2lab.tokenizer import Tokenizer
-from gpt2lab.vocabulary import bpe_spec, byte_symbols
+from gpt2lab.text.tokenizer import Tokenizer
+from gpt2lab.text.vocabulary import bpe_spec, byte_symbols
 from gpt2lab.weights import (
     checksums,
     huggingface,

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from gpt2lab.commands.prepare import command
 from gpt2lab.errors import Failure, InputError, MissingExtraError
-from gpt2lab.tokenizer import Tokenizer, official
+from gpt2lab.text.tokenizer import Tokenizer, official
 from gpt2lab.train import prepare as room
 from gpt2lab.train import shards
 from gpt2lab.train.data import Batches

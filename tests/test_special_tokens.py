@@ -15,7 +15,7 @@ from gpt2lab.commands import group
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError
 from gpt2lab.lm import LM, load
-from gpt2lab.tokenizer import StreamDecoder, Tokenizer
+from gpt2lab.text.tokenizer import StreamDecoder, Tokenizer
 from gpt2lab.train.prepare import prepare
 from gpt2lab.train.shards import open_set
 from gpt2lab.weights.checkpoint import Checkpoint

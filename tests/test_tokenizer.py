@@ -24,9 +24,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gpt2lab.errors import InputError
-from gpt2lab.merges import pretokenize
-from gpt2lab.tokenizer import StreamDecoder, Tokenizer, official
-from gpt2lab.vocabulary import byte_symbols, symbols_to_bytes
+from gpt2lab.text.bpe import pretokenize
+from gpt2lab.text.tokenizer import StreamDecoder, Tokenizer, official
+from gpt2lab.text.vocabulary import byte_symbols, symbols_to_bytes
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
@@ -431,7 +431,7 @@ def test_a_tokenizer_goes_to_other_processes() -> None:
 
 
 def test_importing_the_tokenizer_loads_no_encoder() -> None:
-    code = "import sys, gpt2lab.tokenizer; print(*sys.modules)"
+    code = "import sys, gpt2lab.text.tokenizer; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
     assert not {"fastokens", "tokenizers", "torch"} & set(run.stdout.decode().split())
 

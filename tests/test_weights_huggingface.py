@@ -15,7 +15,7 @@ from gpt2lab import weights
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError
 from gpt2lab.files import file_facts, torchfile
-from gpt2lab.tokenizer import Tokenizer, official
+from gpt2lab.text.tokenizer import Tokenizer, official
 from gpt2lab.weights import Checkpoint, names
 from gpt2lab.weights.convert import fixed_tokens
 from tests.weights_helpers import (

@@ -13,7 +13,7 @@ from gpt2lab import weights
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError
 from gpt2lab.files import torchfile
-from gpt2lab.tokenizer import Tokenizer, official
+from gpt2lab.text.tokenizer import Tokenizer, official
 from gpt2lab.weights import names, openai, tensorbundle
 from tests.weights_helpers import (
     EXACT,

@@ -11,7 +11,7 @@ import numpy as np
 
 from gpt2lab import reference, weights
 from gpt2lab.config import Config
-from gpt2lab.tokenizer import Tokenizer
+from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.train import opening, shards
 from gpt2lab.train.settings import TrainConfig
 

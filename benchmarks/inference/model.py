@@ -19,7 +19,7 @@ def prepare(work: Path) -> Path:
     """The model's folder, written at the first call."""
     from gpt2lab import reference, weights
     from gpt2lab.config import SIZES
-    from gpt2lab.tokenizer import official
+    from gpt2lab.text.tokenizer import official
     from gpt2lab.weights.checkpoint import Checkpoint
 
     folder = work / "model"

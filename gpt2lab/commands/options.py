@@ -22,7 +22,7 @@ from gpt2lab.generation.sampling import WRITING, Sampling
 
 if TYPE_CHECKING:
     from gpt2lab.lm import LM
-    from gpt2lab.tokenizer import Allowed, Tokenizer
+    from gpt2lab.text.tokenizer import Allowed, Tokenizer
 
 #: What chooses the engine: keyword arguments of `engines.choose`.
 ENGINE = ("engine", "dtype", "cache_dtype", "threads", "device")
@@ -216,7 +216,8 @@ def load_model(model: str | None, download: bool = True, **engine: Any) -> LM:
 
 def vocabulary(model: str | None) -> Tokenizer:
     """The vocabulary of a model; an official size needs no weights for it."""
-    from gpt2lab import tokenizer, weights
+    from gpt2lab import weights
+    from gpt2lab.text import tokenizer
     from gpt2lab.weights import local
 
     if local.hub_name(model or "") in local.OFFICIAL.values() and not local.find(model):

@@ -22,7 +22,7 @@ from gpt2lab.errors import InputError
 
 if TYPE_CHECKING:
     from gpt2lab.score import Score
-    from gpt2lab.tokenizer import Tokenizer
+    from gpt2lab.text.tokenizer import Tokenizer
 
 
 @click.command(

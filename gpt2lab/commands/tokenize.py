@@ -20,7 +20,7 @@ from gpt2lab.commands.options import (
 from gpt2lab.errors import InputError
 
 if TYPE_CHECKING:
-    from gpt2lab.tokenizer import Tokenizer
+    from gpt2lab.text.tokenizer import Tokenizer
 
 #: Backgrounds that alternate, so that neighbours can be told apart, also without full colour.
 _COLOURS = ("blue", "magenta", "cyan", "green", "yellow")
@@ -109,7 +109,7 @@ def _symbol(piece: bytes) -> str:
 def _learn(folder: str, paths: tuple[str, ...], size: int, characters: bool) -> None:
     from pathlib import Path
 
-    from gpt2lab import bpe
+    from gpt2lab.text import learn
 
     if not paths:
         raise InputError("--learn needs the files to learn from, as the last arguments")
@@ -117,6 +117,6 @@ def _learn(folder: str, paths: tuple[str, ...], size: int, characters: bool) -> 
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{folder} exists and is not empty; choose another folder")
     files = [Path(path) for path in paths]
-    learned = bpe.learn_characters(files) if characters else bpe.learn(files, size)
+    learned = learn.learn_characters(files) if characters else learn.learn(files, size)
     learned.save(target)
     click.echo(f"{learned.n_vocab} tokens, written to {folder}", err=True)

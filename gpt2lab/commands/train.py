@@ -128,8 +128,8 @@ def _model(flags: dict[str, Any]) -> Checkpoint | None:
 
 def _vocabulary(flags: dict[str, Any], model: Checkpoint | None) -> Any:
     """The vocabulary that texts are cut with: what was named, the model's, GPT-2's."""
-    from gpt2lab import tokenizer
     from gpt2lab.commands.options import vocabulary
+    from gpt2lab.text import tokenizer
 
     if flags["vocabulary"] is not None:
         return vocabulary(flags["vocabulary"])

@@ -17,7 +17,7 @@ from gpt2lab.errors import InputError, quoted
 from gpt2lab.generation.batch import Batch, Row, Token
 from gpt2lab.generation.request import Request
 from gpt2lab.generation.stopping import Writer
-from gpt2lab.tokenizer import Tokenizer
+from gpt2lab.text.tokenizer import Tokenizer
 
 
 def _checked(drawn: list[Token]) -> Iterator[Token]:

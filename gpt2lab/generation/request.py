@@ -11,7 +11,7 @@ from gpt2lab.checks import check_ids
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError, quoted
 from gpt2lab.generation.sampling import Sampling
-from gpt2lab.tokenizer import Allowed, Tokenizer
+from gpt2lab.text.tokenizer import Allowed, Tokenizer
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from gpt2lab.files.io import accessing
 from gpt2lab.lens.heads import KINDS, HeadScores, head_scores, repeated_tokens
 from gpt2lab.lens.logits import logit_lens
 from gpt2lab.lens.traces import Array, trace
-from gpt2lab.tokenizer import Tokenizer
+from gpt2lab.text.tokenizer import Tokenizer
 
 _FOLDER = re.compile(r"(?:step|checkpoint)-(\d+)", re.ASCII)  # ours, and transformers' Trainer's
 

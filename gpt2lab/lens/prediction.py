@@ -14,7 +14,7 @@ import numpy as np
 from gpt2lab.errors import InputError
 from gpt2lab.generation.sampler import log_softmax
 from gpt2lab.lens.traces import Array, Trace, pieces_of
-from gpt2lab.tokenizer import Tokenizer
+from gpt2lab.text.tokenizer import Tokenizer
 
 MOST = 1_000_000  # of anything that is counted
 

@@ -27,7 +27,7 @@ from gpt2lab.generation.sampler import log_softmax
 from gpt2lab.lens import acts as acting
 from gpt2lab.lens import names as naming
 from gpt2lab.lens.acts import Act
-from gpt2lab.tokenizer import Tokenizer
+from gpt2lab.text.tokenizer import Tokenizer
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Names = Iterable[str] | str | None

@@ -18,7 +18,7 @@ from gpt2lab import __version__, forks
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError, MissingExtraError, quoted
 from gpt2lab.files.io import accessing, checked, read_json
-from gpt2lab.tokenizer import Tokenizer
+from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.train import checkpoint, journal, memory, model, precision
 from gpt2lab.train.claim import Claim, held
 from gpt2lab.train.data import Batches, Part, evaluation

@@ -30,10 +30,10 @@ from typing import Any, NamedTuple
 import filelock
 import numpy as np
 
-from gpt2lab import bpe
 from gpt2lab.errors import InputError
 from gpt2lab.files.io import accessing, write_whole
-from gpt2lab.tokenizer import Tokenizer, official
+from gpt2lab.text import learn as bpe
+from gpt2lab.text.tokenizer import Tokenizer, official
 from gpt2lab.train.documents import (
     Found,
     Piece,

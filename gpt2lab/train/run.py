@@ -33,7 +33,7 @@ from gpt2lab.config import Config
 from gpt2lab.errors import Failure, InputError, MissingExtraError
 from gpt2lab.files.io import accessing, checked, read_json, sync, write_json, write_whole
 from gpt2lab.lm import LM
-from gpt2lab.tokenizer import Tokenizer
+from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.train import checkpoint, journal, loop, memory, precision, report
 from gpt2lab.train.claim import Claim
 from gpt2lab.train.data import Batches, Evaluation

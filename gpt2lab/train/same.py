@@ -13,7 +13,7 @@ from typing import Any
 from gpt2lab import weights
 from gpt2lab.errors import Failure, InputError
 from gpt2lab.lm import place
-from gpt2lab.tokenizer import Tokenizer
+from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.train import checkpoint
 from gpt2lab.train.distributed import Group
 from gpt2lab.train.prepare import PreparedOtherwiseError, prepare

@@ -45,7 +45,7 @@ from gpt2lab.files.io import (
     shown,
 )
 from gpt2lab.files.torchfile import read_plain
-from gpt2lab.tokenizer import Tokenizer, official
+from gpt2lab.text.tokenizer import Tokenizer, official
 from gpt2lab.weights.tokenizers import has_files
 
 MAGIC, VERSION = b"gpt2toks", 1

@@ -9,7 +9,7 @@ from typing import Any
 
 from gpt2lab.errors import InputError
 from gpt2lab.files.io import checked
-from gpt2lab.tokenizer import Tokenizer
+from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.train.distributed import ALONE, Group
 from gpt2lab.train.prepare import PreparedOtherwiseError, prepare
 from gpt2lab.train.shards import SPLITS, TokenSet, open_set

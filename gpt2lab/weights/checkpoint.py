@@ -11,7 +11,7 @@ import numpy as np
 
 from gpt2lab.config import Config
 from gpt2lab.files.io import Identity
-from gpt2lab.tokenizer import Tokenizer
+from gpt2lab.text.tokenizer import Tokenizer
 
 Params = dict[str, np.ndarray]
 

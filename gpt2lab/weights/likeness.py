@@ -11,8 +11,8 @@ from typing import Any
 
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError, few, quoted
-from gpt2lab.tokenizer import Tokenizer
-from gpt2lab.tokenizer_config import NAMED
+from gpt2lab.text.tokenizer import Tokenizer
+from gpt2lab.text.tokenizer_config import NAMED
 from gpt2lab.weights import tokenizers
 from gpt2lab.weights.checkpoint import Checkpoint
 

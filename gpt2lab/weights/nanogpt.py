@@ -17,7 +17,7 @@ from gpt2lab.config import Config, parameter_shapes
 from gpt2lab.errors import InputError, few, quoted
 from gpt2lab.files import torchfile
 from gpt2lab.files.io import accessing, is_file_name, read_head, shown
-from gpt2lab.tokenizer import Tokenizer
+from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.weights import names, recommended, tokenizers, wrapped
 from gpt2lab.weights.checkpoint import Checkpoint, Params
 from gpt2lab.weights.huggingface import tensors_of

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError, few
 from gpt2lab.files.io import accessing, read_json, read_text, shown, write_json
-from gpt2lab.tokenizer import Tokenizer
+from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.weights import names, recommended, tensorbundle, tokenizers
 from gpt2lab.weights.checkpoint import Checkpoint, Params
 

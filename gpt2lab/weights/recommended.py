@@ -19,7 +19,7 @@ from gpt2lab.config import Config
 from gpt2lab.errors import InputError, few, quoted
 from gpt2lab.files.io import read_json, shown, write_json
 from gpt2lab.generation.sampling import Sampling
-from gpt2lab.tokenizer import Tokenizer
+from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.weights.checkpoint import Checkpoint
 
 FILE = "generation_config.json"

@@ -1,6 +1,6 @@
 """Which tokenizer belongs to a checkpoint: files beside the weights, else the official one.
 
-How vocabulary files are read is told in `gpt2lab.tokenizer`.
+How vocabulary files are read is told in `gpt2lab.text.tokenizer`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError
 from gpt2lab.files.io import accessing
-from gpt2lab.tokenizer import Tokenizer, official
+from gpt2lab.text.tokenizer import Tokenizer, official
 
 OFFICIAL = 50257
 PADDED = 50304  # the next multiple of 64 and of 128, to which trainers round it up

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from gpt2lab.bpe import last_cut
-from gpt2lab.merges import WHITE_SPACE
-from gpt2lab.tokenizer_config import END_OF_TEXT
+from gpt2lab.text.bpe import WHITE_SPACE
+from gpt2lab.text.learn import last_cut
+from gpt2lab.text.tokenizer_config import END_OF_TEXT
 from gpt2lab.train.documents.decoding import clean_texts, lines_of
 from gpt2lab.train.documents.reading import Found, Reading, Seen, Source
 

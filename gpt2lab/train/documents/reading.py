@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gpt2lab.errors import InputError, few, quoted
-from gpt2lab.tokenizer import Tokenizer
-from gpt2lab.tokenizer_config import END_OF_TEXT
+from gpt2lab.text.tokenizer import Tokenizer
+from gpt2lab.text.tokenizer_config import END_OF_TEXT
 
 Say = Callable[[str], None]
 Seen = Callable[[int], None]

@@ -17,10 +17,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from gpt2lab import wordpiece
 from gpt2lab.errors import InputError
 from gpt2lab.files.io import parse_json, read_json, read_text
-from gpt2lab.tokenizer_config import (
+from gpt2lab.text import wordpiece
+from gpt2lab.text.tokenizer_config import (
     END_OF_TEXT,
     FLAGS,
     Settings,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2lab.errors import InputError
-from gpt2lab.tokenizer_config import Settings, completed, model_class, name_of, read
+from gpt2lab.text.tokenizer_config import Settings, completed, model_class, name_of, read
 
 NAMES = {
     "unk_token": "[UNK]",
