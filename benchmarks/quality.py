@@ -32,7 +32,7 @@ from gpt2lab.generation.batch import Batch
 from gpt2lab.generation.request import requests
 from gpt2lab.score import exponential
 from gpt2lab.text.tokenizer import Tokenizer
-from gpt2lab.weights import local
+from gpt2lab.weights import find
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
@@ -214,7 +214,7 @@ def left_out(what: str) -> None:
 
 def sets(count: int) -> Iterator[tuple[str, Config, Params, list[Window]]]:
     """Every (title, model, texts) that there is data for."""
-    config, params, tokenizer = weights.load(local.resolve(None))
+    config, params, tokenizer = weights.load(find.resolve(None))
     assert tokenizer is not None
     if (DATA / STORIES).exists():
         plain = stories(config, tokenizer, count)

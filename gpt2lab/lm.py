@@ -40,8 +40,8 @@ from gpt2lab.generation.request import (
 )
 from gpt2lab.generation.sampling import WRITING, Sampling, check_each
 from gpt2lab.text.tokenizer import Allowed
-from gpt2lab.weights import local
-from gpt2lab.weights.names import PART
+from gpt2lab.weights import find
+from gpt2lab.weights.tensors import PART
 
 if TYPE_CHECKING:
     from gpt2lab.lens import Act, Trace
@@ -527,10 +527,10 @@ def place(
     False; Failure when the network fails.
     """
     name = source if isinstance(source, str) else None
-    here = name is None or local.find(name) is not None or not local.can_be_fetched(name)
+    here = name is None or find.find(name) is not None or not find.can_be_fetched(name)
     if name is None or here or not download:
-        return local.resolve(source)
-    from gpt2lab.weights import download as hub
+        return find.resolve(source)
+    from gpt2lab.weights.hub import download as hub
 
     try:
         return hub.download(name, say=say)

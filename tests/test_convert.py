@@ -13,8 +13,8 @@ import pytest
 from gpt2lab import weights
 from gpt2lab.errors import Failure, InputError
 from gpt2lab.weights import convert as module
-from gpt2lab.weights import huggingface
 from gpt2lab.weights.convert import compare, convert, fixed_tokens
+from gpt2lab.weights.formats import huggingface
 from tests.weights_helpers import EXACT, LAYOUTS, PLAIN, checkpoint, hf_safe, same, tiny
 
 

@@ -37,7 +37,7 @@ from gpt2lab.errors import Failure, InputError  # noqa: E402
 from gpt2lab.train import checkpoint, distributed, opening, state  # noqa: E402
 from gpt2lab.train import run as run_room  # noqa: E402
 from gpt2lab.train.settings import TrainConfig  # noqa: E402
-from gpt2lab.weights import huggingface  # noqa: E402
+from gpt2lab.weights.formats import huggingface  # noqa: E402
 
 from . import train_helpers as helpers  # noqa: E402
 from .support import ROOT  # noqa: E402

@@ -28,10 +28,10 @@ from gpt2lab.config import Config, parameter_shapes
 from gpt2lab.errors import Failure, InputError
 from gpt2lab.lm import place
 from gpt2lab.text.tokenizer import Tokenizer
-from gpt2lab.weights import download as hub
-from gpt2lab.weights import hub as web
-from gpt2lab.weights import load, local
-from gpt2lab.weights.download import download
+from gpt2lab.weights import find, load
+from gpt2lab.weights.hub import download as hub
+from gpt2lab.weights.hub import transfer as web
+from gpt2lab.weights.hub.download import download
 
 from .test_special_tokens import WAYS, stored
 
@@ -244,11 +244,11 @@ def fetch(server: Hub, name: str = "me/tiny", **more: object) -> Path:
 def test_a_model_is_fetched_and_loads(server: Hub) -> None:
     server.repos["me/tiny"] = gpt2()
     path = fetch(server)
-    assert path == local.hub_cache() / "models--me--tiny" / "snapshots" / COMMIT
+    assert path == find.hub_cache() / "models--me--tiny" / "snapshots" / COMMIT
     assert sorted(file.name for file in path.iterdir()) == ["config.json", "model.safetensors"]
     params = load(path).params
     np.testing.assert_array_equal(params["wte.weight"], tensors()["wte.weight"])
-    assert local.find("me/tiny") == path
+    assert find.find("me/tiny") == path
 
 
 def test_only_needed_files_are_asked_for(server: Hub) -> None:
@@ -274,8 +274,8 @@ def test_special_tokens_come_with_the_model_however_they_are_stored(
 def test_official_sizes_and_bare_names(server: Hub) -> None:
     server.repos["openai-community/gpt2"] = gpt2()
     server.repos["distilbert/distilgpt2"] = gpt2()
-    assert fetch(server, "124M") == fetch(server, "gpt2") == local.find("124M")
-    assert fetch(server, "distilgpt2") == local.find("distilbert/distilgpt2")
+    assert fetch(server, "124M") == fetch(server, "gpt2") == find.find("124M")
+    assert fetch(server, "distilgpt2") == find.find("distilbert/distilgpt2")
 
 
 def test_the_cache_is_the_one_of_huggingface_hub(server: Hub) -> None:
@@ -283,7 +283,7 @@ def test_the_cache_is_the_one_of_huggingface_hub(server: Hub) -> None:
     from huggingface_hub import snapshot_download, try_to_load_from_cache
 
     server.repos["me/tiny"] = gpt2()
-    path, cache = fetch(server), local.hub_cache()
+    path, cache = fetch(server), find.hub_cache()
     file = try_to_load_from_cache("me/tiny", "model.safetensors", cache_dir=cache)
     assert file == str(path / "model.safetensors")
     again = snapshot_download("me/tiny", cache_dir=cache, local_files_only=True)
@@ -297,9 +297,9 @@ def test_what_huggingface_hub_fetched_is_found_and_not_fetched_again(server: Hub
     server.repos["me/tiny"] = gpt2()
     for name in ("config.json", "model.safetensors"):
         hf_hub_download(
-            "me/tiny", name, endpoint=server.url, cache_dir=local.hub_cache(), token=False
+            "me/tiny", name, endpoint=server.url, cache_dir=find.hub_cache(), token=False
         )
-    path = local.find("me/tiny")
+    path = find.find("me/tiny")
     assert path is not None
     server.asked.clear()
     assert fetch(server) == path
@@ -336,7 +336,7 @@ def test_shards(server: Hub, kind: str) -> None:
         files[shard] = safe_bytes({name: tensors()[name] for name in names})
     server.repos["me/tiny"] = files
     path = fetch(server)
-    assert local.is_complete(path)
+    assert find.is_complete(path)
     np.testing.assert_array_equal(load(path).params["ln_f.bias"], tensors()["ln_f.bias"])
 
 
@@ -406,7 +406,7 @@ def test_a_commit_as_revision(server: Hub) -> None:
     server.repos["me/tiny"] = gpt2()
     path = fetch(server, revision=COMMIT)
     assert not (path.parent.parent / "refs").exists()
-    assert local.snapshot("me/tiny", COMMIT) == path
+    assert find.snapshot("me/tiny", COMMIT) == path
 
 
 def test_where_links_cannot_be_made_files_are_moved(
@@ -450,7 +450,7 @@ def test_a_cut_transfer_goes_on_in_the_next_call(
     monkeypatch.setattr(web, "WAITS", ())
     with pytest.raises(Failure, match=r"broke off.*run the same command again"):
         fetch(server)
-    assert local.find("me/tiny") is None
+    assert find.find("me/tiny") is None
     path = fetch(server)
     assert server.gets("model.safetensors") == [None, "bytes=1000-"]
     assert load(path).format == "huggingface"
@@ -479,7 +479,7 @@ def test_a_bad_part_of_an_earlier_call_is_fetched_afresh(server: Hub) -> None:
     server.repos["me/tiny"] = files = gpt2()
     data = files["model.safetensors"]
     for bad in (b"x" * 100, b"x" * len(data), b"x" * (len(data) + 9)):
-        blobs = local.repo_folder("me/tiny") / "blobs"
+        blobs = find.repo_folder("me/tiny") / "blobs"
         blobs.mkdir(parents=True, exist_ok=True)
         etag = etag_of("model.safetensors", data)
         (blobs / etag).unlink(missing_ok=True)
@@ -495,11 +495,11 @@ def test_a_damaged_file_is_removed_and_told(server: Hub, file: str) -> None:
         Failure, match=rf"{file} of me/tiny arrived damaged: its .* is .*, expected"
     ):
         fetch(server)
-    folder = local.repo_folder("me/tiny")
+    folder = find.repo_folder("me/tiny")
     etag = etag_of(file, server.repos["me/tiny"][file])
     assert not [path for path in folder.rglob("*") if etag in path.name or path.name == file]
     server.spoiled.clear()
-    assert local.is_complete(fetch(server))
+    assert find.is_complete(fetch(server))
 
 
 def test_a_file_damaged_on_this_disk_is_mended(server: Hub) -> None:
@@ -515,7 +515,7 @@ def test_a_file_damaged_on_this_disk_is_mended(server: Hub) -> None:
 def test_a_servers_fault_passes(server: Hub) -> None:
     server.repos["me/tiny"] = gpt2()
     server.status = {"config.json": [503, 500], "model.safetensors": [429]}
-    assert local.is_complete(fetch(server))
+    assert find.is_complete(fetch(server))
 
 
 # --- refusals and failures: one line, the cause, the next step ---
@@ -531,7 +531,7 @@ def test_no_such_model(server: Hub) -> None:
     with pytest.raises(InputError, match=r"does not exist at .* or is private") as caught:
         fetch(server)
     assert "spelling" in one_line(caught)
-    assert not local.repo_folder("me/tiny").exists()
+    assert not find.repo_folder("me/tiny").exists()
 
 
 def test_gated_and_private(server: Hub) -> None:
@@ -562,7 +562,7 @@ def test_not_a_gpt2_is_refused_before_anything_is_written(server: Hub) -> None:
     with pytest.raises(InputError, match="me/bert is a bert, not a GPT-2"):
         fetch(server, "me/bert")
     assert server.files() == {"config.json"}
-    assert not local.repo_folder("me/bert").exists()
+    assert not find.repo_folder("me/bert").exists()
 
 
 @pytest.mark.parametrize(
@@ -733,7 +733,7 @@ def test_three_callers_at_once_fetch_a_file_once(server: Hub) -> None:
     for thread in threads:
         thread.join()
     assert len(server.gets("model.safetensors")) == 1
-    assert local.is_complete(fetch(server))
+    assert find.is_complete(fetch(server))
 
 
 # --- resolve and the command ---
@@ -743,7 +743,7 @@ def test_resolve_downloads_what_is_not_here(server: Hub, monkeypatch: pytest.Mon
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     server.repos["me/tiny"] = gpt2()
     with pytest.raises(InputError, match="fetch it: gpt2lab download me/tiny"):
-        local.resolve("me/tiny")
+        find.resolve("me/tiny")
     assert server.asked == []
     path = place("me/tiny")
     server.asked.clear()
@@ -770,10 +770,10 @@ def test_the_command(server: Hub) -> None:
     server.repos["openai-community/gpt2"] = gpt2()
     done = run("download", "124M", HF_ENDPOINT=server.url)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"{local.find('124M')}\n"
+    assert done.stdout == f"{find.find('124M')}\n"
     told = json.loads(run("download", "124M", "--offline", "--json").stdout)
     assert told["name"] == "openai-community/gpt2" and told["n_layer"] == 2
-    assert told["problem"] is None and told["path"] == str(local.find("124M"))
+    assert told["problem"] is None and told["path"] == str(find.find("124M"))
 
 
 def test_exit_codes_and_one_line(server: Hub) -> None:

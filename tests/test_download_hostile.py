@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from gpt2lab.errors import Failure, InputError
-from gpt2lab.weights import download as download_module
-from gpt2lab.weights import hub as web
-from gpt2lab.weights import load, local
-from gpt2lab.weights.download import download
+from gpt2lab.weights import find, load
+from gpt2lab.weights.hub import download as download_module
+from gpt2lab.weights.hub import transfer as web
+from gpt2lab.weights.hub.download import download
 from tests.test_download import (  # noqa: F401 - fixtures are used by their names
     COMMIT,
     Handler,
@@ -116,7 +116,7 @@ def test_a_part_that_cannot_be_checked_is_not_gone_on_with(server: Hub, odd: Odd
     odd.headers, odd.only = {"ETag": '"v1"', "X_Linked_Etag": None}, "model.safetensors"
     fetch(server, say=str)
     (blob,) = [
-        p for p in (local.repo_folder("me/tiny") / "blobs").iterdir() if p.stat().st_size > 999
+        p for p in (find.repo_folder("me/tiny") / "blobs").iterdir() if p.stat().st_size > 999
     ]
     blob.rename(blob.with_name(f"{blob.name}.incomplete"))
     blob.with_name(f"{blob.name}.incomplete").write_bytes(b"x" * 100)
@@ -155,7 +155,7 @@ def test_a_body_without_end_is_left(
         fetch(server, progress=progress)
     assert most < 4 << 20
     assert not [
-        p for p in local.hub_cache().rglob("*") if p.is_file() and p.stat().st_size > 1 << 20
+        p for p in find.hub_cache().rglob("*") if p.is_file() and p.stat().st_size > 1 << 20
     ]
 
 
@@ -175,7 +175,7 @@ def test_a_size_that_no_such_file_has_is_refused_before_it_is_fetched(
 def test_sizes_that_are_no_numbers(server: Hub, odd: Odd, size: str) -> None:  # noqa: F811
     """`"²".isdigit()` is true and int("²") raises: a traceback, as 5,000 digits made one."""
     odd.headers, odd.only = {"X_Linked_Size": size.encode().decode("latin-1")}, "model.safetensors"
-    assert local.is_complete(fetch(server, say=str))
+    assert find.is_complete(fetch(server, say=str))
 
 
 def test_a_range_of_5000_digits(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
@@ -329,7 +329,7 @@ def test_hostile_configurations_are_one_short_line(server: Hub, config: bytes) -
     with pytest.raises(InputError) as caught:
         fetch(server, "me/odd")
     assert len(one_line(caught)) < 500
-    assert not (local.repo_folder("me/odd") / "blobs").exists()
+    assert not (find.repo_folder("me/odd") / "blobs").exists()
 
 
 def test_keys_that_stand_twice_are_found_in_time(server: Hub) -> None:  # noqa: F811
@@ -349,7 +349,7 @@ def test_a_link_in_the_place_of_a_part_is_not_written_through(
     ending: str,
 ) -> None:
     server.repos["me/tiny"] = files = gpt2()
-    folder = local.repo_folder("me/tiny")
+    folder = find.repo_folder("me/tiny")
     place = folder / "blobs" if ending == "incomplete" else folder.parent / ".locks" / folder.name
     place.mkdir(parents=True)
     mine = tmp_path / "mine"

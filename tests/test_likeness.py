@@ -16,7 +16,7 @@ from gpt2lab.errors import InputError
 from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.text.tokenizer_config import added_token
 from gpt2lab.text.vocabulary import bpe_spec, byte_symbols
-from gpt2lab.weights import Checkpoint, likeness, names, tokenizers
+from gpt2lab.weights import Checkpoint, likeness, tensors, tokenizer_files
 from gpt2lab.weights.convert import convert
 from tests.weights_helpers import tiny
 
@@ -142,7 +142,7 @@ BEHAVIOURS = {
     ),
     "a wide layer": (lambda: model(plain(), n_inner=64), {}),
     "a head": (
-        lambda: model(plain(), params={names.HEAD: tiny(SIZE, 3)["wte.weight"]}),
+        lambda: model(plain(), params={tensors.HEAD: tiny(SIZE, 3)["wte.weight"]}),
         dict.fromkeys(("openai", "nanogpt", "llmc"), "head"),
     ),
 }
@@ -189,7 +189,7 @@ def test_every_behaviour_in_every_format(tmp_path, behaviour, format):
     assert [encoded(one.tokenizer, text) for text in TEXTS] == [
         encoded(other.tokenizer, text) for text in TEXTS
     ]
-    ends = [tokenizers.marked(c, one.tokenizer)[0] for c in (one.config, other.config)]
+    ends = [tokenizer_files.marked(c, one.tokenizer)[0] for c in (one.config, other.config)]
     assert (ends[0].end_tokens, ends[0].begin) == (ends[1].end_tokens, ends[1].begin)
     if one.tokenizer is not None:
         assert one.tokenizer.settings.items() <= other.tokenizer.settings.items()

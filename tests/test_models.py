@@ -23,17 +23,9 @@ from gpt2lab.errors import InputError
 from gpt2lab.files import torchfile
 from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.text.vocabulary import bpe_spec, byte_symbols
-from gpt2lab.weights import (
-    checksums,
-    huggingface,
-    llmc,
-    local,
-    names,
-    nanogpt,
-    openai,
-    tensorbundle,
-)
+from gpt2lab.weights import checksums, find, tensors
 from gpt2lab.weights.checkpoint import Checkpoint
+from gpt2lab.weights.formats import huggingface, llmc, nanogpt, openai, tensorbundle
 
 CONFIG = Config(n_vocab=61, n_ctx=16, n_embd=8, n_head=2, n_layer=2)
 COUNT = 2376  # numbers in a model of that shape
@@ -74,7 +66,7 @@ def make(folder: Path | str) -> Path:
 
 def cached(repo: str, commit: str = COMMIT, ref: str = "main") -> Path:
     """A small model in the hub's cache, as its own library leaves it: links to blobs."""
-    folder = local.repo_folder(repo)
+    folder = find.repo_folder(repo)
     snapshot = make(folder / "snapshots" / commit)
     (folder / "blobs").mkdir(exist_ok=True)
     blob = folder / "blobs" / "abc"
@@ -89,54 +81,54 @@ def cached(repo: str, commit: str = COMMIT, ref: str = "main") -> Path:
 
 
 def test_the_bundled_model() -> None:
-    path = local.bundled()
-    assert local.find() == local.find("fable") == local.resolve() == path
+    path = find.bundled()
+    assert find.find() == find.find("fable") == find.resolve() == path
     assert (path / "config.json").is_file()
 
 
 def test_paths_come_first() -> None:
-    assert local.find("runs/best") is None
+    assert find.find("runs/best") is None
     make("runs/best")
     make("fable")
-    assert local.find("runs/best") == Path("runs/best")
-    assert local.resolve("runs/best/model.safetensors") == Path("runs/best/model.safetensors")
-    assert local.find("fable") == Path("fable")
-    assert local.resolve(Path("fable")) == Path("fable")
+    assert find.find("runs/best") == Path("runs/best")
+    assert find.resolve("runs/best/model.safetensors") == Path("runs/best/model.safetensors")
+    assert find.find("fable") == Path("fable")
+    assert find.resolve(Path("fable")) == Path("fable")
 
 
 def test_the_home_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     make(tmp_path / "model")
-    assert local.find("~/model") == tmp_path / "model"
+    assert find.find("~/model") == tmp_path / "model"
 
 
 def test_the_folders_of_the_older_programs() -> None:
     openai.save(checkpoint(), Path("models/124M"))
     openai.save(checkpoint(), Path("checkpoint/run1"))
     (Path("checkpoint/run1") / "counter").write_text("1")
-    assert local.find("124M") == Path("models/124M")
-    assert local.find("run1") == Path("checkpoint/run1")
+    assert find.find("124M") == Path("models/124M")
+    assert find.find("run1") == Path("checkpoint/run1")
 
 
 def test_a_folder_that_is_no_model_does_not_hide_one() -> None:
     """People who work in a clone of openai/gpt-2 have a folder gpt2 or 124M of something else."""
     path = cached("openai-community/gpt2")
     Path("gpt2").mkdir()
-    assert local.find("gpt2") == path
+    assert find.find("gpt2") == path
     Path("other").mkdir()
-    assert local.find("other") == Path("other")  # loading it then says what is wrong with it
+    assert find.find("other") == Path("other")  # loading it then says what is wrong with it
 
 
 def test_the_cache_of_the_hub() -> None:
-    assert local.find("124M") is None
+    assert find.find("124M") is None
     path = cached("openai-community/gpt2")
     for name in ("124M", "gpt2", "openai-community/gpt2"):
-        assert local.find(name) == local.resolve(name) == path
-    assert local.find("355M") is None
+        assert find.find(name) == find.resolve(name) == path
+    assert find.find("355M") is None
     other = cached("me/tiny", "f" * 40, ref="v1")
-    assert local.find("me/tiny") is None
-    assert local.snapshot("me/tiny", "v1") == local.snapshot("me/tiny", "f" * 40) == other
+    assert find.find("me/tiny") is None
+    assert find.snapshot("me/tiny", "v1") == find.snapshot("me/tiny", "f" * 40) == other
 
 
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "blob", "ref"])
@@ -145,7 +137,7 @@ def test_an_incomplete_snapshot_is_not_found(missing: str) -> None:
     repo = path.parent.parent
     broken = {"blob": repo / "blobs" / "abc", "ref": repo / "refs" / "main"}
     broken.get(missing, path / missing).unlink()
-    assert local.find("me/tiny") is None
+    assert find.find("me/tiny") is None
 
 
 def test_an_incomplete_set_of_shards_is_not_found() -> None:
@@ -155,9 +147,9 @@ def test_an_incomplete_set_of_shards_is_not_found() -> None:
     index = {"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}
     (path / "model.safetensors.index.json").write_text(json.dumps(index))
     (path / "one.safetensors").write_bytes(whole)
-    assert local.find("me/tiny") is None
+    assert find.find("me/tiny") is None
     (path / "two.safetensors").write_bytes(whole)
-    assert local.find("me/tiny") == path
+    assert find.find("me/tiny") == path
 
 
 def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +172,7 @@ def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             said = subprocess.run(
                 [sys.executable, "-c", ask], capture_output=True, text=True, check=True
             )
-            assert str(local.hub_cache()) == said.stdout.strip()
+            assert str(find.hub_cache()) == said.stdout.strip()
 
 
 @pytest.mark.parametrize(
@@ -188,9 +180,9 @@ def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 )
 def test_a_path_that_is_not_there(name: str) -> None:
     with pytest.raises(InputError, match="no such file or folder"):
-        local.resolve(name)
+        find.resolve(name)
     with pytest.raises(InputError, match="no such file or folder"):
-        local.resolve(Path(name))
+        find.resolve(Path(name))
 
 
 @pytest.mark.parametrize("name", ["xyz", "125M", "", "a b", "x" * 5000, "a\0b", "gpt3", "owner/"])
@@ -198,13 +190,13 @@ def test_a_name_that_means_nothing(name: str) -> None:
     with pytest.raises(
         InputError, match=r"not an official size .*`gpt2lab models` lists"
     ) as caught:
-        local.resolve(name)
+        find.resolve(name)
     assert "\n" not in str(caught.value) and "\0" not in str(caught.value)
 
 
 def test_nothing_is_downloaded_when_it_may_not_be() -> None:
     with pytest.raises(InputError, match="fetch it: gpt2lab download 355M"):
-        local.resolve("355M")
+        find.resolve("355M")
 
 
 def test_looking_does_not_import_the_hub() -> None:
@@ -212,7 +204,7 @@ def test_looking_does_not_import_the_hub() -> None:
         "import sys; from gpt2lab.weights import local; local.listing(); local.find('124M');"
         "assert 'huggingface_hub' not in sys.modules and 'torch' not in sys.modules"
     )
-    path = str(Path(local.__file__).parents[2])
+    path = str(Path(find.__file__).parents[2])
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": path})
 
 
@@ -220,9 +212,9 @@ def test_looking_does_not_import_the_hub() -> None:
 
 
 def test_count_is_that_of_the_shapes() -> None:
-    assert local.count(CONFIG) == COUNT == sum(a.size for a in checkpoint().params.values())
-    assert local.count(CONFIG, tied=False) == COUNT + 61 * 8
-    millions = [local.count(config) // 10**6 for config in SIZES.values()]
+    assert find.count(CONFIG) == COUNT == sum(a.size for a in checkpoint().params.values())
+    assert find.count(CONFIG, tied=False) == COUNT + 61 * 8
+    millions = [find.count(config) // 10**6 for config in SIZES.values()]
     assert millions == [124, 354, 774, 1557]
 
 
@@ -235,7 +227,7 @@ def test_all_the_usual_places() -> None:
     openai.save(checkpoint(), Path("checkpoint/run1"))
     cached("me/tiny")
     older = cached("me/tiny", "f" * 40, ref="v1")
-    listed = {found.name: found for found in local.listing()}
+    listed = {found.name: found for found in find.listing()}
     assert list(listed) == ["fable", "mine", "out", "124M", "run1", "me/tiny", str(older)]
     assert [found.format for found in listed.values()] == [
         *("huggingface", "huggingface", "nanogpt", "openai", "openai"),
@@ -243,7 +235,7 @@ def test_all_the_usual_places() -> None:
     ]
     assert {found.parameters for name, found in listed.items() if name != "fable"} == {COUNT}
     assert all(found.problem is None and found.size > 4 * COUNT for found in listed.values())
-    assert all(local.find(name) == found.path for name, found in listed.items())
+    assert all(find.find(name) == found.path for name, found in listed.items())
     places = [found.place for found in listed.values()]
     assert places == ["bundled", ".", ".", "models/", "checkpoint/", "hub cache", "hub cache"]
 
@@ -252,11 +244,11 @@ def test_what_is_no_model_is_not_listed() -> None:
     Path("web").mkdir()
     Path("web/config.json").write_text('{"port": 80}')
     Path("empty").mkdir()
-    bert = local.repo_folder("google/bert") / "snapshots" / COMMIT
+    bert = find.repo_folder("google/bert") / "snapshots" / COMMIT
     bert.mkdir(parents=True)
     (bert / "config.json").write_text('{"model_type": "bert"}')
-    (local.hub_cache() / "datasets--a--b" / "snapshots" / "c").mkdir(parents=True)
-    assert [found.name for found in local.listing()] == ["fable"]
+    (find.hub_cache() / "datasets--a--b" / "snapshots" / "c").mkdir(parents=True)
+    assert [found.name for found in find.listing()] == ["fable"]
 
 
 def test_unreadable_models_are_listed_with_the_reason() -> None:
@@ -271,7 +263,7 @@ def test_unreadable_models_are_listed_with_the_reason() -> None:
     Path("lone").mkdir()
     Path("lone/model.safetensors").write_bytes(b"")
     (cached("me/tiny") / "model.safetensors").unlink()
-    reasons = {found.name: found.problem or "" for found in local.listing()}
+    reasons = {found.name: found.problem or "" for found in find.listing()}
     assert reasons.pop("fable") == ""
     for name, said in (
         ("cut", "truncated or damaged"),
@@ -291,25 +283,25 @@ def test_folders_that_are_named_are_searched_three_deep() -> None:
     make("runs/a/last")
     make("runs/.hidden")
     make("runs/1/2/3/4")
-    names = [found.name for found in local.listing(["runs"])]
-    assert names == [str(Path("runs/a/best")), str(Path("runs/a/last"))]
-    assert all(local.find(name) for name in names)
+    tensors = [found.name for found in find.listing(["runs"])]
+    assert tensors == [str(Path("runs/a/best")), str(Path("runs/a/last"))]
+    assert all(find.find(name) for name in tensors)
     file = Path("runs/a/best/model.safetensors")
-    assert [found.path for found in local.listing([file])] == [file]
+    assert [found.path for found in find.listing([file])] == [file]
     with pytest.raises(InputError, match="nowhere: no such file or folder"):
-        local.listing(["nowhere"])
+        find.listing(["nowhere"])
 
 
 def test_a_working_folder_that_is_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(make("here"))
-    assert [found.name for found in local.listing()] == ["fable", "."]
+    assert [found.name for found in find.listing()] == ["fable", "."]
 
 
 def test_a_head_of_its_own_is_counted() -> None:
     made = checkpoint()
     made.params["lm_head.weight"] = made.params["wte.weight"] + 1
     huggingface.save(made, Path("mine"))
-    assert local.listing(["mine"])[0].parameters == COUNT + 61 * 8
+    assert find.listing(["mine"])[0].parameters == COUNT + 61 * 8
 
 
 def test_only_headers_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,7 +319,7 @@ def test_only_headers_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (huggingface, tensorbundle, llmc, torchfile):
         monkeypatch.setattr(module, "floats", refuse)
     monkeypatch.setattr(checksums, "sha256", refuse)
-    assert [found.problem for found in local.listing()] == [None] * 6
+    assert [found.problem for found in find.listing()] == [None] * 6
 
 
 def _without(params: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -356,14 +348,14 @@ def test_tensors_that_do_not_fit_the_configuration_are_told(
     elif format == "nanogpt":
         weights.save(made, "m", format)
         value = torchfile.read(Path("m/ckpt.pt"))
-        arrays = names.transposed(change(made.params))
+        arrays = tensors.transposed(change(made.params))
         state = {f"transformer.{name}": array for name, array in arrays.items()}
         torchfile.write(Path("m/ckpt.pt"), {"model": state, "model_args": value["model_args"]})
     else:
         weights.save(made, "good", format)
         made.params = change(made.params)
         weights.FORMATS[format].save(made, Path("m"))
-    [found] = local.listing(["m"])
+    [found] = find.listing(["m"])
     assert said in (found.problem or "")
     with pytest.raises(InputError, match=re.escape(said)):
         weights.load("m")
@@ -386,13 +378,13 @@ def test_what_people_take_for_a_model_is_listed_with_the_reason(
     """A folder with only an adapter or a GGUF was passed over, as if it were not there."""
     Path("mine").mkdir()
     Path("mine", name).write_bytes(content)
-    [_, found] = local.listing()
+    [_, found] = find.listing()
     assert (found.name, found.format) == ("mine", None)
     assert said in (found.problem or "")
     Path("texts").mkdir()  # what is no model stays unlisted
     for other in ("page.html", "train.bin", "a.zip"):
         Path("texts", other).write_bytes(b"<html>" if other == "page.html" else b"")
-    assert len(local.listing()) == 2
+    assert len(find.listing()) == 2
 
 
 FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
@@ -413,7 +405,7 @@ def test_a_pointer_of_git_lfs_is_recognised_in_place_of_any_file(name: str) -> N
     assert weights.load("mine").tokenizer is not None
     Path("mine", name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
     if name in FILES[:2]:
-        assert "git lfs pull" in (local.listing(["mine"])[0].problem or "")
+        assert "git lfs pull" in (find.listing(["mine"])[0].problem or "")
         with pytest.raises(InputError, match="git lfs pull"):
             weights.load("mine")
         return

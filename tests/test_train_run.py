@@ -28,7 +28,7 @@ from gpt2lab.train import checkpoint, loop, opening  # noqa: E402
 from gpt2lab.train import run as run_room  # noqa: E402
 from gpt2lab.train.distributed import Group  # noqa: E402
 from gpt2lab.train.settings import TrainConfig  # noqa: E402
-from gpt2lab.weights import huggingface  # noqa: E402
+from gpt2lab.weights.formats import huggingface  # noqa: E402
 
 from . import train_helpers as helpers  # noqa: E402
 from .train_helpers import digest, finished, resume, start  # noqa: E402

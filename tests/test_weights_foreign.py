@@ -13,7 +13,7 @@ import pytest
 from gpt2lab import weights
 from gpt2lab.errors import InputError
 from gpt2lab.files import torchfile
-from gpt2lab.weights import local
+from gpt2lab.weights import find
 from tests.weights_helpers import (
     config_json,
     hf_bin,
@@ -76,7 +76,7 @@ def test_a_placeholder_in_place_of_a_file(tmp_path, file, content, said):
     (folder / file).write_bytes(content)
     assert f"{folder / file}: {said}" in refusal(folder)
     if file != "generation_config.json":
-        [found] = local.listing([folder])
+        [found] = find.listing([folder])
         assert said[:20] in found.problem and len(found.problem) < 200
     if file.startswith(("model", "pytorch")):
         assert f"{folder / file}: {said}" in refusal(folder / file)

@@ -11,7 +11,8 @@ import pytest
 
 from gpt2lab import reference, weights
 from gpt2lab.errors import InputError
-from gpt2lab.weights import Checkpoint, names, wrapped
+from gpt2lab.weights import Checkpoint, tensors
+from gpt2lab.weights.formats import wrapped
 from tests.support import DATA, GOLDEN, ROOT
 from tests.weights_helpers import (
     EXACT,
@@ -99,7 +100,7 @@ def test_one_report_lists_every_missing_extra_misshaped_and_broken_tensor():
     params["h.1.ln_2.bias"] = np.full(16, np.nan, np.float32)
     params["h.1.ln_2.weight"] = np.full(16, np.inf, np.float32)
     with pytest.raises(InputError) as caught:
-        names.check(params, PLAIN, "here")
+        tensors.check(params, PLAIN, "here")
     assert str(caught.value) == (
         "here: the tensors are not the GPT-2 of the configuration; "
         "2 missing: h.0.ln_1.bias, ln_f.weight; "
@@ -112,16 +113,16 @@ def test_one_report_lists_every_missing_extra_misshaped_and_broken_tensor():
 
 def test_dtype_is_float32_unless_all_is_float64():
     doubles = {name: array.astype(np.float64) for name, array in tiny().items()}
-    kept = names.check(doubles, PLAIN, "here")
+    kept = tensors.check(doubles, PLAIN, "here")
     assert {array.dtype for array in kept.values()} == {np.dtype(np.float64)}
-    mixed = names.check({**doubles, "ln_f.bias": tiny()["ln_f.bias"]}, PLAIN, "here")
+    mixed = tensors.check({**doubles, "ln_f.bias": tiny()["ln_f.bias"]}, PLAIN, "here")
     assert {array.dtype for array in mixed.values()} == {np.dtype(np.float32)}
 
 
 def test_a_float64_number_too_large_for_float32_is_named():
     params = {**tiny(), "ln_f.bias": np.full(16, 1e300)}
     with pytest.raises(InputError, match=r"1 holding NaN or infinity: ln_f\.bias"):
-        names.check(params, PLAIN, "here")
+        tensors.check(params, PLAIN, "here")
 
 
 def test_a_million_layers_are_refused_before_they_are_listed(tmp_path):

@@ -16,7 +16,7 @@ from gpt2lab.config import Config
 from gpt2lab.errors import InputError
 from gpt2lab.files import file_facts, torchfile
 from gpt2lab.text.tokenizer import Tokenizer, official
-from gpt2lab.weights import Checkpoint, names
+from gpt2lab.weights import Checkpoint, tensors
 from gpt2lab.weights.convert import fixed_tokens
 from tests.weights_helpers import (
     EXACT,
@@ -158,7 +158,7 @@ def test_where_documents_begin_and_end_survives_a_round_trip(tmp_path):
 
 
 def test_a_head_of_its_own_is_kept_and_an_equal_one_is_tied(tmp_path):
-    own = {**tiny(), names.HEAD: tiny(seed=3)["wte.weight"]}
+    own = {**tiny(), tensors.HEAD: tiny(seed=3)["wte.weight"]}
     config_json(tmp_path / "own", tie_word_embeddings=False)
     safetensors_file(tmp_path / "own" / "model.safetensors", own)
     loaded = weights.load(tmp_path / "own")
@@ -166,7 +166,7 @@ def test_a_head_of_its_own_is_kept_and_an_equal_one_is_tied(tmp_path):
     assert not any("head" in note for note in loaded.notes)
     config_json(tmp_path / "own")
     assert any("the stored head is used" in note for note in weights.load(tmp_path / "own").notes)
-    equal = {**tiny(), names.HEAD: tiny()["wte.weight"]}
+    equal = {**tiny(), tensors.HEAD: tiny()["wte.weight"]}
     safetensors_file(tmp_path / "own" / "model.safetensors", equal)
     assert same(weights.load(tmp_path / "own"), tiny())
 
@@ -310,7 +310,7 @@ VARIANTS = [
 
 @pytest.mark.parametrize("config", VARIANTS)
 def test_every_variant_comes_back(tmp_path, config):
-    made = checkpoint(config, **{names.HEAD: tiny(seed=4)["wte.weight"]})
+    made = checkpoint(config, **{tensors.HEAD: tiny(seed=4)["wte.weight"]})
     made.generation = {"temperature": 0.5, "do_sample": True, "stop": ("<|endoftext|>",)}
     weights.save(made, tmp_path / "out")
     loaded = weights.load(tmp_path / "out")
@@ -325,7 +325,7 @@ def test_every_variant_comes_back(tmp_path, config):
 def test_transformers_loads_what_we_save_with_the_same_logits(tmp_path, config, tied):
     transformers = pytest.importorskip("transformers")
     torch = pytest.importorskip("torch")
-    made = checkpoint(config, **({} if tied else {names.HEAD: tiny(seed=4)["wte.weight"]}))
+    made = checkpoint(config, **({} if tied else {tensors.HEAD: tiny(seed=4)["wte.weight"]}))
     weights.save(made, tmp_path / "out")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -388,8 +388,8 @@ def old_folder(folder, **arrays):
 def looks(monkeypatch):
     """The names of the arrays that are read through in search of NaN, as it happens."""
     seen: list[int] = []
-    honest = names._is_finite
-    monkeypatch.setattr(names, "_is_finite", lambda array: seen.append(1) or honest(array))
+    honest = tensors._is_finite
+    monkeypatch.setattr(tensors, "_is_finite", lambda array: seen.append(1) or honest(array))
     return seen
 
 

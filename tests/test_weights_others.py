@@ -14,7 +14,8 @@ from gpt2lab.config import Config
 from gpt2lab.errors import InputError
 from gpt2lab.files import torchfile
 from gpt2lab.text.tokenizer import Tokenizer, official
-from gpt2lab.weights import names, openai, tensorbundle
+from gpt2lab.weights import tensors
+from gpt2lab.weights.formats import openai, tensorbundle
 from tests.weights_helpers import (
     EXACT,
     PLAIN,
@@ -281,9 +282,9 @@ def test_nanogpt_s_own_steps_work_on_what_we_save(tmp_path):
     }
     assert value["model_args"]["bias"] is True
     state = value["model"]
-    assert state[names.HEAD].data_ptr() == state["transformer.wte.weight"].data_ptr()
+    assert state[tensors.HEAD].data_ptr() == state["transformer.wte.weight"].data_ptr()
     assert tuple(state["transformer.h.0.attn.c_attn.weight"].shape) == (48, 16)
-    params = [torch.nn.Parameter(t) for name, t in state.items() if name != names.HEAD]
+    params = [torch.nn.Parameter(t) for name, t in state.items() if name != tensors.HEAD]
     groups = [[p for p in params if p.dim() >= 2], [p for p in params if p.dim() < 2]]
     optimizer = torch.optim.AdamW([{"params": group} for group in groups])
     optimizer.load_state_dict(value["optimizer"])
@@ -364,7 +365,7 @@ def test_what_a_format_cannot_hold_is_refused_by_name(tmp_path, config, faults):
     ("format", "config"), [("openai", PLAIN), ("nanogpt", EXACT), ("llmc", PLAIN)]
 )
 def test_a_head_of_its_own_is_refused(tmp_path, format, config):
-    made = checkpoint(config, **{names.HEAD: tiny(seed=3)["wte.weight"]})
+    made = checkpoint(config, **{tensors.HEAD: tiny(seed=3)["wte.weight"]})
     with pytest.raises(InputError, match=r"cannot hold a head of its own \(lm_head.weight\)"):
         weights.save(made, tmp_path / "out", format)
 

@@ -13,7 +13,7 @@ import pytest
 
 from gpt2lab.errors import InputError
 from gpt2lab.files import pickles, torchfile
-from gpt2lab.weights import huggingface, nanogpt
+from gpt2lab.weights.formats import huggingface, nanogpt
 
 
 def text(value: str) -> bytes:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from gpt2lab.errors import InputError
-from gpt2lab.weights import openai, tensorbundle
-from gpt2lab.weights.tensorbundle import _closed, _crc, _entry_message, _masked, _message
+from gpt2lab.weights.formats import openai, tensorbundle
+from gpt2lab.weights.formats.tensorbundle import _closed, _crc, _entry_message, _masked, _message
 from tests.support import GOLDEN
 from tests.weights_helpers import bits16
 

@@ -10,7 +10,7 @@ import pytest
 from gpt2lab import weights
 from gpt2lab.errors import InputError
 from gpt2lab.files import torchfile
-from gpt2lab.weights import names
+from gpt2lab.weights import tensors
 from tests.weights_helpers import (
     EXACT,
     config_json,
@@ -41,7 +41,7 @@ PREFIXES = [
 
 def with_head(params):
     """The body under `transformer.` and the head beside it, as in GPT2LMHeadModel."""
-    return {**prefixed(params), names.HEAD: params["wte.weight"]}
+    return {**prefixed(params), tensors.HEAD: params["wte.weight"]}
 
 
 def write(folder, kind, state):
@@ -149,11 +149,11 @@ def test_the_metadata_says_which_names_are_one(tmp_path):
 def test_a_tied_head_of_other_numbers_is_used_as_transformers_does(tmp_path):
     """transformers 5 does not tie what was stored with two values."""
     transformers = pytest.importorskip("transformers")
-    state = {**with_head(tiny()), names.HEAD: tiny(seed=3)["wte.weight"]}
+    state = {**with_head(tiny()), tensors.HEAD: tiny(seed=3)["wte.weight"]}
     write(tmp_path / "m", "safetensors", state)
     loaded = weights.load(tmp_path / "m")
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "m")
-    assert np.array_equal(loaded.params[names.HEAD], model.lm_head.weight.detach().numpy())
+    assert np.array_equal(loaded.params[tensors.HEAD], model.lm_head.weight.detach().numpy())
     assert any("the stored head is used" in note for note in loaded.notes)
 
 

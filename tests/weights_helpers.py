@@ -13,8 +13,9 @@ import numpy as np
 from gpt2lab import reference
 from gpt2lab.config import Config, parameter_shapes
 from gpt2lab.files import torchfile
-from gpt2lab.weights import Checkpoint, Params, huggingface, names, openai, tensorbundle
+from gpt2lab.weights import Checkpoint, Params, tensors
 from gpt2lab.weights.convert import fixed_tokens
+from gpt2lab.weights.formats import huggingface, openai, tensorbundle
 
 PLAIN = Config(n_vocab=61, n_ctx=12, n_embd=16, n_head=2, n_layer=2)
 EXACT = Config(n_vocab=61, n_ctx=12, n_embd=16, n_head=2, n_layer=2, activation_function="gelu")
@@ -116,7 +117,7 @@ def hf_sharded(folder: Path) -> Path:
 def hf_bin(folder: Path) -> Path:
     config_json(folder)
     params = masks(tiny())
-    torchfile.write(folder / "pytorch_model.bin", {**params, names.HEAD: params["wte.weight"]})
+    torchfile.write(folder / "pytorch_model.bin", {**params, tensors.HEAD: params["wte.weight"]})
     return folder
 
 
@@ -135,7 +136,7 @@ def hf_bin_sharded(folder: Path) -> Path:
 
 def variables(params: Params) -> Params:
     return {
-        openai.theirs(name): array[None] if name.endswith(names.LINEARS) else array
+        openai.theirs(name): array[None] if name.endswith(tensors.LINEARS) else array
         for name, array in params.items()
     }
 
@@ -186,8 +187,8 @@ def llmc_file(folder: Path, version: int) -> Path:
 
 
 def nanogpt_state(params: Params, prefix: str = "transformer.") -> Params:
-    state = prefixed(names.transposed(params), prefix)
-    return {**state, prefix.replace("transformer.", names.HEAD): state[f"{prefix}wte.weight"]}
+    state = prefixed(tensors.transposed(params), prefix)
+    return {**state, prefix.replace("transformer.", tensors.HEAD): state[f"{prefix}wte.weight"]}
 
 
 def nanogpt_value(params: Params, prefix: str = "transformer.", **arguments: Any) -> dict[str, Any]:

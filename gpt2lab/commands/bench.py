@@ -32,7 +32,7 @@ def _model(model: str | None, shape: str | None, engine: str) -> tuple[str, Conf
     from gpt2lab.config import SIZES
     from gpt2lab.engines import measure
     from gpt2lab.lm import place
-    from gpt2lab.weights import local
+    from gpt2lab.weights import find
 
     if model is not None and shape is not None:
         raise InputError("--model and --shape are both given; a model has its own shape, give one")
@@ -42,7 +42,7 @@ def _model(model: str | None, shape: str | None, engine: str) -> tuple[str, Conf
     shape = shape or SHAPE
     if shape not in (*SIZES, "fable"):
         raise InputError(f"shape {shape!r} is unknown; known: {', '.join((*SIZES, 'fable'))}")
-    config = SIZES[shape] if shape in SIZES else weights.load(local.bundled()).config
+    config = SIZES[shape] if shape in SIZES else weights.load(find.bundled()).config
     return f"{shape}, random weights", config, measure.random_params(config, engine != "cpu")
 
 

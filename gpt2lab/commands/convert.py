@@ -39,10 +39,10 @@ def command(
     """
     from pathlib import Path
 
-    from gpt2lab.weights import local
+    from gpt2lab.weights import find
     from gpt2lab.weights.convert import convert
 
-    path = local.resolve(source)
+    path = find.resolve(source)
     report = convert(path, Path(target), format_, verify=verify, force=force)
     if report.note:
         click.echo(f"note: {report.note}", err=True)

@@ -67,7 +67,8 @@ def command(
     a note names the files, and only their size is checked. Run again, a stopped download goes on.
     It is kept in the cache that other tools of the hub use too (HF_HUB_CACHE or HF_HOME say where).
     """
-    from gpt2lab.weights import download, local
+    from gpt2lab.weights import find
+    from gpt2lab.weights.hub import download
 
     notes: list[str] = []
     meter = Meter() if sys.stderr.isatty() else None
@@ -88,7 +89,7 @@ def command(
     for note in notes:
         click.echo(f"note: {note}", err=True)
     if as_json:
-        found = local.describe(path, local.hub_name(name) or name, "hub cache")
+        found = find.describe(path, find.hub_name(name) or name, "hub cache")
         click.echo(to_json(as_dict(found), ensure_ascii=True, indent=2))
     else:
         click.echo(str(path))

@@ -11,7 +11,7 @@ from gpt2lab.files.io import to_json
 
 if TYPE_CHECKING:
     from gpt2lab.weights.checksums import Checked
-    from gpt2lab.weights.local import Found
+    from gpt2lab.weights.find import Found
 
 NUMBERS = ("n_layer", "n_head", "n_embd", "n_ctx", "n_vocab")
 TITLES = ("name", "format", "parameters", "layers", "heads", "width", "context", "tokens", "disk")
@@ -82,12 +82,12 @@ def _text(listed: list[Found], verbose: bool) -> str:
 
 def _notes(listed: list[Found], folders: tuple[str, ...]) -> list[str]:
     """What else a person may want to know, for stderr."""
-    from gpt2lab.weights import local
+    from gpt2lab.weights import find
 
     if folders:
         return [] if listed else [f"no model in {', '.join(folders)} nor three folders deep"]
-    notes = [f"looked at the package, ., models/, checkpoint/ and {local.hub_cache()}"]
-    absent = [size for size in local.OFFICIAL if local.find(size) is None]
+    notes = [f"looked at the package, ., models/, checkpoint/ and {find.hub_cache()}"]
+    absent = [size for size in find.OFFICIAL if find.find(size) is None]
     if absent:
         notes.append(f"not here: {', '.join(absent)}; fetch one: gpt2lab download {absent[0]}")
     return notes
@@ -95,10 +95,10 @@ def _notes(listed: list[Found], folders: tuple[str, ...]) -> list[str]:
 
 def _checks(listed: list[Found]) -> list[tuple[Found, Checked]]:
     """Every file of weights of the models, held against the checksum that it has, if any."""
-    from gpt2lab.weights import checksums, local
+    from gpt2lab.weights import checksums, find
 
     return [
-        (found, line) for found in listed for line in checksums.report(local.resolve(found.path))
+        (found, line) for found in listed for line in checksums.report(find.resolve(found.path))
     ]
 
 
@@ -170,9 +170,9 @@ def command(folders: tuple[str, ...], as_json: bool, verbose: bool, check: bool)
     TensorFlow), in the manifest of a run, in what `convert --verify` wrote, or in the name that the
     hub's cache gives it. The exit code is 1 when one differs.
     """
-    from gpt2lab.weights import local
+    from gpt2lab.weights import find
 
-    listed = local.listing(folders)
+    listed = find.listing(folders)
     checks = _checks(listed) if check else []
     if as_json:
         values = [as_dict(found) for found in listed]

@@ -218,11 +218,11 @@ def vocabulary(model: str | None) -> Tokenizer:
     """The vocabulary of a model; an official size needs no weights for it."""
     from gpt2lab import weights
     from gpt2lab.text import tokenizer
-    from gpt2lab.weights import local
+    from gpt2lab.weights import find
 
-    if local.hub_name(model or "") in local.OFFICIAL.values() and not local.find(model):
+    if find.hub_name(model or "") in find.OFFICIAL.values() and not find.find(model):
         return tokenizer.official()
-    path = local.resolve(model)
+    path = find.resolve(model)
     if not (path.is_dir() or path.is_file()):
         raise InputError(f"{path} is no file and no folder; give a model or a vocabulary")
     try:

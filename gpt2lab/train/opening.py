@@ -28,7 +28,8 @@ from gpt2lab.train.settings import BUDGETS, TrainConfig, changes
 from gpt2lab.train.shards import TokenSet, vocabulary_hash
 from gpt2lab.train.sources import check_places
 from gpt2lab.train.state import new_state
-from gpt2lab.weights import Checkpoint, huggingface
+from gpt2lab.weights import Checkpoint
+from gpt2lab.weights.formats import huggingface
 
 try:
     import torch

@@ -40,7 +40,8 @@ from gpt2lab.train.data import Batches, Evaluation
 from gpt2lab.train.distributed import ALONE, Group, fill, read_parts, write_parts
 from gpt2lab.train.settings import TrainConfig
 from gpt2lab.train.state import give_moments, moments, room_for_moments
-from gpt2lab.weights import Checkpoint, huggingface
+from gpt2lab.weights import Checkpoint
+from gpt2lab.weights.formats import huggingface
 
 RUN, STATE, OPTIMIZER = "run.json", "state.json", "optimizer.safetensors"
 BEST = "best"

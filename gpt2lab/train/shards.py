@@ -46,7 +46,7 @@ from gpt2lab.files.io import (
 )
 from gpt2lab.files.torchfile import read_plain
 from gpt2lab.text.tokenizer import Tokenizer, official
-from gpt2lab.weights.tokenizers import has_files
+from gpt2lab.weights.tokenizer_files import has_files
 
 MAGIC, VERSION = b"gpt2toks", 1
 HEADER = struct.Struct("<8sIIQQ32s")

@@ -13,22 +13,14 @@ from types import ModuleType
 
 from gpt2lab.errors import InputError, few
 from gpt2lab.files.io import accessing, new_folder, shown
-from gpt2lab.weights import (
-    checksums,
-    foreign,
-    gpt2simple,
-    huggingface,
-    llmc,
-    nanogpt,
-    openai,
-    run,
-)
+from gpt2lab.weights import checksums, foreign
 from gpt2lab.weights.checkpoint import Checkpoint, Params
+from gpt2lab.weights.formats import gpt2simple, huggingface, llmc, nanogpt, openai, run_folder
 
 __all__ = ["FORMATS", "Checkpoint", "Params", "load", "recognise", "save", "writable"]
 
 FORMATS: dict[str, ModuleType] = {  # asked in this order; a run folder also looks like OpenAI's
-    "run": run,
+    "run": run_folder,
     "huggingface": huggingface,
     "gpt2simple": gpt2simple,
     "openai": openai,

@@ -25,7 +25,8 @@ from gpt2lab.files.io import (
     map_bytes,
     read_json,
 )
-from gpt2lab.weights import foreign, tensorbundle
+from gpt2lab.weights import foreign
+from gpt2lab.weights.formats import tensorbundle
 
 MANIFEST, RECORD = "manifest.json", "verify.json"
 MODEL = (  # what a checkpoint of a run consists of, as far as it is there

@@ -13,7 +13,7 @@ from gpt2lab.config import Config
 from gpt2lab.errors import InputError, few, quoted
 from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.text.tokenizer_config import NAMED
-from gpt2lab.weights import tokenizers
+from gpt2lab.weights import tokenizer_files
 from gpt2lab.weights.checkpoint import Checkpoint
 
 PIECES = 2000  # entries of the vocabulary that are compared, evenly spaced
@@ -118,7 +118,7 @@ def differences(one: Checkpoint, other: Checkpoint) -> list[str]:
 
     The vocabulary's end token ends a text whatever the configuration says, so it is no difference.
     """
-    a, b = (tokenizers.marked(c.config, c.tokenizer)[0] for c in (one, other))
+    a, b = (tokenizer_files.marked(c.config, c.tokenizer)[0] for c in (one, other))
     return [
         *_vocabulary(one.tokenizer, other.tokenizer),
         *_configuration(a, b),

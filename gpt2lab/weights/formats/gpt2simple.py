@@ -16,8 +16,9 @@ from pathlib import Path
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError, few
 from gpt2lab.files.io import shown
-from gpt2lab.weights import openai, tokenizers
+from gpt2lab.weights import tokenizer_files
 from gpt2lab.weights.checkpoint import Checkpoint
+from gpt2lab.weights.formats import openai
 
 FORMAT = "gpt2simple"
 STOP = "<|endoftext|>"
@@ -90,7 +91,7 @@ def load(path: Path) -> Checkpoint:
     checkpoint = openai.read_folder(_prefix(path), FORMAT)
     checkpoint.generation = {"stop": (STOP,)}
     if checkpoint.tokenizer is not None:  # sampling without a prefix begins after the one token
-        ended = tokenizers.ended(checkpoint.config, checkpoint.tokenizer)
+        ended = tokenizer_files.ended(checkpoint.config, checkpoint.tokenizer)
         start = ended.end_tokens[0] if ended.end_tokens else None
         checkpoint.config = replace(checkpoint.config, start_token=start)
     return checkpoint

@@ -18,7 +18,7 @@ import numpy as np
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError, few
 from gpt2lab.files.io import WIDTHS, accessing, floats, map_bytes, read_head, shown
-from gpt2lab.weights import names, recommended, tokenizers
+from gpt2lab.weights import recommended, tensors, tokenizer_files
 from gpt2lab.weights.checkpoint import Checkpoint, Params
 
 FORMAT = "llmc"
@@ -94,7 +94,7 @@ def _header(data: np.ndarray, where: str) -> tuple[str, int, Config]:
             f"{where}: is of version {version}; readable are {', '.join(map(str, DTYPES))}"
         )
     sizes = {"n_vocab": n_vocab, "n_ctx": n_ctx, "n_embd": n_embd, "n_head": n_head}
-    config = names.configured(where, **sizes, n_layer=n_layer)
+    config = tensors.configured(where, **sizes, n_layer=n_layer)
     rows = n_vocab if version == 1 else rows
     if rows < n_vocab:
         raise InputError(f"{where}: {rows} rows are too few for a vocabulary of {n_vocab}")
@@ -116,7 +116,7 @@ def _params(data: np.ndarray, dtype: str, rows: int, config: Config) -> Params:
         params[name] = floats(data[at : at + size], dtype, shape)
         at += size
     params["wte.weight"] = params["wte.weight"][: config.n_vocab]  # [V, E]
-    return names.transposed(params)
+    return tensors.transposed(params)
 
 
 def _opened(file: Path) -> tuple[np.ndarray, str, int, Config]:
@@ -141,22 +141,22 @@ def load(path: Path) -> Checkpoint:
     """A model file of llm.c, or the folder that it lies in."""
     file, notes = _one(path)
     data, dtype, rows, config = _opened(file)
-    params = names.check(_params(data, dtype, rows, config), config, str(file))
-    tokenizer, more = tokenizers.beside(file.parent, config)
-    config = tokenizers.ended(config, tokenizer)
+    params = tensors.check(_params(data, dtype, rows, config), config, str(file))
+    tokenizer, more = tokenizer_files.beside(file.parent, config)
+    config = tokenizer_files.ended(config, tokenizer)
     made = Checkpoint(config, params, tokenizer, FORMAT, file, {}, notes + more)
     return recommended.beside(made)
 
 
 def save(checkpoint: Checkpoint, folder: Path) -> None:
     """Write model.bin, version 3; the vocabulary, for which llm.c has no place, goes beside it."""
-    names.must_be_plain(checkpoint, FORMAT)
+    tensors.must_be_plain(checkpoint, FORMAT)
     config = checkpoint.config
     rows = -(-config.n_vocab // PADDING) * PADDING
     numbers = (MAGIC, 3, config.n_ctx, config.n_vocab, config.n_layer, config.n_head)
     header = np.zeros(HEADER // 4, "<i4")
     header[:8] = (*numbers, config.n_embd, rows)
-    params = names.transposed(checkpoint.params)
+    params = tensors.transposed(checkpoint.params)
     with accessing(folder, "written"):
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / FILE).open("wb") as file:

@@ -34,8 +34,9 @@ from gpt2lab.files.io import (
     shown,
     write_json,
 )
-from gpt2lab.weights import foreign, names, recommended, tokenizers, wrapped
+from gpt2lab.weights import foreign, recommended, tensors, tokenizer_files
 from gpt2lab.weights.checkpoint import Checkpoint, Params, Source
+from gpt2lab.weights.formats import wrapped
 
 FORMAT = "huggingface"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -96,7 +97,7 @@ def read_safetensors(path: Path, headers: bool = False) -> Params:
     header = parse_json(data[8:start].tobytes(), f"{path}: its header")
     params: Params = {}
     for name, entry in header.items():
-        if name == "__metadata__" or names.is_buffer(names.bare(name)):
+        if name == "__metadata__" or tensors.is_buffer(tensors.bare(name)):
             continue
         dtype = _SAFE_DTYPES.get(entry["dtype"])
         if dtype is None:
@@ -129,10 +130,10 @@ def tensors_of(state: Any, where: str, headers: bool = False) -> Params:
         raise InputError(f"{where}: holds no state dict (tensors by name)")
     wanted: dict[str, torchfile.Tensor] = {}
     for name, tensor in state.items():
-        if names.is_buffer(names.bare(name)):
+        if tensors.is_buffer(tensors.bare(name)):
             continue
         if not isinstance(tensor, torchfile.Tensor) or tensor.dtype not in WIDTHS:
-            if not names.is_body(names.bare(name)):
+            if not tensors.is_body(tensors.bare(name)):
                 continue
             kind = getattr(tensor, "dtype", type(tensor).__name__)
             raise InputError(f"{where}: {shown(name)} is {kind}, expected a floating-point tensor")
@@ -155,9 +156,9 @@ def _join(parts: list[tuple[Path, Params]], where: Path) -> Params:
     whole: Params = {}
     for path, params in parts:
         for name, array in params.items():
-            if names.bare(name) in whole:
+            if tensors.bare(name) in whole:
                 raise InputError(f"{where}: the tensor {shown(name)} comes twice, also in {path}")
-            whole[names.bare(name)] = array
+            whole[tensors.bare(name)] = array
     return whole
 
 
@@ -265,7 +266,7 @@ def _config(values: dict[str, Any], ends: list[int], start: int | None, where: P
     activation = _activation(values.get("activation_function", "gelu_new"), where)
     vocab = values.get("vocab_size", 50257)
     inverse = "scale_attn_by_inverse_layer_idx"
-    return names.configured(
+    return tensors.configured(
         str(where),
         n_vocab=vocab,
         n_ctx=values.get("n_positions", values.get("n_ctx", 1024)),
@@ -291,15 +292,15 @@ def _with_head(
     stored head too.
     """
     tied = values.get("tie_word_embeddings", True) is not False
-    if not tied and names.HEAD not in params:
+    if not tied and tensors.HEAD not in params:
         raise InputError(
             f"{where}: config.json says tie_word_embeddings false, but lm_head.weight is missing"
         )
-    if not tied or names.HEAD not in params:
+    if not tied or tensors.HEAD not in params:
         return params, ()
     if "wte.weight" not in params:
-        return {**params, "wte.weight": params[names.HEAD]}, ()
-    if names.same(params[names.HEAD], params["wte.weight"]):
+        return {**params, "wte.weight": params[tensors.HEAD]}, ()
+    if tensors.same(params[tensors.HEAD], params["wte.weight"]):
         return params, ()
     note = "the head differs from wte although config.json ties them; the stored head is used"
     return params, (note,)
@@ -356,7 +357,7 @@ def shape(path: Path) -> tuple[Config, bool]:
         if not file.is_file():
             raise InputError(f"{file}: is missing; a download may have been stopped, repeat it")
     params, _ = _tensors(files, values, leading, headers=True)
-    names.check(params, config, str(leading), finite=True)
+    tensors.check(params, config, str(leading), finite=True)
     return config, values.get("tie_word_embeddings") is not False
 
 
@@ -368,11 +369,11 @@ def load(path: Path) -> Checkpoint:
     before = tuple(identity(file) for file in files)
     params, told = _tensors(files, values, leading)
     finite = file_facts.recall(before, "finite") is True
-    params = names.check(params, config, str(leading), finite=finite)
+    params = tensors.check(params, config, str(leading), finite=finite)
     if not finite:
         file_facts.remember(before, "finite", True)
-    tokenizer, more = tokenizers.beside(folder, config)
-    config, marks = tokenizers.marked(config, tokenizer)
+    tokenizer, more = tokenizer_files.beside(folder, config)
+    config, marks = tokenizer_files.marked(config, tokenizer)
     settings, wrong = recommended.read(folder, values, config)
     source, notes = Source(before, dict(params)), notes + told + more + marks + wrong
     return Checkpoint(config, params, tokenizer, FORMAT, path, settings, notes, source)
@@ -454,10 +455,12 @@ What it was trained on, and under which licence, its makers have to say here.
 
 def save(checkpoint: Checkpoint, folder: Path) -> None:
     """Write a model folder: config, float32 weights, vocabulary, settings and a model card."""
-    params, tied = checkpoint.params, names.HEAD not in checkpoint.params
-    stored = {f"transformer.{name}": array for name, array in params.items() if name != names.HEAD}
+    params, tied = checkpoint.params, tensors.HEAD not in checkpoint.params
+    stored = {
+        f"transformer.{name}": array for name, array in params.items() if name != tensors.HEAD
+    }
     if not tied:
-        stored[names.HEAD] = params[names.HEAD]
+        stored[tensors.HEAD] = params[tensors.HEAD]
     with accessing(folder, "written"):
         folder.mkdir(parents=True, exist_ok=True)
         write_safetensors(folder / "model.safetensors", stored)

@@ -12,8 +12,9 @@ from pathlib import Path
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError
 from gpt2lab.files.io import read_text
-from gpt2lab.weights import checksums, huggingface
+from gpt2lab.weights import checksums
 from gpt2lab.weights.checkpoint import Checkpoint
+from gpt2lab.weights.formats import huggingface
 
 FORMAT = "run"
 POINTERS = ("best", "latest")

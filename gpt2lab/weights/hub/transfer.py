@@ -29,7 +29,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 from gpt2lab import __version__
 from gpt2lab.errors import Failure, InputError, quoted
 from gpt2lab.files.io import reason, shown
-from gpt2lab.weights import local
+from gpt2lab.weights import find
 
 T = TypeVar("T")
 
@@ -206,7 +206,7 @@ def revision_of(given: str | None) -> str:
 
 def offline(repo: str) -> InputError:
     return InputError(
-        f"{repo} is not complete in {local.hub_cache()}, and offline is set; leave out --offline "
+        f"{repo} is not complete in {find.hub_cache()}, and offline is set; leave out --offline "
         "and unset HF_HUB_OFFLINE to fetch it"
     )
 

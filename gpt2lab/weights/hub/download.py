@@ -6,7 +6,7 @@ hash is noted, and the size is checked; one that gives neither is refused. huggi
 `snapshot_download` is not used: it (2.4) throws a partial file away when a call ends, and it does
 not check hashes.
 
-The requests are `hub`'s. Where models lie on this machine is `local`'s.
+The requests are `hub`'s. Where models lie on this machine is `find`'s.
 
 Source: huggingface_hub 2.4 `file_download.py` (the cache's layout).
 """
@@ -28,10 +28,11 @@ from typing import Any
 from gpt2lab.config import Config
 from gpt2lab.errors import Failure, InputError, few, quoted
 from gpt2lab.files.io import parse_json, reason, shown, write_whole
-from gpt2lab.weights import hub as web
-from gpt2lab.weights import huggingface, local
-from gpt2lab.weights.hub import Hub, Remote, look
-from gpt2lab.weights.local import OFFICIAL
+from gpt2lab.weights import find
+from gpt2lab.weights.find import OFFICIAL
+from gpt2lab.weights.formats import huggingface
+from gpt2lab.weights.hub import transfer as web
+from gpt2lab.weights.hub.transfer import Hub, Remote, look
 
 __all__ = ["OFFICIAL", "Progress", "download"]
 
@@ -281,7 +282,7 @@ def _checked_config(hub: Hub, config: Remote) -> Config:
 
 
 def _weights_limit(config: Config) -> int:
-    return PER_PARAMETER * local.count(config, tied=False) + TEXT_LIMIT
+    return PER_PARAMETER * find.count(config, tied=False) + TEXT_LIMIT
 
 
 def _weights(hub: Hub, limit: int) -> Remote:
@@ -370,14 +371,14 @@ def download(
     access, read-only cache) and Failure for what befell it (network, full disk, a damaged
     transfer); either is one line.
     """
-    repo = local.hub_name(name)
+    repo = find.hub_name(name)
     if repo is None:
         raise InputError(
             f"{shown(name)!r} is no model of the hub; give an official size "
             f"({', '.join(OFFICIAL)}) or a hub name (owner/name)"
         )
     revision = web.revision_of(revision)
-    kept = local.snapshot(repo, revision)
+    kept = find.snapshot(repo, revision)
     if offline or web.is_offline():
         if force:
             raise InputError("force fetches again what is there, offline forbids it; give one")
@@ -385,7 +386,7 @@ def download(
             raise web.offline(repo)
         return kept
     where = web.endpoint_and_login(endpoint)
-    hub = Hub(*where, repo, revision, web.token_of(token), local.repo_folder(repo))
+    hub = Hub(*where, repo, revision, web.token_of(token), find.repo_folder(repo))
     try:
         return _snapshot(hub, force, progress, say)
     except Failure as error:

@@ -1,6 +1,6 @@
 """What programs put around a GPT-2: a dict of a training state, heads beside the body.
 
-The prefixes that wrappers put before the names are `names`'s.
+The prefixes that wrappers put before the names are `tensors`'s.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Any
 
 from gpt2lab.errors import InputError, few
 from gpt2lab.files.io import shown
-from gpt2lab.weights import names
+from gpt2lab.weights import tensors
 from gpt2lab.weights.checkpoint import Params
 
 #: Keys under which trainers keep the model in what they save, in the order in which they are tried.
@@ -18,7 +18,7 @@ BIAS = "lm_head.bias"
 
 
 def _is_body(name: Any) -> bool:
-    return isinstance(name, str) and names.is_body(name)
+    return isinstance(name, str) and tensors.is_body(name)
 
 
 def state_of(value: Any, where: str) -> Any:
@@ -46,10 +46,10 @@ def without_heads(params: Params) -> tuple[Params, tuple[str, ...]]:
     A value head, a classifier and so on stand beside the body and change no logits of it. A bias of
     the head that is all zeros says nothing; any other stays, to be refused.
     """
-    body = {name: array for name, array in params.items() if names.is_body(name)}
+    body = {name: array for name, array in params.items() if tensors.is_body(name)}
     if BIAS in body and not body[BIAS].any():
         del body[BIAS]
-    heads = dict.fromkeys(name.partition(".")[0] for name in params if not names.is_body(name))
+    heads = dict.fromkeys(name.partition(".")[0] for name in params if not tensors.is_body(name))
     if not body:
         return params, ()
     if not heads:

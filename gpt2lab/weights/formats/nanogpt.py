@@ -18,9 +18,10 @@ from gpt2lab.errors import InputError, few, quoted
 from gpt2lab.files import torchfile
 from gpt2lab.files.io import accessing, is_file_name, read_head, shown
 from gpt2lab.text.tokenizer import Tokenizer
-from gpt2lab.weights import names, recommended, tokenizers, wrapped
+from gpt2lab.weights import recommended, tensors, tokenizer_files
 from gpt2lab.weights.checkpoint import Checkpoint, Params
-from gpt2lab.weights.huggingface import tensors_of
+from gpt2lab.weights.formats import wrapped
+from gpt2lab.weights.formats.huggingface import tensors_of
 
 FORMAT = "nanogpt"
 DEFAULTS = {  # GPTConfig
@@ -69,7 +70,7 @@ def _config(arguments: Any, where: str) -> tuple[Config, bool]:
     values = {**DEFAULTS, **arguments}
     if type(values["bias"]) is not bool:
         raise InputError(f"{where}: model_args' bias is {quoted(values['bias'])}, expected a bool")
-    config = names.configured(
+    config = tensors.configured(
         f"{where}: model_args",
         n_vocab=values["vocab_size"],
         n_ctx=values["block_size"],
@@ -87,18 +88,20 @@ def _params(
     """The model's tensors, and a note on the heads left out beside it."""
     params: Params = {}
     for name, array in tensors_of(state, where, headers).items():
-        if names.bare(name) in params:
+        if tensors.bare(name) in params:
             raise InputError(f"{where}: the tensor {shown(name)} comes twice")
-        params[names.bare(name)] = array
+        params[tensors.bare(name)] = array
     params, notes = wrapped.without_heads(params)
-    if "wte.weight" not in params and names.HEAD in params:  # always tied
-        params["wte.weight"] = params[names.HEAD]
+    if "wte.weight" not in params and tensors.HEAD in params:  # always tied
+        params["wte.weight"] = params[tensors.HEAD]
     if not bias and config.n_layer <= len(params):
         for name, shape in parameter_shapes(config).items():
             if name.endswith(".bias"):
                 params.setdefault(name, np.zeros(shape, np.float32))
     flat = {name: array for name, array in params.items() if array.ndim == 2}
-    return names.check({**params, **names.transposed(flat)}, config, where, finite=headers), notes
+    return tensors.check(
+        {**params, **tensors.transposed(flat)}, config, where, finite=headers
+    ), notes
 
 
 def _alphabet(path: Path) -> list[str]:
@@ -138,14 +141,14 @@ def _tokenizer(
     file: Path, settings: Any, config: Config
 ) -> tuple[Tokenizer | None, tuple[str, ...]]:
     meta = _meta(file, settings)
-    if meta is None or (meta.parent != file.parent and tokenizers.has_files(file.parent)):
-        return tokenizers.beside(file.parent, config)
+    if meta is None or (meta.parent != file.parent and tokenizer_files.has_files(file.parent)):
+        return tokenizer_files.beside(file.parent, config)
     try:
         with accessing(meta):
             tokenizer = _characters(meta)
     except InputError as error:
         return None, (f"{error}; without a tokenizer the model takes token ids, not text",)
-    return tokenizer, tokenizers.told(tokenizer, config)
+    return tokenizer, tokenizer_files.told(tokenizer, config)
 
 
 def _opened(path: Path) -> tuple[Path, dict[str, Any], Any, Config, bool]:
@@ -174,7 +177,7 @@ def load(path: Path) -> Checkpoint:
     file, value, state, config, bias = _opened(path)
     params, left_out = _params(state, config, bias, str(file))
     tokenizer, notes = _tokenizer(file, value.get("config"), config)
-    config = tokenizers.ended(config, tokenizer)
+    config = tokenizer_files.ended(config, tokenizer)
     notes = (*left_out, *notes, OLD_GELU)
     return recommended.beside(Checkpoint(config, params, tokenizer, FORMAT, file, {}, notes))
 
@@ -210,14 +213,14 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
     nanoGPT looks for a character vocabulary in data/<dataset>/meta.pkl and otherwise takes
     GPT-2's; what the model really has is put beside the checkpoint.
     """
-    names.must_be_plain(checkpoint, FORMAT)
+    tensors.must_be_plain(checkpoint, FORMAT)
     config = checkpoint.config
     params = {
         name: np.ascontiguousarray(array, np.float32)
-        for name, array in names.transposed(checkpoint.params).items()
+        for name, array in tensors.transposed(checkpoint.params).items()
     }
     state = {f"transformer.{name}": array for name, array in params.items()}
-    state[names.HEAD] = params["wte.weight"]  # one storage, as torch saves tied weights
+    state[tensors.HEAD] = params["wte.weight"]  # one storage, as torch saves tied weights
     arguments = {"n_layer": config.n_layer, "n_head": config.n_head, "n_embd": config.n_embd}
     arguments |= {"block_size": config.n_ctx, "bias": True, "vocab_size": config.n_vocab}
     value = {

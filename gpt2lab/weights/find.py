@@ -23,7 +23,8 @@ from pathlib import Path
 from gpt2lab.config import Config, parameter_shapes
 from gpt2lab.errors import InputError, quoted
 from gpt2lab.files.io import contents, read_json, reason, shown
-from gpt2lab.weights import FORMATS, checksums, foreign, huggingface, recognise
+from gpt2lab.weights import FORMATS, checksums, foreign, recognise
+from gpt2lab.weights.formats import huggingface
 
 BUNDLED = "fable"
 #: Official size -> its name on the hub.

@@ -16,8 +16,9 @@ from gpt2lab.config import Config
 from gpt2lab.errors import InputError, few
 from gpt2lab.files.io import accessing, read_json, read_text, shown, write_json
 from gpt2lab.text.tokenizer import Tokenizer
-from gpt2lab.weights import names, recommended, tensorbundle, tokenizers
+from gpt2lab.weights import recommended, tensors, tokenizer_files
 from gpt2lab.weights.checkpoint import Checkpoint, Params
+from gpt2lab.weights.formats import tensorbundle
 
 FORMAT = "openai"
 HPARAMS = ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer")
@@ -121,7 +122,7 @@ def read_hparams(path: Path) -> Config:
     if unknown or missing:
         what = "unknown keys" if unknown else "without"
         raise InputError(f"{path}: {what} {few(map(shown, unknown or missing))}")
-    return names.configured(str(path), **{key: values[key] for key in HPARAMS})
+    return tensors.configured(str(path), **{key: values[key] for key in HPARAMS})
 
 
 def read_params(prefix: Path, headers: bool = False) -> Params:
@@ -145,7 +146,7 @@ def shape_of(prefix: Path) -> tuple[Config, bool]:
     """The configuration of a checkpoint and that its head is tied, by its headers alone."""
     params = read_params(prefix, headers=True)
     config, _ = _configured(prefix, params)
-    names.check(params, config, str(prefix), finite=True)
+    tensors.check(params, config, str(prefix), finite=True)
     return config, True
 
 
@@ -153,8 +154,8 @@ def read_folder(prefix: Path, format: str) -> Checkpoint:
     """A checkpoint by its prefix, with the files that lie beside it."""
     params = read_params(prefix)
     config, notes = _configured(prefix, params)
-    params = names.check(params, config, str(prefix))
-    tokenizer, more = tokenizers.beside(prefix.parent, config)
+    params = tensors.check(params, config, str(prefix))
+    tokenizer, more = tokenizer_files.beside(prefix.parent, config)
     return Checkpoint(config, params, tokenizer, format, prefix, {}, notes + more)
 
 
@@ -182,7 +183,7 @@ def shape(path: Path) -> tuple[Config, bool]:
 def load(path: Path) -> Checkpoint:
     """The checkpoint in a folder, or the one that a file of it names."""
     checkpoint = read_folder(_prefix(path), FORMAT)
-    checkpoint.config = tokenizers.ended(checkpoint.config, checkpoint.tokenizer)
+    checkpoint.config = tokenizer_files.ended(checkpoint.config, checkpoint.tokenizer)
     return recommended.beside(checkpoint)
 
 
@@ -205,9 +206,9 @@ def _save_vocabulary(tokenizer: Tokenizer, folder: Path) -> None:
 
 def save(checkpoint: Checkpoint, folder: Path) -> None:
     """Write a folder that OpenAI's code and gpt-2-simple open as one of their models."""
-    names.must_be_plain(checkpoint, FORMAT)
+    tensors.must_be_plain(checkpoint, FORMAT)
     params = {
-        theirs(name): array[None] if name.endswith(names.LINEARS) else array  # [1, in, out]
+        theirs(name): array[None] if name.endswith(tensors.LINEARS) else array  # [1, in, out]
         for name, array in checkpoint.params.items()
     }
     with accessing(folder, "written"):
