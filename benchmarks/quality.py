@@ -25,8 +25,8 @@ import numpy as np
 
 from gpt2lab import Sampling, reference, weights
 from gpt2lab.config import Config
-from gpt2lab.engines import machine
-from gpt2lab.engines.cpu_engine import CpuEngine
+from gpt2lab.engines.cpu import cpu_features
+from gpt2lab.engines.cpu.engine import CpuEngine
 from gpt2lab.generation import generate
 from gpt2lab.generation.batch import Batch
 from gpt2lab.generation.request import requests
@@ -259,8 +259,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=30_000, help="at least so many of each set")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    if machine.why_not():
-        print(f"left out: the cpu engine cannot run here, {machine.why_not()}")
+    if cpu_features.why_not():
+        print(f"left out: the cpu engine cannot run here, {cpu_features.why_not()}")
         return
     found = []
     for title, config, params, texts in sets(options.tokens):

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from gpt2lab.commands import main
-from gpt2lab.engines import machine
+from gpt2lab.engines.cpu import cpu_features
 
 DTYPES = ("float32", "bfloat16", "int8")
 
@@ -18,11 +18,11 @@ def kernels(tmp_path_factory):
     """Also for the commands that tests start: they inherit the environment."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        if not machine.why_not():
-            from gpt2lab.engines import compiled
+        if not cpu_features.why_not():
+            from gpt2lab.engines.cpu import compile_cache
 
-            compiled.library("crew", machine.here())
-            compiled.library("run", machine.here(), "float32", "float32")
+            compile_cache.library("crew", cpu_features.here())
+            compile_cache.library("run", cpu_features.here(), "float32", "float32")
         yield
 
 

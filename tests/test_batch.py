@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2lab import InputError, Sampling
-from gpt2lab.engines import machine
+from gpt2lab.engines.cpu import cpu_features
 from gpt2lab.generation import generate
 from gpt2lab.generation.batch import Batch
 from gpt2lab.generation.request import Request, requests
@@ -35,12 +35,12 @@ SETTINGS = (
 def engine(name: str) -> Any:
     if name == "numpy":
         return tiny_engine()
-    from gpt2lab.engines.cpu_engine import CpuEngine
+    from gpt2lab.engines.cpu.engine import CpuEngine
 
     return CpuEngine(TINY, tiny_params(), name, threads=2)
 
 
-ENGINES = ("numpy", *(() if machine.why_not() else ("float32", "bfloat16", "int8")))
+ENGINES = ("numpy", *(() if cpu_features.why_not() else ("float32", "bfloat16", "int8")))
 
 
 @cache

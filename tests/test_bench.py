@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from gpt2lab.config import SIZES, Config, parameter_shapes
-from gpt2lab.engines import machine, measure
+from gpt2lab.engines import benchmark
+from gpt2lab.engines.cpu import cpu_features
 from gpt2lab.engines.numpy_engine import NumpyEngine
 
 from .support import FABLE, TINY
@@ -19,15 +20,15 @@ from .test_commands import fails
 
 QUICK = ("--shape", "fable", "--seconds", "0.02")
 
-needs_path = pytest.mark.skipif(bool(machine.why_not()), reason=machine.why_not())
+needs_path = pytest.mark.skipif(bool(cpu_features.why_not()), reason=cpu_features.why_not())
 
 
 @pytest.fixture(autouse=True)
 def small_readings(monkeypatch):
     """What memory gives does not matter here; reading it should not take long."""
-    monkeypatch.setattr(measure, "LARGE", 1 << 20)
-    monkeypatch.setattr(measure, "READ", 1e6)
-    monkeypatch.setattr(measure, "REST", 0.0)
+    monkeypatch.setattr(benchmark, "LARGE", 1 << 20)
+    monkeypatch.setattr(benchmark, "READ", 1e6)
+    monkeypatch.setattr(benchmark, "REST", 0.0)
 
 
 @needs_path
@@ -35,7 +36,7 @@ def test_a_table_of_this_machine(run):
     code, out, err = run("bench", *QUICK, "--dtype", "float32", "--threads", "1")
     assert code == 0, err
     here, model, engine, blank, titles, row = out.splitlines()
-    assert here.startswith(f"machine  {machine.here().name}; threads 1") and "GB/s" in here
+    assert here.startswith(f"machine  {cpu_features.here().name}; threads 1") and "GB/s" in here
     assert "fable, random weights; 5.9M parameters, context 512" in model
     assert engine.startswith("engine   cpu") and blank == ""
     for title in ("decode 32", "decode 256", "prefill 256", "batch 8", "batch 32", "of limit"):
@@ -51,7 +52,7 @@ def test_json_of_a_model_s_own_weights(run):
     code, out, err = run("bench", *args, "--dtype", "float64", "--dtype", "float64")
     assert code == 0, err
     report = json.loads(out)
-    assert report["machine"]["read"] > 0 and report["machine"]["threads"] == machine.cores()
+    assert report["machine"]["read"] > 0 and report["machine"]["threads"] == cpu_features.cores()
     assert report["model"]["name"] == str(FABLE) and report["model"]["n_ctx"] == 512
     [row] = report["results"]  # a dtype that is named twice is measured once
     assert (row["dtype"], row["cache_dtype"]) == ("float64", None)
@@ -89,14 +90,14 @@ def test_bad_threads_and_cache_dtype(run):
 
 
 def test_an_error_or_ctrl_c_leaves_what_was_measured(run, monkeypatch):
-    speed = measure.speed
+    speed = benchmark.speed
 
     def stopped(engine, case, seconds):
         if case.rows > 1:
             raise KeyboardInterrupt
         return speed(engine, case, seconds)
 
-    monkeypatch.setattr(measure, "speed", stopped)
+    monkeypatch.setattr(benchmark, "speed", stopped)
     code, out, _ = run("bench", *QUICK, "--engine", "numpy")
     assert code == 130
     *speeds, batch_8, batch_32, share = out.splitlines()[-1].split()[2:]
@@ -123,7 +124,7 @@ def test_ctrl_c_from_outside():
 def test_bench_measures_numpy_where_numba_does_not_load(run, monkeypatch):
     """It ended with an error of the compiler's, after a note that promised kernels."""
     monkeypatch.setitem(sys.modules, "numba", None)
-    monkeypatch.setattr(machine, "why_not", lambda: "")
+    monkeypatch.setattr(cpu_features, "why_not", lambda: "")
     code, _, err = run("bench", *QUICK)
     assert code == 0 and "numba does not load" in err and "measuring numpy" in err
 
@@ -132,17 +133,19 @@ def test_models_verbose_tells_what_computes(run):
     code, out, err = run("models", "--verbose", str(FABLE.parent))
     assert code == 0 and "engine" not in out
     assert "torch is" in err
-    if machine.why_not():
+    if cpu_features.why_not():
         assert "note: engine: numpy; cpu cannot run here" in err
     else:
-        assert f"note: engine: cpu, {machine.here().name}, {machine.cores()} thread" in err
+        assert (
+            f"note: engine: cpu, {cpu_features.here().name}, {cpu_features.cores()} thread" in err
+        )
         assert "note: kernels compiled: float32" in err  # by conftest
     assert "engine" not in run("models", str(FABLE.parent))[2]
     assert isinstance(json.loads(run("models", "-v", "--json", str(FABLE.parent))[1]), list)
 
 
 def test_models_verbose_tells_why_not(run, monkeypatch):
-    monkeypatch.setattr(machine, "why_not", lambda: "the package numba is not installed")
+    monkeypatch.setattr(cpu_features, "why_not", lambda: "the package numba is not installed")
     assert "cpu cannot run here: the package numba is not installed" in run("models", "-v")[2]
 
 
@@ -151,7 +154,7 @@ def test_models_verbose_tells_why_not(run, monkeypatch):
 
 @pytest.mark.parametrize("apart", [True, False])
 def test_random_weights_have_the_shapes_of_a_model(apart):
-    params = measure.random_params(TINY, apart)
+    params = benchmark.random_params(TINY, apart)
     assert {name: value.shape for name, value in params.items()} == parameter_shapes(TINY)
     assert all(value.dtype == np.float32 for value in params.values())
     first, second = (params[f"h.{i}.mlp.c_fc.weight"] for i in (0, 1))
@@ -161,7 +164,7 @@ def test_random_weights_have_the_shapes_of_a_model(apart):
 
 def test_a_token_needs_every_weight_but_the_positions():
     matrices = 12 * 12 * 768**2 + 50257 * 768
-    need = measure.bytes_per_token(SIZES["124M"], "bfloat16")
+    need = benchmark.bytes_per_token(SIZES["124M"], "bfloat16")
     assert 2 * matrices < need < 2.01 * matrices
 
 
@@ -178,9 +181,9 @@ class Spy(NumpyEngine):
 def test_decoding_is_measured_near_its_first_position(n_ctx, start, last):
     """It goes back before the window is full, and before the past has grown much."""
     config = Config(n_vocab=97, n_ctx=n_ctx, n_embd=32, n_head=4, n_layer=1)
-    engine = Spy(config, measure.random_params(config))
-    timed = measure.steps(engine, measure.cases(config)[0])
-    for _ in range(2 * measure.SPAN + 1):
+    engine = Spy(config, benchmark.random_params(config))
+    timed = benchmark.steps(engine, benchmark.cases(config)[0])
+    for _ in range(2 * benchmark.SPAN + 1):
         next(timed)
     lengths = [length for length, _ in engine.seen[1:]]
     assert engine.seen[0] == (0, start)
@@ -188,14 +191,14 @@ def test_decoding_is_measured_near_its_first_position(n_ctx, start, last):
 
 
 def test_a_prefill_begins_anew_each_time():
-    [case] = [case for case in measure.cases(TINY) if case.prefill]
-    engine = Spy(TINY, measure.random_params(TINY))
-    timed = measure.steps(engine, case)
+    [case] = [case for case in benchmark.cases(TINY) if case.prefill]
+    engine = Spy(TINY, benchmark.random_params(TINY))
+    timed = benchmark.steps(engine, case)
     next(timed)
     next(timed)
     assert engine.seen == [(0, TINY.n_ctx // 2)] * 3
 
 
 def test_the_cases_of_a_short_window_are_told_once():
-    titles = [case.title for case in measure.cases(TINY)]
+    titles = [case.title for case in benchmark.cases(TINY)]
     assert titles == ["decode 32", "prefill 32", "batch 8", "batch 32"]

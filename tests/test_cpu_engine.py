@@ -15,17 +15,19 @@ from hypothesis import strategies as st
 
 from gpt2lab import Sampling, engines, reference
 from gpt2lab.config import Config
-from gpt2lab.engines import compiled, machine, meanwhile, storage, workers
-from gpt2lab.engines.layout import STEP, Control, bfloat16, ceil_to, widened
-from gpt2lab.engines.packing import KINDS, by_head, pack, quantised, shapes
+from gpt2lab.engines import fallback
+from gpt2lab.engines.cpu import compile_cache, cpu_features, packed_cache
+from gpt2lab.engines.cpu import threads as workers
+from gpt2lab.engines.cpu.layout import STEP, Control, bfloat16, ceil_to, widened
+from gpt2lab.engines.cpu.packing import KINDS, by_head, pack, quantised, shapes
 from gpt2lab.errors import Failure, InputError
 
 from .support import TINY, drawn, new_ids, tiny_engine, tiny_params
 
-pytestmark = pytest.mark.skipif(bool(machine.why_not()), reason=machine.why_not())
+pytestmark = pytest.mark.skipif(bool(cpu_features.why_not()), reason=cpu_features.why_not())
 
-if not machine.why_not():
-    from gpt2lab.engines.cpu_engine import ROWS, CpuEngine
+if not cpu_features.why_not():
+    from gpt2lab.engines.cpu.engine import ROWS, CpuEngine
 
 CONFIG = Config(n_vocab=211, n_ctx=320, n_embd=80, n_head=4, n_layer=2, n_inner=200)
 KINDS_OF_ENGINE = [("float32", "float32"), ("bfloat16", "bfloat16"), ("int8", "bfloat16")]
@@ -288,16 +290,16 @@ def test_a_child_of_fork_has_helpers_of_its_own(params):
 
 
 def _paths():
-    if machine.why_not():
+    if cpu_features.why_not():
         return []
-    has = machine.features()[1]
-    if not machine.here().x86:
-        target = machine.target_of("aarch64", has - {"dotprod"})
-        return [target] if target != machine.here() else []
+    has = cpu_features.features()[1]
+    if not cpu_features.here().x86:
+        target = cpu_features.target_of("aarch64", has - {"dotprod"})
+        return [target] if target != cpu_features.here() else []
     avx2 = has - {name for name in has if name.startswith(("avx512", "avxvnni", "avx10"))}
     plain = has - {"avx512bf16", "avx512vnni", "avxvnni"}
-    found = [machine.target_of("x86_64", frozenset(f)) for f in (avx2, plain)]
-    return [target for target in found if target and target != machine.here()]
+    found = [cpu_features.target_of("x86_64", frozenset(f)) for f in (avx2, plain)]
+    return [target for target in found if target and target != cpu_features.here()]
 
 
 @pytest.mark.parametrize("target", _paths(), ids=lambda target: target.name)
@@ -329,20 +331,20 @@ def test_paths_of_other_machines(params, target, dtype):
     ],
 )
 def test_the_path_is_chosen_by_features(cpu, features, expected):
-    target = machine.target_of(cpu, frozenset(features.split()))
+    target = cpu_features.target_of(cpu, frozenset(features.split()))
     assert (target.name, target.bfloat16, target.int8) == expected
 
 
 @pytest.mark.parametrize(("cpu", "features"), [("x86_64", "sse4.2"), ("riscv64", "v")])
 def test_a_machine_without_a_path(cpu, features):
-    assert machine.target_of(cpu, frozenset([features])) is None
+    assert cpu_features.target_of(cpu, frozenset([features])) is None
 
 
 # ---- Packing.
 
 
 def test_a_packed_matrix_holds_every_number_once():
-    target = machine.here()
+    target = cpu_features.here()
     weight = np.random.default_rng(0).normal(size=(37, 11)).astype(np.float32)  # [K, N]
     for dtype in KINDS:
         shape, scales = shapes(11, 37, target, dtype)
@@ -490,24 +492,24 @@ def test_wrong_choices_are_named(params, given, words):
 
 
 def test_weights_that_memory_does_not_hold_are_refused(params, monkeypatch):
-    monkeypatch.setattr(machine, "memory", lambda: 1000)
+    monkeypatch.setattr(cpu_features, "memory", lambda: 1000)
     refused(lambda: CpuEngine(CONFIG, params, "bfloat16"), "bfloat16 weights", "dtype int8")
 
 
 def test_the_default_dtype_is_the_largest_that_fits_twice(params, monkeypatch):
-    from gpt2lab.engines.cpu_engine import default_dtype
+    from gpt2lab.engines.cpu.engine import default_dtype
 
     said = []
     numbers = sum(value.size for value in params.values())
     for factor, expected in ((20, "float32"), (5, "bfloat16"), (1, "int8")):
-        monkeypatch.setattr(machine, "memory", lambda factor=factor: factor * numbers)
+        monkeypatch.setattr(cpu_features, "memory", lambda factor=factor: factor * numbers)
         assert default_dtype(CONFIG, said.append) == expected
     assert len(said) == 2
     assert "held as bfloat16" in said[0]
 
 
 def test_a_machine_that_is_not_served_says_so(params, monkeypatch):
-    monkeypatch.setattr(machine, "why_not", lambda: "the package numba is not installed")
+    monkeypatch.setattr(cpu_features, "why_not", lambda: "the package numba is not installed")
     refused(lambda: engines.choose(CONFIG, params, "cpu"), "numba", "engine numpy")
     refused(lambda: engines.choose(CONFIG, params, dtype="int8"), "numba", "engine numpy")
     assert engines.choose(CONFIG, params).name == "numpy"
@@ -519,57 +521,57 @@ def test_a_machine_that_is_not_served_says_so(params, monkeypatch):
 @pytest.fixture
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(compiled, "_loaded", {})
+    monkeypatch.setattr(compile_cache, "_loaded", {})
     return tmp_path / "gpt2lab"
 
 
 def test_kernels_are_compiled_once_and_a_damaged_file_again(own_cache):
     said = []
-    target = machine.here()
-    compiled.library("crew", target, say=said.append)
+    target = cpu_features.here()
+    compile_cache.library("crew", target, say=said.append)
     [file] = (own_cache / "kernels").glob("crew-*.o")
     assert len(said) == 1
     assert "once on this machine" in said[0]
-    compiled._loaded.clear()
-    compiled.library("crew", target, say=said.append)
+    compile_cache._loaded.clear()
+    compile_cache.library("crew", target, say=said.append)
     assert len(said) == 1
     good = file.read_bytes()
     for bad in (good[:100], good[:-1] + bytes([good[-1] ^ 1]), b""):
         file.write_bytes(bad)
-        compiled._loaded.clear()
-        compiled.library("crew", target)
+        compile_cache._loaded.clear()
+        compile_cache.library("crew", target)
         assert file.read_bytes()[32:][:4] == good[32:][:4]
         assert len(file.read_bytes()) == len(good)
 
 
 def test_a_cache_folder_that_cannot_be_written_does_not_matter(own_cache):
     own_cache.write_text("a file where the folder should be")
-    compiled.library("crew", machine.here())
+    compile_cache.library("crew", cpu_features.here())
 
 
 def test_a_failed_compilation_is_one_line(own_cache, monkeypatch):
     def broken(*args):
         raise RuntimeError("no such instruction")
 
-    monkeypatch.setattr(compiled, "compile_object", broken)
+    monkeypatch.setattr(compile_cache, "compile_object", broken)
     with pytest.raises(Failure, match=r"no such instruction.*engine numpy"):
-        compiled.library("crew", machine.here())
+        compile_cache.library("crew", cpu_features.here())
 
 
 def test_numpy_writes_until_the_kernels_are_there(params, own_cache, monkeypatch):
     """The first start on a machine; what began with NumPy ends with it."""
     process = type("Process", (), {"returncode": None, "poll": lambda self: self.returncode})()
-    monkeypatch.setattr(compiled, "in_background", lambda *_: process)
+    monkeypatch.setattr(compile_cache, "in_background", lambda *_: process)
     said = []
     engine = engines.choose(CONFIG, params, say=said.append)
-    assert isinstance(engine, meanwhile.Meanwhile)
+    assert isinstance(engine, fallback.Meanwhile)
     assert "in the background" in said[0]
     cache, text = engine.cache(), tokens(9)
     slot = cache.new()
     first = engine.step(cache, [slot], [text])
     assert (engine.name, engine.dtype) == ("numpy", "float32")
     engine._build = lambda: CpuEngine(CONFIG, params, "float32")
-    monkeypatch.setattr(compiled, "ready", lambda *_: True)
+    monkeypatch.setattr(compile_cache, "ready", lambda *_: True)
     assert (engine.name, engine.dtype, engine.cache_dtype) == ("cpu", "float32", "float32")
     engine.step(cache, [slot], [[1]])  # still NumPy's
     other = engine.cache()
@@ -579,14 +581,14 @@ def test_numpy_writes_until_the_kernels_are_there(params, own_cache, monkeypatch
 
 def test_numpy_goes_on_when_the_compilation_fails(params, own_cache, monkeypatch):
     process = type("Process", (), {"returncode": 1, "poll": lambda self: 1})()
-    monkeypatch.setattr(compiled, "in_background", lambda *_: process)
+    monkeypatch.setattr(compile_cache, "in_background", lambda *_: process)
     assert engines.choose(CONFIG, params).name == "numpy"
 
 
 def test_no_kernels_are_promised_where_numba_does_not_load(params, own_cache, monkeypatch):
     """A numba that is found and does not import: each start promised kernels that never came."""
     monkeypatch.setitem(sys.modules, "numba", None)
-    monkeypatch.setattr(machine, "why_not", lambda: "")  # it was found
+    monkeypatch.setattr(cpu_features, "why_not", lambda: "")  # it was found
     said = []
     engine = engines.choose(CONFIG, params, say=said.append)
     assert engine.name == "numpy" and engine._process is None
@@ -596,7 +598,7 @@ def test_no_kernels_are_promised_where_numba_does_not_load(params, own_cache, mo
 def test_a_folder_in_the_place_of_a_kernel_leaves_no_other_file(tmp_path):
     """The file that was to be renamed onto it stayed behind at every start."""
     (tmp_path / "a.o" / "full").mkdir(parents=True)
-    compiled._write(tmp_path / "a.o", b"code")
+    compile_cache._write(tmp_path / "a.o", b"code")
     assert [path.name for path in tmp_path.iterdir()] == ["a.o"]
 
 
@@ -604,7 +606,7 @@ def test_a_folder_in_the_place_of_a_kernel_leaves_no_other_file(tmp_path):
 
 
 def built(value, key="a model", size=40 << 20):
-    plan, calls = storage.Plan(), []
+    plan, calls = packed_cache.Plan(), []
 
     def fill(out):
         calls.append(1)
@@ -652,7 +654,7 @@ def test_small_models_are_not_kept(own_cache):
 
 
 def test_the_longest_unused_weights_go_first(own_cache, monkeypatch):
-    monkeypatch.setattr(storage, "MOST", 100 << 20)
+    monkeypatch.setattr(packed_cache, "MOST", 100 << 20)
     for number in range(4):
         assert built(number, key=str(number)) == 2
     assert len(list((own_cache / "weights").glob("*.bin"))) == 2
@@ -660,7 +662,7 @@ def test_the_longest_unused_weights_go_first(own_cache, monkeypatch):
 
 
 def test_an_engine_from_kept_weights_is_the_same(own_cache, params, monkeypatch):
-    monkeypatch.setattr(storage, "LEAST", 0)
+    monkeypatch.setattr(packed_cache, "LEAST", 0)
     engines_ = [CpuEngine(CONFIG, params, "int8", key=lambda: "x") for _ in range(2)]
     assert len(list((own_cache / "weights").glob("*.bin"))) == 1
     found = [engine.logits([tokens(30)]) for engine in engines_]

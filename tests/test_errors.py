@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpt2lab.engines import compiled
+from gpt2lab.engines.cpu import compile_cache
 from gpt2lab.errors import few, quoted
 from gpt2lab.files.io import cache_folder, shown
 
@@ -87,8 +87,8 @@ def test_a_cache_is_a_plain_place(tmp_path, monkeypatch):
     """A pipe in place of a kernel was waited for, and a folder was made behind a planted link."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "zero").symlink_to("/dev/zero")
-    assert compiled._read(tmp_path / "pipe") is None
-    assert compiled._read(tmp_path / "zero") is None
+    assert compile_cache._read(tmp_path / "pipe") is None
+    assert compile_cache._read(tmp_path / "zero") is None
     (tmp_path / "else").mkdir()
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "gpt2lab").symlink_to(tmp_path / "else")

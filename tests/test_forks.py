@@ -19,7 +19,8 @@ import pytest
 
 from gpt2lab import forks
 from gpt2lab.config import Config
-from gpt2lab.engines import compiled, machine, meanwhile
+from gpt2lab.engines import fallback
+from gpt2lab.engines.cpu import compile_cache, cpu_features
 from gpt2lab.errors import InputError
 from gpt2lab.lm import LM
 from gpt2lab.text.tokenizer import Tokenizer
@@ -43,8 +44,8 @@ def alone(function, *arguments, timeout=120):
 
 
 def needs(engine):
-    if engine.startswith("cpu") and machine.why_not():
-        pytest.skip(machine.why_not())
+    if engine.startswith("cpu") and cpu_features.why_not():
+        pytest.skip(cpu_features.why_not())
     if engine.startswith("torch") and find_spec("torch") is None:
         pytest.skip("torch is not installed")
 
@@ -136,7 +137,7 @@ def test_a_pool_writes_different_texts(engine):
     assert alone(texts_of_a_pool, engine) == ["True", "True"]
 
 
-@pytest.mark.skipif(bool(machine.why_not()), reason=machine.why_not())
+@pytest.mark.skipif(bool(cpu_features.why_not()), reason=cpu_features.why_not())
 def test_memory_of_a_slot_belongs_to_one_process():
     engine = model("cpu float32").engine
     buffer = engine.buffer()
@@ -277,17 +278,17 @@ def test_a_gpu_is_refused_in_a_child():
 def test_a_child_waits_for_the_kernels_that_its_parent_compiles(monkeypatch):
     """Popen.poll gives 0 for a process that is not one's own child, so each child believed that the
     kernels were there, and compiled them for itself before its first token."""
-    if machine.why_not():
-        pytest.skip(machine.why_not())
+    if cpu_features.why_not():
+        pytest.skip(cpu_features.why_not())
     command = [sys.executable, "-c", "input()"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE)
-    monkeypatch.setattr(compiled, "in_background", lambda *_: process)
-    monkeypatch.setattr(compiled, "ready", lambda *_: False)
+    monkeypatch.setattr(compile_cache, "in_background", lambda *_: process)
+    monkeypatch.setattr(compile_cache, "ready", lambda *_: False)
     built = tiny_engine()
-    engine = meanwhile.Meanwhile(tiny_engine(), lambda: built)
+    engine = fallback.Meanwhile(tiny_engine(), lambda: built)
     assert ends([child(lambda: engine._look() is engine._first)]) == [0]
     process.communicate(b"\n")
     assert engine._look() is engine._first  # it has ended without a file
-    monkeypatch.setattr(compiled, "ready", lambda *_: True)
+    monkeypatch.setattr(compile_cache, "ready", lambda *_: True)
     assert engine._look() is built
     assert engine.config == TINY

@@ -17,8 +17,8 @@ from .support import GOLDEN, TINY, new_ids, tiny_engine, tiny_params
 
 torch = pytest.importorskip("torch")
 
-from gpt2lab.engines import torch_engine  # noqa: E402
-from gpt2lab.engines.torch_engine import TorchEngine  # noqa: E402
+from gpt2lab.engines.torch import engine as torch_engine  # noqa: E402
+from gpt2lab.engines.torch.engine import TorchEngine  # noqa: E402
 
 VARIANTS = [
     {},
@@ -400,7 +400,7 @@ def test_without_torch_the_next_step_is_told():
     code = (
         "import sys; sys.modules['torch'] = None\n"
         "from gpt2lab.errors import InputError\n"
-        "try:\n    import gpt2lab.engines.torch_engine\n"
+        "try:\n    import gpt2lab.engines.torch.engine\n"
         "except InputError as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -30,7 +30,7 @@ def _model(model: str | None, shape: str | None, engine: str) -> tuple[str, Conf
     """What is measured: its name, its shape, and its weights or random ones."""
     from gpt2lab import weights
     from gpt2lab.config import SIZES
-    from gpt2lab.engines import measure
+    from gpt2lab.engines import benchmark
     from gpt2lab.lm import place
     from gpt2lab.weights import find
 
@@ -43,34 +43,35 @@ def _model(model: str | None, shape: str | None, engine: str) -> tuple[str, Conf
     if shape not in (*SIZES, "fable"):
         raise InputError(f"shape {shape!r} is unknown; known: {', '.join((*SIZES, 'fable'))}")
     config = SIZES[shape] if shape in SIZES else weights.load(find.bundled()).config
-    return f"{shape}, random weights", config, measure.random_params(config, engine != "cpu")
+    return f"{shape}, random weights", config, benchmark.random_params(config, engine != "cpu")
 
 
 def _measure(report: dict[str, Any], config: Config, engine: Engine, seconds: float) -> None:
     """Measure an engine into the report, number by number, so that Ctrl-C loses only the next."""
     from gpt2lab import engines
-    from gpt2lab.engines import machine, measure
+    from gpt2lab.engines import benchmark
+    from gpt2lab.engines.cpu import cpu_features
 
     described, here = engines.described(engine), report["machine"]
     if here["read"] is None:
-        here["threads"] = getattr(engine, "threads", None) or machine.cores()
-        here["read"] = measure.bandwidth(here["threads"], seconds)
+        here["threads"] = getattr(engine, "threads", None) or cpu_features.cores()
+        here["read"] = benchmark.bandwidth(here["threads"], seconds)
         _progress(f"memory: {here['read']:.1f} GB/s")
     row: dict[str, Any] = {
         "dtype": engine.dtype,
         "cache_dtype": described.get("cache_dtype"),
         "cases": [],
-        "weight_bytes": measure.bytes_per_token(config, engine.dtype),
+        "weight_bytes": benchmark.bytes_per_token(config, engine.dtype),
         "limit": None,
         "share": None,
     }
     report["results"].append(row)
-    for case in measure.cases(config):
-        speed = measure.speed(engine, case, seconds)
+    for case in benchmark.cases(config):
+        speed = benchmark.speed(engine, case, seconds)
         row["cases"].append({"case": case.title, "rows": case.rows, "tokens_per_second": speed})
         _progress(f"{engine.dtype}, {case.title}: {_number(speed)} tokens/s")
     if described.get("device", "cpu") == "cpu":
-        row["share"], row["limit"] = measure.share(engine, here["threads"], seconds)
+        row["share"], row["limit"] = benchmark.share(engine, here["threads"], seconds)
 
 
 def _number(value: float) -> str:
@@ -151,21 +152,22 @@ def command(
     Ctrl-C ends it early and shows what was measured until then.
     """
     from gpt2lab import engines
-    from gpt2lab.engines import compiled, machine, measure
+    from gpt2lab.engines import benchmark
+    from gpt2lab.engines.cpu import compile_cache, cpu_features
 
     if not (math.isfinite(seconds) and 0 < seconds <= 3600):
         raise InputError(f"seconds is {seconds:g}; it must be above 0, at most 3600")
     if engine["engine"] is None:
-        why = machine.why_not() or compiled.why_none()
+        why = cpu_features.why_not() or compile_cache.why_none()
         engine["engine"] = "numpy" if why else "cpu"
         if why:
             _progress(f"the cpu engine cannot run here ({why}); measuring numpy")
-    wanted = measure.dtypes(engine["engine"], dtypes)
+    wanted = benchmark.dtypes(engine["engine"], dtypes)
     name, config, params = _model(model, shape, engine["engine"])
-    here = machine.here()
+    here = cpu_features.here()
     report: dict[str, Any] = {
         "machine": {
-            "path": here.name if here else f"no path of the cpu engine ({machine.why_not()})",
+            "path": here.name if here else f"no path of the cpu engine ({cpu_features.why_not()})",
             "threads": None,
             "read": None,
         },
@@ -187,4 +189,4 @@ def command(
         if report["results"] and as_json:
             echo_json(report)
         elif report["results"]:
-            click.echo(printable(_text(report, [case.title for case in measure.cases(config)])))
+            click.echo(printable(_text(report, [case.title for case in benchmark.cases(config)])))

@@ -107,7 +107,7 @@ def _checked(found: Found, line: Checked) -> list[str]:
     return [found.name, line.file.name, line.kind or "no checksum", said]
 
 
-#: A product of `machine.Target` in words.
+#: A product of `cpu_features.Target` in words.
 PRODUCTS = {
     "float": "by float32 products",
     "shift": "widened to float32",
@@ -122,23 +122,23 @@ def _engines() -> list[str]:
     """Which engines would compute on this machine and how, for stderr."""
     from importlib.util import find_spec
 
-    from gpt2lab.engines import compiled, cpu_engine, machine
+    from gpt2lab.engines.cpu import compile_cache, cpu_features, engine
 
     torch = "there" if find_spec("torch") else "not installed (gpt2lab[train])"
     others = f"the numpy engine is there, torch is {torch}"
-    target = machine.here()
-    if target is None or machine.why_not():
-        return [f"engine: numpy; cpu cannot run here: {machine.why_not()}", others]
-    ways = [f"{dtype} {PRODUCTS[target.product(dtype)]}" for dtype in cpu_engine.DTYPES]
+    target = cpu_features.here()
+    if target is None or cpu_features.why_not():
+        return [f"engine: numpy; cpu cannot run here: {cpu_features.why_not()}", others]
+    ways = [f"{dtype} {PRODUCTS[target.product(dtype)]}" for dtype in engine.DTYPES]
     ready = [  # each with its own dtype of keys and values
         dtype
-        for dtype in cpu_engine.DTYPES
-        if compiled.ready(target, dtype, "float32" if dtype == "float32" else "bfloat16")
+        for dtype in engine.DTYPES
+        if compile_cache.ready(target, dtype, "float32" if dtype == "float32" else "bfloat16")
     ]
     kernels = f"kernels compiled: {', '.join(ready) or 'none'}"
     if len(ready) < len(ways):
         kernels += "; the others will be when they are first used"
-    cores = machine.cores()
+    cores = cpu_features.cores()
     return [
         f"engine: cpu, {target.name}, {cores} thread{'s' * (cores > 1)}; {', '.join(ways)}",
         kernels,

@@ -90,7 +90,7 @@ def choose(
     """Build the named engine over the parameters; None is the best that is there.
 
     That is `cpu` where this machine has a path for it. Until its kernels are compiled, once on a
-    machine and in the background, `numpy` serves (`meanwhile`); for a dtype that only `cpu` has
+    machine and in the background, `numpy` serves (`fallback`); for a dtype that only `cpu` has
     they are compiled at once. Without a dtype `cpu` takes float32, or the largest that fits in the
     free memory. cache_dtype, threads: of `cpu`. device: of `torch`. key: names config and params
     exactly, so that packed weights can be kept for the next start. say: is told what takes a while.
@@ -102,14 +102,14 @@ def choose(
     asked, engine = engine, engine or _best(params, dtype, (cache_dtype, threads), device)
     _check_owners(engine, cache_dtype, threads, device)
     if engine == "torch":
-        from gpt2lab.engines.torch_engine import TorchEngine
+        from gpt2lab.engines.torch.engine import TorchEngine
 
         return TorchEngine(config, params, dtype, device=device)
     from gpt2lab.engines.numpy_engine import NumpyEngine
 
     if engine == "numpy":
         return NumpyEngine(config, params, dtype)
-    from gpt2lab.engines.cpu_engine import CpuEngine
+    from gpt2lab.engines.cpu.engine import CpuEngine
 
     def build(dtype: str | None = dtype) -> Engine:
         return CpuEngine(
@@ -117,10 +117,10 @@ def choose(
         )
 
     if asked is None and dtype in (None, "float32") and cache_dtype is None:
-        from gpt2lab.engines import meanwhile
+        from gpt2lab.engines import fallback
 
-        if meanwhile.needed(config, dtype):
-            return meanwhile.Meanwhile(NumpyEngine(config, params, "float32"), build, say)
+        if fallback.needed(config, dtype):
+            return fallback.Meanwhile(NumpyEngine(config, params, "float32"), build, say)
     return build()
 
 
@@ -143,10 +143,10 @@ def _best(
     own = any(value is not None for value in cpu_alone)
     if found == "float64" and not own:
         return "numpy"
-    from gpt2lab.engines import machine
+    from gpt2lab.engines.cpu import cpu_features
 
     exact = dtype in (None, "float32") and not own
-    return "numpy" if exact and machine.why_not() else "cpu"
+    return "numpy" if exact and cpu_features.why_not() else "cpu"
 
 
 def _check_owners(

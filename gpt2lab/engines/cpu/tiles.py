@@ -18,8 +18,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from gpt2lab.engines.layout import STEP
-from gpt2lab.engines.machine import Target
+from gpt2lab.engines.cpu.cpu_features import Target
+from gpt2lab.engines.cpu.layout import STEP
 
 I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 F32, VOID = ir.FloatType(), ir.VoidType()

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt2lab.engines.layout import ceil_to
+from gpt2lab.engines.cpu.layout import ceil_to
 from gpt2lab.errors import Failure, InputError
 from gpt2lab.files.io import cache_folder, check_regular
 

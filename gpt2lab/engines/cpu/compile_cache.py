@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from gpt2lab import forks
-from gpt2lab.engines import machine
-from gpt2lab.engines.machine import Target
+from gpt2lab.engines.cpu import cpu_features
+from gpt2lab.engines.cpu.cpu_features import Target
 from gpt2lab.errors import Failure, InputError
 from gpt2lab.files.io import cache_folder, write_whole
 
@@ -43,7 +43,7 @@ def _key(target: Target) -> str:
     here = Path(__file__).parent
     for source in _SOURCES:
         digest.update((here / source).read_bytes())
-    parts = (llvmlite.__version__, platform.platform(), machine.features()[0], target)
+    parts = (llvmlite.__version__, platform.platform(), cpu_features.features()[0], target)
     digest.update(repr(parts).encode())
     return digest.hexdigest()[:16]
 
@@ -119,7 +119,7 @@ def compile_object(function: Any, signature: Any, name: str, target: Target) -> 
     """
     import llvmlite.binding as llvm
 
-    from gpt2lab.engines import tiles
+    from gpt2lab.engines.cpu import tiles
 
     for wanted in tiles.BODIES:  # Numba loads what it compiles; it is never run there
         llvm.add_symbol(wanted, _address(_abort()))
@@ -156,7 +156,7 @@ def _target_machine(target: Target) -> Any:
     llvm.initialize_native_asmprinter()
     features = ",".join(f"+{name}" for name in target.features)
     return llvm.Target.from_default_triple().create_target_machine(
-        cpu=machine.features()[0], features=features, opt=3, reloc="pic", codemodel="jitdefault",
+        cpu=cpu_features.features()[0], features=features, opt=3, reloc="pic", codemodel="jitdefault",
         jit=True,
     )  # fmt: skip
 
@@ -281,7 +281,7 @@ def in_background(weights: str, cache: str) -> subprocess.Popen[bytes] | None:
 
 
 def _make(name: str, target: Target, weights: str, cache: str) -> bytes:
-    from gpt2lab.engines import kernels
+    from gpt2lab.engines.cpu import kernels
 
     _give_symbols()
     made = kernels.step_kernel(target, weights, cache) if name == "run" else kernels.crew

@@ -13,8 +13,8 @@ import threading
 
 import numpy as np
 
-from gpt2lab.engines.compiled import Library
-from gpt2lab.engines.layout import SHUT, Control
+from gpt2lab.engines.cpu.compile_cache import Library
+from gpt2lab.engines.cpu.layout import SHUT, Control
 
 
 class Workers:

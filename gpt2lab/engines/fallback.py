@@ -15,8 +15,9 @@ import numpy as np
 
 from gpt2lab.cache import Cache
 from gpt2lab.config import Config
-from gpt2lab.engines import Engine, compiled, machine
-from gpt2lab.engines.cpu_engine import default_dtype
+from gpt2lab.engines import Engine
+from gpt2lab.engines.cpu import compile_cache, cpu_features
+from gpt2lab.engines.cpu.engine import default_dtype
 from gpt2lab.engines.numpy_engine import NumpyEngine
 from gpt2lab.errors import Failure, InputError
 
@@ -25,10 +26,10 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 def needed(config: Config, dtype: str | None) -> bool:
     """Whether kernels for float32 are wanted and have to be compiled first."""
-    target = machine.here()
+    target = cpu_features.here()
     if target is None or (dtype or default_dtype(config)) != "float32":
         return False
-    return not compiled.ready(target, "float32", "float32")
+    return not compile_cache.ready(target, "float32", "float32")
 
 
 class Meanwhile:
@@ -38,12 +39,12 @@ class Meanwhile:
     """
 
     def __init__(
-        self, first: NumpyEngine, build: Callable[[], Engine], say: compiled.Say | None = None
+        self, first: NumpyEngine, build: Callable[[], Engine], say: compile_cache.Say | None = None
     ) -> None:
         self._first, self._build = first, build
         self._now: Engine = first
         self.config = first.config
-        target, why = machine.here(), compiled.why_none()
+        target, why = cpu_features.here(), compile_cache.why_none()
         self._target, self._process = target, None
         if why:
             if say:
@@ -54,7 +55,7 @@ class Meanwhile:
                 f"compiling the fast kernels for {target.name} in the background, once on this "
                 "machine (about 15 s); the numpy engine writes until then"
             )
-        self._process = compiled.in_background("float32", "float32")
+        self._process = compile_cache.in_background("float32", "float32")
 
     @property
     def name(self) -> str:
@@ -74,7 +75,7 @@ class Meanwhile:
     def _look(self) -> Engine:
         """The files tell: whether the process has ended is known to its own parent alone."""
         target, process = self._target, self._process
-        if target and process and compiled.ready(target, "float32", "float32"):
+        if target and process and compile_cache.ready(target, "float32", "float32"):
             process.poll()  # so that the system may forget it
             self._target = None
             with suppress(Failure, InputError):  # else NumPy goes on

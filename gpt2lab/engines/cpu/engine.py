@@ -16,11 +16,12 @@ import numpy as np
 from gpt2lab import forks
 from gpt2lab.checks import check_batch
 from gpt2lab.config import Config, parameter_shapes
-from gpt2lab.engines import compiled, machine, storage, workers
-from gpt2lab.engines.layout import STEP, Job, Layer, ceil_to
-from gpt2lab.engines.machine import Target
-from gpt2lab.engines.packing import KINDS, by_head, evened, pack, shapes
-from gpt2lab.engines.storage import Plan
+from gpt2lab.engines.cpu import compile_cache, cpu_features, packed_cache
+from gpt2lab.engines.cpu import threads as workers
+from gpt2lab.engines.cpu.cpu_features import Target
+from gpt2lab.engines.cpu.layout import STEP, Job, Layer, ceil_to
+from gpt2lab.engines.cpu.packed_cache import Plan
+from gpt2lab.engines.cpu.packing import KINDS, by_head, evened, pack, shapes
 from gpt2lab.errors import InputError, quoted
 from gpt2lab.files.io import let_go
 
@@ -118,12 +119,12 @@ class CpuEngine:
         threads: int | None = None,
         target: Target | None = None,
         key: Callable[[], str] | None = None,
-        say: compiled.Say | None = None,
+        say: compile_cache.Say | None = None,
     ) -> None:
-        target = target or machine.here()
-        if target is None or machine.why_not():
+        target = target or cpu_features.here()
+        if target is None or cpu_features.why_not():
             raise InputError(
-                f"the cpu engine cannot run here: {machine.why_not()}; choose engine numpy or torch"
+                f"the cpu engine cannot run here: {cpu_features.why_not()}; choose engine numpy or torch"
             )
         self.dtype = checked(
             "dtype", default_dtype(config, say) if dtype is None else dtype, DTYPES
@@ -132,9 +133,9 @@ class CpuEngine:
         kept = kept if cache_dtype is None else cache_dtype
         self.cache_dtype = checked("cache dtype", kept, DTYPES)
         self.config, self.target = config, target
-        self.threads = machine.cores() if threads is None else checked_threads(threads)
-        self._run = compiled.library("run", target, self.dtype, self.cache_dtype, say)
-        self._crew_code = compiled.library("crew", target, say=say)
+        self.threads = cpu_features.cores() if threads is None else checked_threads(threads)
+        self._run = compile_cache.library("run", target, self.dtype, self.cache_dtype, say)
+        self._crew_code = compile_cache.library("crew", target, say=say)
         self._inner, self._spare = config.mlp_width, list[Array]()
         self._cut: tuple[int, int] = (0, 0)  # what the tickets in the job are for
         self._total, self._serial, self._room = 0, 0, 0
@@ -404,7 +405,7 @@ class CpuEngine:
         *ends, even = norm("ln_f", columns)
         final, head = np.array(ends, np.int64), matrix(columns, None, even)
         self._enough_memory(plan.size)
-        layout = storage.layout_key(self.target, self.dtype)
+        layout = packed_cache.layout_key(self.target, self.dtype)
         kept = key if self.dtype != "float32" else None  # float32 is copied as fast as it is read
         self._block = plan.build(kept and (lambda: f"{kept()} {layout}"), self.threads)
         base = int(self._block.ctypes.data)
@@ -420,7 +421,7 @@ class CpuEngine:
 
     def _enough_memory(self, need: int) -> None:
         """InputError when the packed weights are more than the memory that is free."""
-        free = machine.memory()
+        free = cpu_features.memory()
         if free is not None and need > free:
             smaller = DTYPES[DTYPES.index(self.dtype) + 1 :]
             step = f"choose dtype {' or '.join(smaller)}, or " if smaller else ""
@@ -479,9 +480,9 @@ def _own_memory(size: int) -> mmap.mmap:
     return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
-def default_dtype(config: Config, say: compiled.Say | None = None) -> str:
+def default_dtype(config: Config, say: compile_cache.Say | None = None) -> str:
     """float32, or the largest dtype whose weights fit twice into the memory that is free."""
-    free = machine.memory()
+    free = cpu_features.memory()
     numbers = sum(int(np.prod(shape)) for shape in parameter_shapes(config).values())
     for dtype in DTYPES:
         if free is None or dtype == DTYPES[-1] or numbers * ITEM[dtype] * 2 <= free:

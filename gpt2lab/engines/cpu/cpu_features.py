@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from gpt2lab import forks
-from gpt2lab.engines.layout import STEP, Step
+from gpt2lab.engines.cpu.layout import STEP, Step
 
 
 @dataclass(frozen=True)

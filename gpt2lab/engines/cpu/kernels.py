@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from numba import carray, njit, types
 
-from gpt2lab.engines import layout
-from gpt2lab.engines.layout import SHUT, STEP, Control
-from gpt2lab.engines.machine import Target
-from gpt2lab.engines.tiles import (
+from gpt2lab.engines.cpu import layout
+from gpt2lab.engines.cpu.cpu_features import Target
+from gpt2lab.engines.cpu.layout import SHUT, STEP, Control
+from gpt2lab.engines.cpu.tiles import (
     FINISH,
     add_atomic,
     bits,

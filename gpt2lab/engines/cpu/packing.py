@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from gpt2lab.engines.layout import bfloat16, ceil_to
-from gpt2lab.engines.machine import Target
+from gpt2lab.engines.cpu.cpu_features import Target
+from gpt2lab.engines.cpu.layout import bfloat16, ceil_to
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
