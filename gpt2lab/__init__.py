@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from gpt2lab.chat import Chat, generate_response
     from gpt2lab.config import SIZES, Config
+    from gpt2lab.corpus.prepare import prepare
     from gpt2lab.errors import Failure, InputError
     from gpt2lab.generation.generate import Completion, Piece
     from gpt2lab.generation.sampling import Sampling
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from gpt2lab.score import Score
     from gpt2lab.text.tokenizer import StreamDecoder, Tokenizer
     from gpt2lab.train.finetune import finetune
-    from gpt2lab.train.prepare import prepare
     from gpt2lab.train.settings import TrainConfig
 
 _HOME = {
@@ -43,7 +43,7 @@ _HOME = {
     "StreamDecoder": "text.tokenizer",
     "Tokenizer": "text.tokenizer",
     "finetune": "train.finetune",
-    "prepare": "train.prepare",
+    "prepare": "corpus.prepare",
     "TrainConfig": "train.settings",
 }
 

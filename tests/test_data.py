@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpt2lab.corpus.batches import CYCLE, ORDERS, Batch, Batches, evaluation
+from gpt2lab.corpus.shards import Tokens, TokenSet
 from gpt2lab.errors import InputError
 from gpt2lab.text.tokenizer import Tokenizer
-from gpt2lab.train.data import CYCLE, ORDERS, Batch, Batches, evaluation
-from gpt2lab.train.shards import Tokens, TokenSet
 
 END = 10_000
 

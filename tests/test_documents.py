@@ -10,12 +10,12 @@ import pytest
 from click.testing import CliRunner
 
 from gpt2lab.commands.prepare import command
+from gpt2lab.corpus.documents import Found, Reading, decoding, documents, encodings, plain
+from gpt2lab.corpus.prepare import prepare
+from gpt2lab.corpus.shards import open_set
 from gpt2lab.errors import InputError
 from gpt2lab.text.tokenizer import Tokenizer, official
 from gpt2lab.text.vocabulary import byte_symbols
-from gpt2lab.train.documents import Found, Reading, decoding, documents, encodings, plain
-from gpt2lab.train.prepare import prepare
-from gpt2lab.train.shards import open_set
 
 from .support import ROOT
 
@@ -389,7 +389,7 @@ def test_a_folder_is_read_as_its_files_are_and_what_is_left_out_is_said(tmp_path
 def test_the_report_is_short_and_kept(tmp_path, caplog):
     paths = [write(tmp_path / f"{n}.csv", f",t{n}\r\n0,a{MARK}\r\n") for n in range(300)]
     paths.append(write(tmp_path / "x.txt", "x\r\n", "utf-16"))
-    with caplog.at_level(logging.INFO, logger="gpt2lab.train.prepare"):
+    with caplog.at_level(logging.INFO, logger="gpt2lab.corpus.prepare"):
         done = prepare(paths, tmp_path / "out", held_out=0)
     assert list(done.read) == [record.getMessage() for record in caplog.records]
     assert len(done.read) == 6 and all(len(line) < 300 for line in done.read)
@@ -463,6 +463,6 @@ def test_texts_of_public_reports():
 
 
 def _source(path: Path):
-    from gpt2lab.train.documents import sources
+    from gpt2lab.corpus.documents import sources
 
     return sources([path])[0], Reading(), lambda done: None

@@ -259,7 +259,7 @@ def test_a_state_of_wrong_types(copied, value):
 
 
 def prepared(folder: Path) -> Path:
-    from gpt2lab.train.prepare import prepare
+    from gpt2lab.corpus.prepare import prepare
     from tests.train_helpers import LETTERS, TEXT
 
     folder.parent.mkdir(exist_ok=True)
@@ -269,7 +269,7 @@ def prepared(folder: Path) -> Path:
 
 
 def opened(folder: Path):
-    from gpt2lab.train.shards import open_set
+    from gpt2lab.corpus.shards import open_set
 
     return open_set(folder)
 

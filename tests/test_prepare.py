@@ -24,12 +24,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2lab.commands.prepare import command
-from gpt2lab.errors import Failure, InputError, MissingExtraError
-from gpt2lab.text.tokenizer import Tokenizer, official
-from gpt2lab.train import prepare as room
-from gpt2lab.train import shards
-from gpt2lab.train.data import Batches
-from gpt2lab.train.documents import (
+from gpt2lab.corpus import prepare as room
+from gpt2lab.corpus import shards
+from gpt2lab.corpus.batches import Batches
+from gpt2lab.corpus.documents import (
     Piece,
     Reading,
     Source,
@@ -39,8 +37,10 @@ from gpt2lab.train.documents import (
     plain,
     sources,
 )
-from gpt2lab.train.prepare import prepare
-from gpt2lab.train.shards import ShardWriter, TokenSet, open_set
+from gpt2lab.corpus.prepare import prepare
+from gpt2lab.corpus.shards import ShardWriter, TokenSet, open_set
+from gpt2lab.errors import Failure, InputError, MissingExtraError
+from gpt2lab.text.tokenizer import Tokenizer, official
 
 END = 50256
 MARK = "<|endoftext|>"

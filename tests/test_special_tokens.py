@@ -13,11 +13,11 @@ from click.testing import CliRunner
 from gpt2lab import weights
 from gpt2lab.commands import group
 from gpt2lab.config import Config
+from gpt2lab.corpus.prepare import prepare
+from gpt2lab.corpus.shards import open_set
 from gpt2lab.errors import InputError
 from gpt2lab.lm import LM, load
 from gpt2lab.text.tokenizer import StreamDecoder, Tokenizer
-from gpt2lab.train.prepare import prepare
-from gpt2lab.train.shards import open_set
 from gpt2lab.weights.checkpoint import Checkpoint
 
 from .support import ROOT, tiny_params

@@ -14,9 +14,10 @@ from gpt2lab.errors import InputError
 torch = pytest.importorskip("torch")
 
 from gpt2lab.config import Config  # noqa: E402
-from gpt2lab.train import opening, precision, report, shards, telling  # noqa: E402
+from gpt2lab.corpus import shards  # noqa: E402
+from gpt2lab.corpus.prepare import prepare  # noqa: E402
+from gpt2lab.train import opening, precision, report, telling
 from gpt2lab.train.finetune import finetune  # noqa: E402
-from gpt2lab.train.prepare import prepare  # noqa: E402
 from gpt2lab.train.settings import TrainConfig  # noqa: E402
 from gpt2lab.train.words import translate  # noqa: E402
 

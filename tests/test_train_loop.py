@@ -11,8 +11,8 @@ from gpt2lab.errors import InputError
 
 torch = pytest.importorskip("torch")
 
+from gpt2lab.corpus.batches import Batch, Batches, evaluation  # noqa: E402
 from gpt2lab.train import loop, model, optim, spikes  # noqa: E402
-from gpt2lab.train.data import Batch, Batches, evaluation  # noqa: E402
 from gpt2lab.train.distributed import Group  # noqa: E402
 
 from . import train_helpers as helpers  # noqa: E402

@@ -144,7 +144,7 @@ def test_the_public_words(run, texts):
 
 def test_a_set_from_before_the_settings_of_reading_is_still_that_of_its_texts(run, texts):
     """Its manifest names none of them: each stood as "None there" in a refusal of the same text."""
-    from gpt2lab.train.documents import READING
+    from gpt2lab.corpus.documents import READING
 
     path = run / "data" / "manifest.json"
     manifest = json.loads(path.read_text())
@@ -192,7 +192,7 @@ def test_what_is_said_of_reading_texts_is_compared_on_resume(given, message, run
     ],
 )
 def test_what_would_not_be_used_in_a_new_run_is_refused(given, message, tmp_path, texts):
-    from gpt2lab.train.prepare import prepare
+    from gpt2lab.corpus.prepare import prepare
 
     given = {name: texts[1] if value == "B" else value for name, value in given.items()}
     data = texts[0]
@@ -206,7 +206,7 @@ def test_what_would_not_be_used_in_a_new_run_is_refused(given, message, tmp_path
 
 def test_data_that_were_moved_are_found_once_told(tmp_path, texts):
     """By content, and from then on without being told."""
-    from gpt2lab.train.prepare import prepare
+    from gpt2lab.corpus.prepare import prepare
 
     out, tokens = tmp_path / "run", tmp_path / "tokens"
     tokenizer = gpt2lab.load().tokenizer

@@ -14,8 +14,8 @@ from .support import GOLDEN
 
 torch = pytest.importorskip("torch")
 
+from gpt2lab.corpus.batches import Batch  # noqa: E402
 from gpt2lab.train import loop, loss, model, optim  # noqa: E402
-from gpt2lab.train.data import Batch  # noqa: E402
 from gpt2lab.train.settings import TrainConfig  # noqa: E402
 
 NANOGPT = Config(n_vocab=97, n_ctx=32, n_embd=32, n_head=4, n_layer=2, activation_function="gelu")

@@ -11,8 +11,9 @@ import numpy as np
 
 from gpt2lab import reference, weights
 from gpt2lab.config import Config
+from gpt2lab.corpus import shards
 from gpt2lab.text.tokenizer import Tokenizer
-from gpt2lab.train import opening, shards
+from gpt2lab.train import opening
 from gpt2lab.train.settings import TrainConfig
 
 TEXT = "the cat sat on the mat. the dog ate the log. a bird sang to the moon at night. " * 12

@@ -138,7 +138,7 @@ def loaded(path: Path) -> str:
 
 def _opened(path: Path) -> str:
     """A prepared set as a hash."""
-    from gpt2lab.train.shards import open_set
+    from gpt2lab.corpus.shards import open_set
 
     tokens = open_set(path)
     assert tokens is not None
@@ -289,7 +289,8 @@ def header_cases() -> Iterator[Case]:
 @cache
 def _trained(home: Path) -> tuple[Path, Path]:
     """A prepared set, and a run on it."""
-    from gpt2lab.train import opening, prepare, sources
+    from gpt2lab.corpus import prepare
+    from gpt2lab.train import opening, sources
     from tests.train_helpers import LETTERS, TEXT, finished, fresh, settings
 
     (home / "text.txt").write_text(TEXT)

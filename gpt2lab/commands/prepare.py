@@ -11,7 +11,7 @@ from gpt2lab.commands.options import echo_json
 from gpt2lab.commands.texts import READING, reading_of, reading_options
 
 if TYPE_CHECKING:
-    from gpt2lab.train.prepare import Prepared, Progress
+    from gpt2lab.corpus.prepare import Prepared, Progress
 
 
 class Meter:
@@ -107,7 +107,7 @@ was."""
 def command(text: tuple[str, ...], out: str, **flags: Any) -> None:
     """Turn TEXTs into token shards for training."""
     from gpt2lab.commands.options import vocabulary
-    from gpt2lab.train.prepare import prepare
+    from gpt2lab.corpus.prepare import prepare
 
     as_json, model = flags.pop("as_json"), flags.pop("model")
     tokenizer = None if model is None else vocabulary(model)

@@ -20,8 +20,8 @@ from gpt2lab.files.io import to_json
 from gpt2lab.train.settings import BUDGETS, TrainConfig
 
 if TYPE_CHECKING:
+    from gpt2lab.corpus.batches import Batches
     from gpt2lab.train.claim import Claim
-    from gpt2lab.train.data import Batches
     from gpt2lab.train.distributed import Group
     from gpt2lab.train.run import Run
     from gpt2lab.weights import Checkpoint

@@ -511,8 +511,8 @@ def _bytes(tensors: Iterable[torch.Tensor | None]) -> int:
 
 def _measured(state: Any, settings: TrainConfig, group: Group, meter: _Meter) -> dict[str, int]:
     """Take two steps, as AdamW's moments are made in the first, and measure the second."""
+    from gpt2lab.corpus.batches import Batch
     from gpt2lab.train import loop
-    from gpt2lab.train.data import Batch
 
     found, model = {"before": 0}, state.model
     ids = np.zeros((settings.batch_size, settings.block_size or 1), np.int64)  # [B, T]

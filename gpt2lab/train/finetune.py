@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from gpt2lab import weights
+from gpt2lab.corpus.documents import READING
 from gpt2lab.errors import InputError
 from gpt2lab.lm import LM, load, place
 from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.train import telling
 from gpt2lab.train.claim import Claim, held
 from gpt2lab.train.distributed import ALONE, Group
-from gpt2lab.train.documents import READING
 from gpt2lab.train.opening import (
     check_early,
     claim,

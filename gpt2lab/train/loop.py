@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from gpt2lab.train.data import Batch, Batches, Evaluation
+from gpt2lab.corpus.batches import Batch, Batches, Evaluation
 from gpt2lab.train.distributed import ALONE, Group
 from gpt2lab.train.loss import IGNORED, cross_entropy
 from gpt2lab.train.model import GPT2

@@ -16,16 +16,16 @@ from typing import Any
 
 from gpt2lab import __version__, forks
 from gpt2lab.config import Config
+from gpt2lab.corpus.batches import Batches, Part, evaluation
+from gpt2lab.corpus.shards import TokenSet, vocabulary_hash
 from gpt2lab.errors import InputError, MissingExtraError, quoted
 from gpt2lab.files.io import accessing, checked, read_json
 from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.train import checkpoint, journal, memory, model, precision
 from gpt2lab.train.claim import Claim, held
-from gpt2lab.train.data import Batches, Part, evaluation
 from gpt2lab.train.distributed import ALONE, Group
 from gpt2lab.train.run import BEST, RUN, Run, describe, environment, read_state
 from gpt2lab.train.settings import BUDGETS, TrainConfig, changes
-from gpt2lab.train.shards import TokenSet, vocabulary_hash
 from gpt2lab.train.sources import check_places
 from gpt2lab.train.state import new_state
 from gpt2lab.weights import Checkpoint

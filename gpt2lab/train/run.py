@@ -30,13 +30,13 @@ import numpy as np
 import torch
 
 from gpt2lab.config import Config
+from gpt2lab.corpus.batches import Batches, Evaluation
 from gpt2lab.errors import Failure, InputError, MissingExtraError
 from gpt2lab.files.io import accessing, checked, read_json, sync, write_json, write_whole
 from gpt2lab.lm import LM
 from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.train import checkpoint, journal, loop, memory, precision, report
 from gpt2lab.train.claim import Claim
-from gpt2lab.train.data import Batches, Evaluation
 from gpt2lab.train.distributed import ALONE, Group, fill, read_parts, write_parts
 from gpt2lab.train.settings import TrainConfig
 from gpt2lab.train.state import give_moments, moments, room_for_moments

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from gpt2lab import weights
+from gpt2lab.corpus.prepare import PreparedOtherwiseError, prepare
+from gpt2lab.corpus.shards import MANIFEST, SPLITS, TokenSet, open_set, read_manifest
 from gpt2lab.errors import Failure, InputError
 from gpt2lab.lm import place
 from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.train import checkpoint
 from gpt2lab.train.distributed import Group
-from gpt2lab.train.prepare import PreparedOtherwiseError, prepare
-from gpt2lab.train.shards import MANIFEST, SPLITS, TokenSet, open_set, read_manifest
 
 #: What `prepare` depends on besides the texts and the vocabulary, and writes down.
 _VOCABULARY = "vocabulary"

@@ -64,12 +64,12 @@ def train(
         WITHOUT[without]()
     from gpt2lab import reference
     from gpt2lab.config import Config
+    from gpt2lab.corpus.batches import Batches
+    from gpt2lab.corpus.shards import TokenSet
     from gpt2lab.train import loop, opening
-    from gpt2lab.train.data import Batches
     from gpt2lab.train.distributed import ALONE
     from gpt2lab.train.model import compile_blocks
     from gpt2lab.train.settings import TrainConfig
-    from gpt2lab.train.shards import TokenSet
     from gpt2lab.train.state import new_state
     from gpt2lab.weights import Checkpoint
 

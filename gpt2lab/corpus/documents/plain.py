@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from gpt2lab.corpus.documents.decoding import clean_texts, lines_of
+from gpt2lab.corpus.documents.reading import Found, Reading, Seen, Source
 from gpt2lab.text.bpe import WHITE_SPACE
 from gpt2lab.text.learn import last_cut
 from gpt2lab.text.tokenizer_config import END_OF_TEXT
-from gpt2lab.train.documents.decoding import clean_texts, lines_of
-from gpt2lab.train.documents.reading import Found, Reading, Seen, Source
 
 PIECE = 1 << 18  # characters of a document kept together; a shorter one is never cut
 NEAR = 1 << 12  # characters in which white space is looked for, to cut there

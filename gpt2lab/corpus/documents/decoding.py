@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any, BinaryIO
 
+from gpt2lab.corpus.documents import encodings
+from gpt2lab.corpus.documents.reading import Found, Reading, Seen, Source, ignored
 from gpt2lab.errors import InputError
 from gpt2lab.files.io import accessing, reason
-from gpt2lab.train.documents import encodings
-from gpt2lab.train.documents.reading import Found, Reading, Seen, Source, ignored
 
 BLOCK = 1 << 20  # bytes read at once
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+from gpt2lab.corpus.documents.decoding import lines_of, texts
+from gpt2lab.corpus.documents.fields import TEXT, as_text, joined, listed, usual
+from gpt2lab.corpus.documents.reading import Found, Reading, Seen, Source
 from gpt2lab.errors import InputError, MissingExtraError, quoted
 from gpt2lab.files.io import accessing, reason, shown
-from gpt2lab.train.documents.decoding import lines_of, texts
-from gpt2lab.train.documents.fields import TEXT, as_text, joined, listed, usual
-from gpt2lab.train.documents.reading import Found, Reading, Seen, Source
 
 FIELD = 1 << 30  # characters of a table's cell; csv itself stops at 131,072
 SAMPLE = 1 << 17  # characters that the delimiter is found in

@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gpt2lab.corpus.shards import TokenSet
 from gpt2lab.errors import InputError
-from gpt2lab.train.shards import TokenSet
 
 CYCLE = 1000  # samples in which every set has exactly its share
 ORDERS = ("packed", "windows")

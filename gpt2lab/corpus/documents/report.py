@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from gpt2lab.corpus.documents.files import counted
+from gpt2lab.corpus.documents.reading import Found, Reading
 from gpt2lab.errors import few
 from gpt2lab.files.io import shown
-from gpt2lab.train.documents.files import counted
-from gpt2lab.train.documents.reading import Found, Reading
 
 _KINDS = {"text": "text", "csv": "CSV", "jsonl": "JSON lines", "parquet": "parquet"}
 _SIGNS = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "|", " ": "space"}

@@ -30,11 +30,7 @@ from typing import Any, NamedTuple
 import filelock
 import numpy as np
 
-from gpt2lab.errors import InputError
-from gpt2lab.files.io import accessing, write_whole
-from gpt2lab.text import learn as bpe
-from gpt2lab.text.tokenizer import Tokenizer, official
-from gpt2lab.train.documents import (
+from gpt2lab.corpus.documents import (
     Found,
     Piece,
     Reading,
@@ -45,7 +41,7 @@ from gpt2lab.train.documents import (
     report,
     sources,
 )
-from gpt2lab.train.shards import (
+from gpt2lab.corpus.shards import (
     FORMAT,
     JOURNAL,
     MANIFEST,
@@ -57,6 +53,10 @@ from gpt2lab.train.shards import (
     summary,
     vocabulary_hash,
 )
+from gpt2lab.errors import InputError
+from gpt2lab.files.io import accessing, write_whole
+from gpt2lab.text import learn as bpe
+from gpt2lab.text.tokenizer import Tokenizer, official
 
 LOG = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from gpt2lab.corpus.documents.reading import Say, Source, ignored
 from gpt2lab.errors import InputError
 from gpt2lab.files.io import accessing, read_head
-from gpt2lab.train.documents.reading import Say, Source, ignored
 
 #: What a name says of a text; all others are plain text.
 KINDS = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}

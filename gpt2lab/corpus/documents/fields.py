@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from gpt2lab.corpus.documents.decoding import cleaned, lines_of, texts
+from gpt2lab.corpus.documents.plain import whole
+from gpt2lab.corpus.documents.reading import Found, Reading, Seen, Source
 from gpt2lab.errors import InputError, few, quoted
 from gpt2lab.files.io import reason, shown
-from gpt2lab.train.documents.decoding import cleaned, lines_of, texts
-from gpt2lab.train.documents.plain import whole
-from gpt2lab.train.documents.reading import Found, Reading, Seen, Source
 
 TEXT = "text"
 #: Fields that make one text together, in this order.

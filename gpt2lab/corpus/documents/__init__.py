@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from gpt2lab.train.documents.fields import read_jsonl
-from gpt2lab.train.documents.files import sources
-from gpt2lab.train.documents.plain import read_text
-from gpt2lab.train.documents.reading import (
+from gpt2lab.corpus.documents.fields import read_jsonl
+from gpt2lab.corpus.documents.files import sources
+from gpt2lab.corpus.documents.plain import read_text
+from gpt2lab.corpus.documents.reading import (
     READING,
     SHOWN,
     Found,
@@ -29,8 +29,8 @@ from gpt2lab.train.documents.reading import (
     ignored,
     read_by,
 )
-from gpt2lab.train.documents.report import report
-from gpt2lab.train.documents.tables import read_csv, read_parquet
+from gpt2lab.corpus.documents.report import report
+from gpt2lab.corpus.documents.tables import read_csv, read_parquet
 
 __all__ = [
     "READING", "Found", "Piece", "Reading", "Say", "Source", "documents", "pieces", "read_by",
