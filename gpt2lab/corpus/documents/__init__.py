@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from gpt2lab.corpus.documents.fields import read_jsonl
-from gpt2lab.corpus.documents.files import sources
+from gpt2lab.corpus.documents.finding import sources
 from gpt2lab.corpus.documents.plain import read_text
 from gpt2lab.corpus.documents.reading import (
     READING,
@@ -29,7 +29,7 @@ from gpt2lab.corpus.documents.reading import (
     ignored,
     read_by,
 )
-from gpt2lab.corpus.documents.report import report
+from gpt2lab.corpus.documents.summary import report
 from gpt2lab.corpus.documents.tables import read_csv, read_parquet
 
 __all__ = [

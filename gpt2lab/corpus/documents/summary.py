@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from gpt2lab.corpus.documents.files import counted
+from gpt2lab.corpus.documents.finding import counted
 from gpt2lab.corpus.documents.reading import Found, Reading
 from gpt2lab.errors import few
 from gpt2lab.files.io import shown
