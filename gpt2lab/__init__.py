@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from gpt2lab.lm import LM, load
     from gpt2lab.score import Score
     from gpt2lab.text.tokenizer import StreamDecoder, Tokenizer
+    from gpt2lab.train.config import TrainConfig
     from gpt2lab.train.finetune import finetune
-    from gpt2lab.train.settings import TrainConfig
 
 _HOME = {
     "Chat": "chat",
@@ -44,7 +44,7 @@ _HOME = {
     "Tokenizer": "text.tokenizer",
     "finetune": "train.finetune",
     "prepare": "corpus.prepare",
-    "TrainConfig": "train.settings",
+    "TrainConfig": "train.config",
 }
 
 __all__ = [

@@ -34,9 +34,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 
 from gpt2lab.config import SIZES, Config, parameter_shapes  # noqa: E402
 from gpt2lab.errors import Failure, InputError  # noqa: E402
-from gpt2lab.train import checkpoint, distributed, opening, state  # noqa: E402
+from gpt2lab.train import checkpoint_files, optimizer_state
 from gpt2lab.train import run as run_room  # noqa: E402
-from gpt2lab.train.settings import TrainConfig  # noqa: E402
+from gpt2lab.train import start as opening
+from gpt2lab.train.config import TrainConfig  # noqa: E402
+from gpt2lab.train.parallel import group as distributed  # noqa: E402
 from gpt2lab.weights.formats import huggingface  # noqa: E402
 
 from . import train_helpers as helpers  # noqa: E402
@@ -407,7 +409,7 @@ def test_when_one_is_silent_the_others_give_it_up_after_a_while(tmp_path):
 
 
 def step_of(folder):
-    return checkpoint.step_of(checkpoint.pointed(folder, "latest") or "")
+    return checkpoint_files.step_of(checkpoint_files.pointed(folder, "latest") or "")
 
 
 def wait_for(condition, is_alive):
@@ -551,7 +553,7 @@ def _held(group, folder):
     run = begin(folder, group, parallel="fsdp", steps=1, val_every=0)
     with run:
         list(run.go())
-    _, kept = state.moments(run.state)
+    _, kept = optimizer_state.moments(run.state)
     return [distributed._bytes(run.state.model.parameters()), distributed._bytes(kept.values())]
 
 

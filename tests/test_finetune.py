@@ -13,9 +13,9 @@ torch = pytest.importorskip("torch")
 
 import gpt2lab  # noqa: E402
 from gpt2lab.train import report  # noqa: E402
+from gpt2lab.train.aliases import NAMES, RULES, TOLD, translate  # noqa: E402
+from gpt2lab.train.config import TrainConfig  # noqa: E402
 from gpt2lab.train.finetune import finetune  # noqa: E402
-from gpt2lab.train.settings import TrainConfig  # noqa: E402
-from gpt2lab.train.words import NAMES, RULES, TOLD, translate  # noqa: E402
 
 STORY = "Once upon a time there was a little fox who liked to sing at night. " * 40
 

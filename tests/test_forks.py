@@ -247,13 +247,13 @@ def test_training_in_a_child_takes_one_thread():
 
 
 def training_threads_in_a_child():
-    from gpt2lab.train import opening
-    from gpt2lab.train.settings import TrainConfig
+    from gpt2lab.train import start
+    from gpt2lab.train.config import TrainConfig
 
     def work():
-        opening.ready(TrainConfig(steps=1, threads=1, dtype="float32", device="cpu"))
+        start.ready(TrainConfig(steps=1, threads=1, dtype="float32", device="cpu"))
         try:
-            opening.ready(TrainConfig(steps=1, threads=2, dtype="float32", device="cpu"))
+            start.ready(TrainConfig(steps=1, threads=2, dtype="float32", device="cpu"))
         except InputError as error:
             return "threads is 2" in str(error) and "spawn" in str(error)
         return False

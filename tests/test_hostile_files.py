@@ -200,11 +200,11 @@ def newest(run: Path) -> Path:
 )
 def test_a_manifest_that_checks_nothing_is_no_manifest(copied, manifest):
     """{} switched the check of a run's model off, null was a traceback."""
-    from gpt2lab.train import checkpoint
+    from gpt2lab.train import checkpoint_files
 
     (newest(copied) / "manifest.json").write_text(json.dumps(manifest))
     assert "manifest" in refused(copied) or "bytes" in refused(copied)
-    assert checkpoint.fault(newest(copied)) is not None
+    assert checkpoint_files.fault(newest(copied)) is not None
 
 
 @pytest.mark.parametrize("name", ["generation_config.json", "config.json", "tokenizer.json"])
@@ -218,11 +218,12 @@ def test_every_file_of_a_runs_model_is_checked(copied, name):
 
 
 def resumed(folder: Path) -> None:
-    from gpt2lab.train import opening, sources
+    from gpt2lab.train import data_sources
+    from gpt2lab.train import start as opening
 
     made = opening.described(folder)
     opening.settings_of(folder)
-    sources.again(made["sources"], folder)
+    data_sources.again(made["sources"], folder)
 
 
 @pytest.mark.parametrize("value", WRONG, ids=repr)
@@ -244,8 +245,8 @@ def test_a_run_json_of_wrong_types(copied, value):
 @pytest.mark.parametrize("value", WRONG, ids=repr)
 def test_a_state_of_wrong_types(copied, value):
     """With its hash in the manifest set right, a state of lists was a traceback."""
-    from gpt2lab.train.opening import parts_of
     from gpt2lab.train.run import read_state
+    from gpt2lab.train.start import parts_of
 
     folder = newest(copied)
     good = read_state(folder)

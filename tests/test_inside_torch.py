@@ -17,7 +17,7 @@ from .support import TINY, tiny_params
 
 torch = pytest.importorskip("torch")
 
-from gpt2lab.train import inside, model  # noqa: E402
+from gpt2lab.train import hooks, model  # noqa: E402
 
 T = 9
 IDS = np.random.default_rng(5).integers(0, TINY.n_vocab, (2, T))
@@ -73,7 +73,7 @@ def test_every_value_is_the_reference_s(which):
     expected = by_the_reference(CONFIGS[which], params64(which), IDS)
     gpt = built(which)
     plain = gpt(torch.as_tensor(IDS))
-    with inside.watch(gpt) as values:
+    with hooks.watch(gpt) as values:
         logits = gpt(torch.as_tensor(IDS))
     assert torch.equal(plain, logits)  # to watch changes no bit
     assert list(values) == list(expected) == names.keys(CONFIGS[which])
@@ -98,7 +98,7 @@ def test_gradients_are_the_finite_differences_of_the_reference():
     """Of the metric, to some numbers of every value, each moved a little through `at`."""
     params, gpt = params64(), built()
     values = by_the_reference(TINY, params, IDS)
-    with inside.watch(gpt) as found:
+    with hooks.watch(gpt) as found:
         metric(gpt(torch.as_tensor(IDS))).backward()
     random = np.random.default_rng(1)
     for key, value in values.items():
@@ -133,15 +133,15 @@ def test_a_value_that_a_hook_replaces_is_one_that_at_replaces(key):
 def test_hooks_are_gone_afterwards():
     gpt, ids = built(), torch.as_tensor(IDS)
     before = gpt(ids)
-    with inside.watch(gpt, ["pattern"], layers=[1]) as values:
+    with hooks.watch(gpt, ["pattern"], layers=[1]) as values:
         assert hooks_on(gpt) == 1
         gpt(ids)
     assert list(values) == ["h.1.attn.pattern"]
-    with pytest.raises(RuntimeError, match="own"), inside.watch(gpt):
+    with pytest.raises(RuntimeError, match="own"), hooks.watch(gpt):
         raise RuntimeError("own")
     with pytest.raises(RuntimeError, match="own"):
-        inside.attribution_patching(gpt, IDS[0], IDS[1], _failing)
-    inside.attribution_patching(gpt, IDS[0], IDS[1], metric, None)
+        hooks.attribution_patching(gpt, IDS[0], IDS[1], _failing)
+    hooks.attribution_patching(gpt, IDS[0], IDS[1], metric, None)
     assert hooks_on(gpt) == 0
     assert not any(block.watched for block in gpt.h)
     assert all(p.grad is None and p.requires_grad for p in gpt.parameters())
@@ -156,12 +156,12 @@ def test_frozen_models_have_slopes_and_runs_without_gradients_values():
     gpt, frozen, ids = built(), built().requires_grad_(False), torch.as_tensor(IDS)
     slopes = []
     for each in (gpt, frozen):
-        with inside.watch(each, ["ln_1", "z"]) as values:
+        with hooks.watch(each, ["ln_1", "z"]) as values:
             score = metric(each(ids))
         slopes.append(torch.autograd.grad(score, list(values.values())))
     for a, b in zip(*slopes, strict=True):
         assert torch.equal(a, b) and a.abs().max() > 0
-    with torch.no_grad(), inside.watch(gpt, ["z"]) as values:
+    with torch.no_grad(), hooks.watch(gpt, ["z"]) as values:
         gpt(ids)
     assert not values["h.0.attn.z"].requires_grad
 
@@ -170,7 +170,7 @@ def test_what_watches_leaves_a_replacement_as_it_is():
     gpt, ids = built().requires_grad_(False), torch.as_tensor(IDS)
     own = torch.zeros(2, T, TINY.n_embd, dtype=torch.float64)
     gpt.get_submodule("h.0.attn_out").register_forward_hook(lambda *_: own)
-    with inside.watch(gpt, "attn_out") as values:
+    with hooks.watch(gpt, "attn_out") as values:
         gpt(ids)
     assert torch.equal(values["h.0.attn_out"], own) and values["h.0.attn_out"].requires_grad
     assert not own.requires_grad and hooks_on(gpt) == 1
@@ -190,7 +190,7 @@ def test_attention_is_written_out_where_its_inside_is_watched(name, monkeypatch)
         monkeypatch.setattr(model, way, noted)
     monkeypatch.setattr(model, "fuses", lambda x: True)
     gpt = built()
-    with inside.watch(gpt, [name], layers=[1]) as values:
+    with hooks.watch(gpt, [name], layers=[1]) as values:
         gpt(ids)
     gpt(ids)
     second = "attend_fused" if name == "z" else "attend_written_out"
@@ -211,7 +211,7 @@ def test_watched_training_has_the_same_gradients_and_sees_each_value_once(recomp
             handle = gpt.get_submodule("h.0.mlp_out").register_forward_hook(
                 lambda *_: calls.append(1)
             )
-            with inside.watch(gpt) as values:
+            with hooks.watch(gpt) as values:
                 score = metric(gpt(ids))
         else:
             score = metric(gpt(ids))
@@ -234,9 +234,9 @@ def test_compiled_blocks_are_watched_like_others():
     if why := model.compile_blocks(gpt, *IDS.shape):
         pytest.skip(f"torch.compile does not work here: {why}")
     expected = gpt(ids)
-    with inside.watch(gpt) as values:
+    with hooks.watch(gpt) as values:
         gpt(ids)
-    with inside.watch(plain) as others:
+    with hooks.watch(plain) as others:
         plain(ids)
     assert list(values) == list(others)
     for key in values:
@@ -249,10 +249,10 @@ def test_what_changes_the_input_of_a_block_does_not_hide_its_values():
     gpt, ids = built(), torch.as_tensor(IDS)
     for module in (gpt.h[1], gpt.h[1].attn, gpt.h[1].mlp):
         module.register_forward_pre_hook(lambda _, given: 2 * given[0])
-    with inside.watch(gpt, layers=[1]) as values:
+    with hooks.watch(gpt, layers=[1]) as values:
         gpt(ids)
     assert list(values) == names.select(TINY, layers=[1])
-    with inside.watch(gpt, ["h.0.resid_post"]) as before:
+    with hooks.watch(gpt, ["h.0.resid_post"]) as before:
         gpt(ids)
     assert torch.equal(values["h.1.resid_pre"], 2 * before["h.0.resid_post"])
 
@@ -260,7 +260,7 @@ def test_what_changes_the_input_of_a_block_does_not_hide_its_values():
 def test_a_copy_is_watched_by_itself():
     gpt, ids = built(), torch.as_tensor(IDS)
     other = copy.deepcopy(gpt)
-    with inside.watch(other, ["pattern"]) as values:
+    with hooks.watch(other, ["pattern"]) as values:
         gpt(ids)
         assert not values and not gpt.h[0].watched and other.h[0].watched
         other(ids)
@@ -277,7 +277,7 @@ def linear(logits):
 
 def test_attribution_is_exact_where_the_metric_is_linear():
     params = params64()
-    found = inside.attribution_patching(built(), *IDS, linear, ["ln_f", "logits"])
+    found = hooks.attribution_patching(built(), *IDS, linear, ["ln_f", "logits"])
     clean, corrupt = (by_the_reference(TINY, params, row[None])["logits"][0, -1] for row in IDS)
     change = (clean[3] - clean[8]) - (corrupt[3] - corrupt[8])
     for key in ("ln_f", "logits"):
@@ -295,7 +295,7 @@ def test_attribution_is_close_where_the_texts_are(name):
     params["wte.weight"][last] = params["wte.weight"][first] + near[0]
     texts = np.stack([IDS[0], np.where(np.arange(T) == 2, last, IDS[0])])
     gpt = model.build(TINY, params)
-    found = inside.attribution_patching(gpt, *texts, metric, [name])
+    found = hooks.attribution_patching(gpt, *texts, metric, [name])
     values = [by_the_reference(TINY, params, row[None]) for row in texts]
     base = metric_of_arrays(values[1]["logits"])
     assert set(found) == set(names.select(TINY, [name]))
@@ -314,26 +314,26 @@ def test_attribution_is_close_where_the_texts_are(name):
 
 
 def test_masked_scores_count_nothing():
-    found = inside.attribution_patching(built(), *IDS, metric, ["scores", "pos_embed"])
+    found = hooks.attribution_patching(built(), *IDS, metric, ["scores", "pos_embed"])
     assert all(np.isfinite(estimate).all() for estimate in found.values())
     assert np.abs(found["h.1.attn.scores"]).max() > 0
     assert not found["pos_embed"].any()  # the same for both texts
 
 
 def test_pictures_are_layer_by_place_and_layer_by_head():
-    found = inside.attribution_patching(built(), *IDS, metric, ["resid_pre", "z"])
-    stream, heads = inside.picture(found, "resid_pre"), inside.picture(found, "z")
+    found = hooks.attribution_patching(built(), *IDS, metric, ["resid_pre", "z"])
+    stream, heads = hooks.picture(found, "resid_pre"), hooks.picture(found, "z")
     assert stream.shape == (TINY.n_layer, T) and heads.shape == (TINY.n_layer, TINY.n_head)
     np.testing.assert_array_equal(stream[1], found["h.1.resid_pre"])
     np.testing.assert_array_equal(heads[0], found["h.0.attn.z"].sum(-1))
     with pytest.raises(InputError, match="no estimates of 'q'; there are those of: resid_pre, z"):
-        inside.picture(found, "q")
+        hooks.picture(found, "q")
 
 
 def test_narrow_arithmetic_gives_float32_estimates():
-    exact = inside.attribution_patching(model.build(TINY, tiny_params(scale=2.0)), *IDS, linear)
+    exact = hooks.attribution_patching(model.build(TINY, tiny_params(scale=2.0)), *IDS, linear)
     gpt = model.build(TINY, tiny_params(scale=2.0), compute=torch.bfloat16)
-    narrow = inside.attribution_patching(gpt, *IDS, linear)
+    narrow = hooks.attribution_patching(gpt, *IDS, linear)
     for key, value in exact.items():
         assert narrow[key].dtype == value.dtype == np.float32
         np.testing.assert_allclose(narrow[key], value, atol=0.1 * np.abs(value).max())
@@ -361,20 +361,20 @@ def test_narrow_arithmetic_gives_float32_estimates():
 def test_what_does_not_fit_is_refused(clean, corrupt, more, message):
     gpt = built()
     with pytest.raises(InputError, match=message):
-        inside.attribution_patching(gpt, clean, corrupt, **{"metric": metric, **more})
+        hooks.attribution_patching(gpt, clean, corrupt, **{"metric": metric, **more})
     assert hooks_on(gpt) == 0
 
 
 def test_dropout_is_refused_where_runs_are_compared():
     gpt = built(dropout=0.1)
     with pytest.raises(InputError, match=r"at random \(0.1\); call model.eval\(\) first"):
-        inside.attribution_patching(gpt, *IDS, metric)
-    assert inside.attribution_patching(gpt.eval(), *IDS, metric)
+        hooks.attribution_patching(gpt, *IDS, metric)
+    assert hooks.attribution_patching(gpt.eval(), *IDS, metric)
 
 
 def test_wrong_names_are_refused_before_anything_is_watched():
     gpt = built()
     with pytest.raises(InputError, match=r"did you mean h.0.attn.pattern"):  # noqa: SIM117
-        with inside.watch(gpt, ["h.0.attn.patern"]):
+        with hooks.watch(gpt, ["h.0.attn.patern"]):
             pass
     assert hooks_on(gpt) == 0

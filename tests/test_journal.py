@@ -17,7 +17,7 @@ import pytest
 
 from gpt2lab.errors import Failure, InputError, MissingExtraError
 from gpt2lab.train import report
-from gpt2lab.train.journal import Journal, read
+from gpt2lab.train.log import Journal, read
 
 
 def step(n: int, loss: float = 2.5, **more) -> dict:

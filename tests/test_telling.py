@@ -16,10 +16,11 @@ torch = pytest.importorskip("torch")
 from gpt2lab.config import Config  # noqa: E402
 from gpt2lab.corpus import shards  # noqa: E402
 from gpt2lab.corpus.prepare import prepare  # noqa: E402
-from gpt2lab.train import opening, precision, report, telling
+from gpt2lab.train import precision, progress, report
+from gpt2lab.train import start as opening
+from gpt2lab.train.aliases import translate  # noqa: E402
+from gpt2lab.train.config import TrainConfig  # noqa: E402
 from gpt2lab.train.finetune import finetune  # noqa: E402
-from gpt2lab.train.settings import TrainConfig  # noqa: E402
-from gpt2lab.train.words import translate  # noqa: E402
 
 STORY = "Once upon a time there was a little fox who liked to sing at night. " * 40
 SMALL = {"steps": 2, "batch_size": 2, "block_size": 8, "sample_every": 0, "dtype": "float32"}
@@ -35,7 +36,7 @@ def no_report(monkeypatch, tmp_path):
 @pytest.fixture
 def no_handlers(monkeypatch):
     """The logging of a program that has configured none: pytest puts its own on the root."""
-    monkeypatch.setattr(telling, "_listens", lambda logger: False)
+    monkeypatch.setattr(progress, "_listens", lambda logger: False)
 
 
 def test_a_run_in_python_is_heard_on_stderr(capsys, no_handlers):
@@ -72,8 +73,8 @@ def test_handlers_that_show_no_information_do_not_count(capsys, monkeypatch, han
     monkeypatch.setattr(logger, "propagate", False)  # pytest has handlers above
     logger.addHandler(handler)
     try:
-        with telling.heard(True):
-            telling.LOGGER.info("step 1")
+        with progress.heard(True):
+            progress.LOGGER.info("step 1")
     finally:
         logger.removeHandler(handler)
     assert capsys.readouterr().err == "step 1\n"
@@ -82,9 +83,9 @@ def test_handlers_that_show_no_information_do_not_count(capsys, monkeypatch, han
 def test_lines_of_loss_come_now_and_then(caplog):
     steps = [{"kind": "step", "step": n, "loss": 1.0, "tokens_per_second": 1.0} for n in (1, 2, 3)]
     caplog.set_level(logging.INFO, "gpt2lab")
-    assert list(telling.log("run", steps)) == steps
+    assert list(progress.log("run", steps)) == steps
     assert len(caplog.records) == 1
-    assert list(telling.log("run", steps, every=0.0)) == steps
+    assert list(progress.log("run", steps, every=0.0)) == steps
     assert len(caplog.records) == 4
 
 

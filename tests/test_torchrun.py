@@ -21,7 +21,7 @@ if not torch.distributed.is_available():
 import numpy as np  # noqa: E402
 
 from gpt2lab.errors import Failure, InputError  # noqa: E402
-from gpt2lab.train import distributed  # noqa: E402
+from gpt2lab.train.parallel import group as distributed  # noqa: E402
 
 from .test_distributed import LIMIT, begin, together  # noqa: E402
 

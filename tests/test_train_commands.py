@@ -15,7 +15,7 @@ from .support import FABLE, ROOT
 
 torch = pytest.importorskip("torch")
 
-from gpt2lab.train import checkpoint  # noqa: E402
+from gpt2lab.train import checkpoint_files  # noqa: E402
 
 TEXT = "The cat sat on the mat and sang to the moon. The dog ran after the red ball. " * 60
 SHAPE = ["--layers", "1", "--heads", "2", "--width", "16", "--context", "16"]
@@ -116,9 +116,9 @@ def test_a_signal_saves_and_the_run_goes_on(text, tmp_path, number, code):
     assert process.returncode == code, told
     assert time.monotonic() - started < 25
     assert f"gpt2lab train --resume {folder}" in told
-    latest = checkpoint.pointed(folder, "latest")
-    assert checkpoint.step_of(latest) >= 5
-    assert checkpoint.fault(folder / latest) is None
+    latest = checkpoint_files.pointed(folder, "latest")
+    assert checkpoint_files.step_of(latest) >= 5
+    assert checkpoint_files.fault(folder / latest) is None
     assert "Traceback" not in told
 
 

@@ -10,7 +10,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from gpt2lab.train import checkpoint, loop, opening, report  # noqa: E402
+from gpt2lab.train import checkpoint_files, report, start  # noqa: E402
+from gpt2lab.train import step as loop
 
 from . import train_helpers as helpers  # noqa: E402
 
@@ -39,17 +40,17 @@ def stopped(run, step):
 
 
 def changed(folder, **given):
-    settings = replace(opening.settings_of(folder), **given)
+    settings = replace(start.settings_of(folder), **given)
     return helpers.resume(folder, settings=settings, allow_changes=True)
 
 
 def forget_parts(folder):
     """Make the newest checkpoint one of before the batch sizes stood there."""
-    newest = folder / checkpoint.pointed(folder, checkpoint.LATEST)
+    newest = folder / checkpoint_files.pointed(folder, checkpoint_files.LATEST)
     values = json.loads((newest / "state.json").read_text())
     del values["parts"]
     (newest / "state.json").write_text(json.dumps(values))
-    checkpoint.seal(newest)
+    checkpoint_files.seal(newest)
 
 
 @pytest.mark.parametrize("budget", ["epochs", "tokens"])
@@ -60,7 +61,7 @@ def test_with_another_batch_size_no_text_is_left_out_or_seen_twice(budget, old, 
     From batches of 4 to 8 the second epoch was over before half of it, and texts were left out;
     from 4 to 2 others were seen twice.
     """
-    batches = opening.batches_of([(helpers.token_set(), 1.0)], helpers.settings(block_size=16))
+    batches = start.batches_of([(helpers.token_set(), 1.0)], helpers.settings(block_size=16))
     blocks = batches.blocks_per_epoch
     whole = [batches.rows(step).tokens for step in range(blocks)]
     expected = np.concatenate(whole)[: 2 * blocks].tolist()
@@ -85,9 +86,9 @@ def test_what_a_step_saw_can_be_asked_after_the_batch_size_was_changed(seen, tmp
     run = tmp_path / "run"
     stopped(helpers.start(run, val_every=0), 3)
     helpers.finished(changed(run, batch_size=8, steps=6))
-    values = opening.state_of(run)
-    settings = opening.settings_of(run)
-    batches = opening.batches_of([(helpers.token_set(), 1.0)], settings, opening.parts_of(values))
+    values = start.state_of(run)
+    settings = start.settings_of(run)
+    batches = start.batches_of([(helpers.token_set(), 1.0)], settings, start.parts_of(values))
     assert [len(batches.where(step)) for step in range(6)] == [4, 4, 4, 8, 8, 8]
     told = [place.text for step in range(6) for place in batches.where(step)]
     assert len(told) == len(seen) == 36
@@ -101,7 +102,7 @@ def test_a_change_that_does_not_touch_the_rows_leaves_the_run_as_it_is_to_the_bi
     stopped(helpers.start(other, epochs=1), 4)
     forget_parts(other)
     helpers.finished(helpers.resume(other))
-    last = opening.state_of(one)["step"]
+    last = start.state_of(one)["step"]
     assert helpers.digest(one, last) == helpers.digest(other, last)
 
 
@@ -113,7 +114,7 @@ def test_blocks_of_another_length_take_up_the_same_share_of_an_epoch(tmp_path, s
     before = (
         6
         * 4
-        / opening.batches_of(
+        / start.batches_of(
             [(helpers.token_set(), 1.0)], helpers.settings(block_size=16)
         ).blocks_per_epoch
     )

@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from gpt2lab.errors import Failure  # noqa: E402
-from gpt2lab.train import checkpoint, report  # noqa: E402
+from gpt2lab.train import checkpoint_files, report  # noqa: E402
 
 from . import train_helpers as helpers  # noqa: E402
 
@@ -54,7 +54,7 @@ def test_a_run_that_is_renamed_goes_on_where_it_is(new, tmp_path):
 
 
 def test_a_rename_in_the_middle_of_a_save_does_not_lose_it(tmp_path, monkeypatch):
-    old, now, real = tmp_path / "run", tmp_path / "now", checkpoint.seal
+    old, now, real = tmp_path / "run", tmp_path / "now", checkpoint_files.seal
     run = helpers.start(old)
 
     def seal(folder):
@@ -62,10 +62,10 @@ def test_a_rename_in_the_middle_of_a_save_does_not_lose_it(tmp_path, monkeypatch
             old.rename(now)
         real(folder)
 
-    monkeypatch.setattr(checkpoint, "seal", seal)
+    monkeypatch.setattr(checkpoint_files, "seal", seal)
     helpers.finished(run)
     assert not old.exists()
-    assert checkpoint.fault(now / "step-00000012") is None
+    assert checkpoint_files.fault(now / "step-00000012") is None
     assert not list(now.glob("*.tmp"))
 
 

@@ -12,8 +12,9 @@ from gpt2lab.errors import InputError
 torch = pytest.importorskip("torch")
 
 from gpt2lab.corpus.batches import Batch, Batches, evaluation  # noqa: E402
-from gpt2lab.train import loop, model, optim, spikes  # noqa: E402
-from gpt2lab.train.distributed import Group  # noqa: E402
+from gpt2lab.train import model, optim, spikes  # noqa: E402
+from gpt2lab.train import step as loop
+from gpt2lab.train.parallel.group import Group  # noqa: E402
 
 from . import train_helpers as helpers  # noqa: E402
 
@@ -125,7 +126,7 @@ def test_a_skipped_step_leaves_weights_and_optimiser_to_the_bit():
 
 
 def test_only_blocks_are_trained_when_told():
-    from gpt2lab.train.state import new_state
+    from gpt2lab.train.optimizer_state import new_state
 
     config = helpers.settings(train_only="blocks", block_size=16)
     s = new_state(helpers.fresh(), config, torch.device("cpu"), Group())

@@ -14,7 +14,7 @@ from .support import TINY, tiny_params
 
 torch = pytest.importorskip("torch")
 
-from gpt2lab.train import loss, memory, model, optim, precision  # noqa: E402
+from gpt2lab.train import allocator, loss, model, optim, precision  # noqa: E402
 
 IDS = np.random.default_rng(5).integers(0, TINY.n_vocab, (3, 17))
 CONFIGS = {
@@ -264,8 +264,8 @@ def test_a_quicker_product_is_kept_only_while_it_is_exact(monkeypatch):
 def test_memory_is_kept_where_glibc_is():
     import platform
 
-    assert memory.keep() == (platform.libc_ver()[0] == "glibc")
-    assert memory.peak() > 1e6
+    assert allocator.keep() == (platform.libc_ver()[0] == "glibc")
+    assert allocator.peak() > 1e6
 
 
 def test_compiled_blocks_compute_the_same_and_what_cannot_be_compiled_is_left_out(monkeypatch):

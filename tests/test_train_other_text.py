@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 
 import gpt2lab  # noqa: E402
 from gpt2lab.errors import InputError  # noqa: E402
-from gpt2lab.train import opening, report  # noqa: E402
+from gpt2lab.train import report, start  # noqa: E402
 from gpt2lab.train.finetune import finetune, prepare_run  # noqa: E402
 
 CAT = "The cat sat on the mat and sang to the moon at night. " * 30
@@ -56,13 +56,13 @@ def go(texts, **given):
 
 def trained_on(folder, step):
     """The texts of a step."""
-    made, values = opening.described(folder), opening.state_of(folder)
-    from gpt2lab.train import sources
-    from gpt2lab.train.settings import TrainConfig
+    made, values = start.described(folder), start.state_of(folder)
+    from gpt2lab.train import data_sources
+    from gpt2lab.train.config import TrainConfig
 
-    sets = sources.again(made["sources"], folder).sets
+    sets = data_sources.again(made["sources"], folder).sets
     settings = TrainConfig.from_dict(values["settings"])
-    batches = opening.batches_of(sets, settings, opening.parts_of(values))
+    batches = start.batches_of(sets, settings, start.parts_of(values))
     return " ".join(place.text for place in batches.where(step - 1))
 
 
@@ -125,7 +125,7 @@ def test_a_second_text_that_was_broken_off_before_its_first_save_begins_again(ru
     b = texts[1]
     given = {"out": str(run), "resume": "if there", "steps": 3, "held_out": 0.0}
     prepare_run([b], given).close()
-    assert opening.described(run)["before"]
+    assert start.described(run)["before"]
     records, _ = go([b], **given)
     assert [r["step"] for r in records if r["kind"] == "step"] == [3, 4, 5]
     assert (run / "step-00000005").is_dir()
@@ -138,7 +138,7 @@ def test_the_public_words(run, texts):
         finetune(dataset=texts[1], **words)
         with pytest.raises(InputError, match="the text is given twice"):
             finetune(texts[0], dataset=texts[1], **words)
-    assert opening.state_of(run)["step"] == 3
+    assert start.state_of(run)["step"] == 3
     assert "bird" in trained_on(run, 3)
 
 
@@ -220,7 +220,7 @@ def test_data_that_were_moved_are_found_once_told(tmp_path, texts):
         go([str(tmp_path / "others")], out=str(out), resume=True)
     go([str(moved)], out=str(out), resume=True)
     go([], out=str(out), resume=True)
-    assert opening.described(out)["sources"]["paths"] == [str(moved)]
+    assert start.described(out)["sources"]["paths"] == [str(moved)]
 
 
 def test_a_run_whose_prepared_texts_are_gone_makes_them_again(run, texts):

@@ -24,10 +24,12 @@ from .support import ROOT
 torch = pytest.importorskip("torch")
 
 from gpt2lab import weights  # noqa: E402
-from gpt2lab.train import checkpoint, loop, opening  # noqa: E402
+from gpt2lab.train import checkpoint_files  # noqa: E402
 from gpt2lab.train import run as run_room  # noqa: E402
-from gpt2lab.train.distributed import Group  # noqa: E402
-from gpt2lab.train.settings import TrainConfig  # noqa: E402
+from gpt2lab.train import start as opening
+from gpt2lab.train import step as loop
+from gpt2lab.train.config import TrainConfig  # noqa: E402
+from gpt2lab.train.parallel.group import Group  # noqa: E402
 from gpt2lab.weights.formats import huggingface  # noqa: E402
 
 from . import train_helpers as helpers  # noqa: E402
@@ -84,9 +86,9 @@ def test_killed_at_random_moments_it_is_the_same_run(tmp_path):
         chance, kills = random.Random(dtype), 0
         while kills < 4:
             process = subprocess.Popen([*command, killed, dtype, "0.02"], cwd=ROOT)
-            before = checkpoint.pointed(killed, "latest")
+            before = checkpoint_files.pointed(killed, "latest")
             limit = time.monotonic() + 60
-            while checkpoint.pointed(killed, "latest") == before and time.monotonic() < limit:
+            while checkpoint_files.pointed(killed, "latest") == before and time.monotonic() < limit:
                 assert process.poll() is None
                 time.sleep(0.01)
             time.sleep(chance.random() * 0.15)
@@ -111,7 +113,7 @@ def test_a_checkpoint_is_a_model_that_transformers_reads(whole):
         expected = theirs(torch.as_tensor(ids)).logits.numpy()
     np.testing.assert_allclose(ours.logits(ids), expected, atol=1e-5)
     named = weights.load(folder)  # the run's own folder leads to its best checkpoint
-    best = checkpoint.pointed(folder, "best")
+    best = checkpoint_files.pointed(folder, "best")
     np.testing.assert_array_equal(
         named.params["wte.weight"], huggingface.load(folder / best).params["wte.weight"]
     )
@@ -163,20 +165,20 @@ def test_old_checkpoints_go_the_best_stays(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "evaluate", lambda *a, **k: next(losses))
     folder = tmp_path / "run"
     finished(start(folder, val_every=2, save_every=1, save_total_limit=2))
-    assert [path.name for path in checkpoint.all_of(folder)] == [
+    assert [path.name for path in checkpoint_files.all_of(folder)] == [
         "step-00000004", "step-00000011", "step-00000012",
     ]  # fmt: skip
-    assert checkpoint.pointed(folder, "best") == "step-00000004"
-    assert checkpoint.pointed(folder, "latest") == "step-00000012"
+    assert checkpoint_files.pointed(folder, "best") == "step-00000004"
+    assert checkpoint_files.pointed(folder, "latest") == "step-00000012"
 
 
 def test_the_only_good_checkpoint_is_never_deleted(tmp_path):
     folder = tmp_path / "run"
     finished(start(folder, save_total_limit=0, val_every=0))
     (folder / "step-00000012" / "state.json").write_text("{}")
-    before = checkpoint.all_of(folder)
-    checkpoint.prune(folder, 1, None)
-    assert checkpoint.all_of(folder) == before
+    before = checkpoint_files.all_of(folder)
+    checkpoint_files.prune(folder, 1, None)
+    assert checkpoint_files.all_of(folder) == before
 
 
 def test_training_stops_early_when_validation_no_longer_gets_better(tmp_path, monkeypatch):
@@ -204,7 +206,7 @@ def test_a_full_disk_loses_nothing_and_the_run_goes_on(tmp_path, monkeypatch):
     assert "No space left" in failed[0]["why"]
     assert "free some space" in failed[0]["why"]
     assert steps(records) == list(range(1, 13))
-    assert checkpoint.fault(folder / "step-00000012") is None
+    assert checkpoint_files.fault(folder / "step-00000012") is None
     assert not list(folder.glob("*.tmp"))
 
 
@@ -223,10 +225,10 @@ def test_a_full_disk_at_the_end_is_a_failure_and_the_last_checkpoint_is_whole(
     monkeypatch.setattr(huggingface, "write_safetensors", full)
     with pytest.raises(Failure, match="No space left"):
         finished(run)
-    assert checkpoint.pointed(folder, "latest") == "step-00000010"
+    assert checkpoint_files.pointed(folder, "latest") == "step-00000010"
     monkeypatch.undo()
     finished(resume(folder))
-    assert checkpoint.pointed(folder, "latest") == "step-00000012"
+    assert checkpoint_files.pointed(folder, "latest") == "step-00000012"
 
 
 def test_a_disk_that_is_really_full_is_told_in_a_line(tmp_path):
@@ -244,7 +246,7 @@ def test_a_disk_that_is_really_full_is_told_in_a_line(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     finished(run)
-    assert checkpoint.fault(folder / "step-00000012") is None
+    assert checkpoint_files.fault(folder / "step-00000012") is None
 
 
 def test_a_best_that_could_not_be_saved_does_not_cost_the_best_there_is(tmp_path, monkeypatch):
@@ -253,17 +255,17 @@ def test_a_best_that_could_not_be_saved_does_not_cost_the_best_there_is(tmp_path
     monkeypatch.setattr(loop, "evaluate", lambda *a, **k: next(losses))
     folder = tmp_path / "run"
     run = start(folder, val_every=3, save_every=1, save_total_limit=1)
-    real = checkpoint.publish
+    real = checkpoint_files.publish
 
     def publish(run_folder, step):
         if step == 6:
             raise Failure("no room")
         return real(run_folder, step)
 
-    monkeypatch.setattr(checkpoint, "publish", publish)
+    monkeypatch.setattr(checkpoint_files, "publish", publish)
     records = finished(run)
     assert [r["step"] for r in records if r["kind"] == "not_saved"] == [6, 6]
-    assert checkpoint.pointed(folder, "best") == "step-00000003"
+    assert checkpoint_files.pointed(folder, "best") == "step-00000003"
     assert huggingface.load(folder / "step-00000003")
 
 
@@ -321,7 +323,7 @@ def test_a_mistake_leaves_the_run_that_was_to_be_replaced_as_it_was(tmp_path):
 def test_a_model_that_the_disk_changed_is_not_used(tmp_path):
     folder = tmp_path / "run"
     finished(start(folder))
-    path = folder / checkpoint.pointed(folder, "best") / "model.safetensors"
+    path = folder / checkpoint_files.pointed(folder, "best") / "model.safetensors"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)

@@ -15,8 +15,8 @@ from .support import GOLDEN
 torch = pytest.importorskip("torch")
 
 from gpt2lab.corpus.batches import Batch  # noqa: E402
-from gpt2lab.train import loop, loss, model, optim  # noqa: E402
-from gpt2lab.train.settings import TrainConfig  # noqa: E402
+from gpt2lab.train import loss, model, optim, step  # noqa: E402
+from gpt2lab.train.config import TrainConfig  # noqa: E402
 
 NANOGPT = Config(n_vocab=97, n_ctx=32, n_embd=32, n_head=4, n_layer=2, activation_function="gelu")
 LR, BETAS, DECAY = 1e-3, (0.9, 0.95), 0.1
@@ -87,12 +87,12 @@ def test_three_steps_of_the_loop_equal_those_of_nanogpt(golden, name, clip, micr
     """The loop itself, with the batch whole and in parts."""
     gpt = model.build(NANOGPT, split(golden["initial"].astype(np.float64), NANOGPT))
     optimizer = optim.adamw(gpt, LR, BETAS, DECAY)
-    state = loop.State(gpt, loop.Objective(gpt), optimizer)
+    state = step.State(gpt, step.Objective(gpt), optimizer)
     settings = TrainConfig(steps=3, batch_size=4, micro_batch=micro_batch, clip=clip)
     tokens, targets = (golden[key].astype(np.int64) for key in ("tokens", "targets"))
     for i in range(3):
         batch = Batch(tokens[i], targets[i], np.full(4, NANOGPT.n_ctx))
-        value, norm, why = loop.one_step(state, batch, settings, LR)
+        value, norm, why = step.one_step(state, batch, settings, LR)
         assert why is None
         # The loss that is told is a sum in float32; nothing is computed from it.
         assert value == pytest.approx(golden[f"{name}_losses"][i], abs=1e-6)

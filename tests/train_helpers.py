@@ -13,8 +13,8 @@ from gpt2lab import reference, weights
 from gpt2lab.config import Config
 from gpt2lab.corpus import shards
 from gpt2lab.text.tokenizer import Tokenizer
-from gpt2lab.train import opening
-from gpt2lab.train.settings import TrainConfig
+from gpt2lab.train import start as opening
+from gpt2lab.train.config import TrainConfig
 
 TEXT = "the cat sat on the mat. the dog ate the log. a bird sang to the moon at night. " * 12
 LETTERS = Tokenizer.characters(sorted(set(TEXT)), ["<|endoftext|>"])

@@ -148,13 +148,13 @@ def _opened(path: Path) -> str:
 
 def _resumable(path: Path) -> str:
     """All that a resumed run reads before it makes its model, and the model."""
-    from gpt2lab.train import checkpoint, journal, opening, run, sources
+    from gpt2lab.train import checkpoint_files, data_sources, log, run, start
 
-    made, _ = opening.described(path), opening.settings_of(path)
+    made, _ = start.described(path), start.settings_of(path)
     if made["sources"]:
-        sources.again(made["sources"], path)
-    run.read_state(checkpoint.newest_whole(path, lambda line: None))
-    journal.read(path / "log.jsonl")
+        data_sources.again(made["sources"], path)
+    run.read_state(checkpoint_files.newest_whole(path, lambda line: None))
+    log.read(path / "log.jsonl")
     return loaded(path)
 
 
@@ -290,15 +290,15 @@ def header_cases() -> Iterator[Case]:
 def _trained(home: Path) -> tuple[Path, Path]:
     """A prepared set, and a run on it."""
     from gpt2lab.corpus import prepare
-    from gpt2lab.train import opening, sources
+    from gpt2lab.train import data_sources, start
     from tests.train_helpers import LETTERS, TEXT, finished, fresh, settings
 
     (home / "text.txt").write_text(TEXT)
     prepare.prepare([str(home / "text.txt")], home / "set", tokenizer=LETTERS, held_out=0.2)
-    found = sources.gather([str(home / "set")], home / "unused", tokenizer=LETTERS)
+    found = data_sources.gather([str(home / "set")], home / "unused", tokenizer=LETTERS)
     made = settings(steps=4, val_every=2, save_every=2)
     finished(
-        opening.start(
+        start.start(
             home / "run", fresh(), found.sets, made, val=found.val,
             sources={"data": found.places(home / "run")},
         )

@@ -11,8 +11,8 @@ from gpt2lab.commands.texts import reading_of, reading_options
 from gpt2lab.commands.train import joined
 from gpt2lab.commands.training import SPELLING, follow, teller
 from gpt2lab.errors import InputError
-from gpt2lab.train import words
-from gpt2lab.train.settings import TUNING, TrainConfig
+from gpt2lab.train import aliases
+from gpt2lab.train.config import TUNING, TrainConfig
 
 #: The kinds of other trainers' words that are none of our fields.
 KINDS: dict[str, Any] = {
@@ -39,13 +39,13 @@ KINDS: dict[str, Any] = {
 
 def _kind_of(word: str, kinds: dict[str, Any]) -> Any:
     """What a value of their word is: what ours is, where it has a field of ours."""
-    return KINDS.get(word) or kinds.get(words.NAMES.get(word, ""), str)
+    return KINDS.get(word) or kinds.get(aliases.NAMES.get(word, ""), str)
 
 
 def _theirs(function: Any) -> Any:
     """Other trainers' flags, out of sight in --help; what they mean is told in `train.words`."""
     kinds = field_kinds(TrainConfig)
-    for word in (*words.NAMES, *words.TOLD, *words.RULES):
+    for word in (*aliases.NAMES, *aliases.TOLD, *aliases.RULES):
         kind = _kind_of(word, kinds)
         flag = {"is_flag": True, "default": None} if kind is bool else {"type": kind}
         spelt = f"--{word.replace('_', '-')}"
@@ -86,7 +86,7 @@ def command(text: tuple[str, ...], as_json: bool, **flags: Any) -> None:
     given.update(reading_of(flags))
     with joined(given.get("device")) as group:
         say = teller(group)
-        ours, notes = words.translate(given, group.world)
+        ours, notes = aliases.translate(given, group.world)
         for note in notes:
             say(note)
         named = ours.pop("text", None)

@@ -239,7 +239,7 @@ def _grown(
 ) -> None:
     """The heads of a run at every checkpoint."""
     from gpt2lab.lens import growth
-    from gpt2lab.train import journal
+    from gpt2lab.train import log as journal
 
     log = run / journal.NAME
     records = journal.read(log) if log.is_file() else []

@@ -17,12 +17,12 @@ from gpt2lab.commands.texts import reading_of, reading_options
 from gpt2lab.commands.training import SPELLING, follow, teller
 from gpt2lab.errors import Failure, InputError
 from gpt2lab.files.io import to_json
-from gpt2lab.train.settings import BUDGETS, TrainConfig
+from gpt2lab.train.config import BUDGETS, TrainConfig
 
 if TYPE_CHECKING:
     from gpt2lab.corpus.batches import Batches
-    from gpt2lab.train.claim import Claim
-    from gpt2lab.train.distributed import Group
+    from gpt2lab.train.folder_lock import Claim
+    from gpt2lab.train.parallel.group import Group
     from gpt2lab.train.run import Run
     from gpt2lab.weights import Checkpoint
 
@@ -166,7 +166,7 @@ def joined(device: str | None) -> Iterator[Group]:
     Of several, each leaves by `os._exit`: gloo's threads now and then abort a process that ends in
     the usual way. An error of one does not wait for the others: it becomes theirs, and one tells.
     """
-    from gpt2lab.train import distributed
+    from gpt2lab.train.parallel import group as distributed
 
     group, code = distributed.join(device), 0
     if group is distributed.ALONE:
@@ -206,7 +206,7 @@ def _train(data: tuple[str, ...], flags: dict[str, Any]) -> None:
 
 
 def _started(data: tuple[str, ...], flags: dict[str, Any], group: Group) -> Run:
-    from gpt2lab.train import opening
+    from gpt2lab.train import start as opening
 
     settings, folder = _settings(flags), Path(flags["out"])
     group.at("reading the model")
@@ -231,10 +231,11 @@ def _new(
     claimed: Claim,
     group: Group,
 ) -> Run:
-    from gpt2lab.train import opening, sources
+    from gpt2lab.train import data_sources
+    from gpt2lab.train import start as opening
 
     folder, say = Path(flags["out"]), teller(group)
-    gathered = sources.gather(
+    gathered = data_sources.gather(
         data, opening.data_folder(folder, group), weights=_numbers(flags["weights"]),
         val=flags["val"], tokenizer=vocabulary, named=bool(flags["vocabulary"] or model),
         held_out=flags["held_out"], say=say, group=group, **reading_of(flags),
@@ -255,7 +256,8 @@ OF_A_START = (
 
 
 def _resumed(data: tuple[str, ...], flags: dict[str, Any], group: Group) -> Run:
-    from gpt2lab.train import opening, same, sources
+    from gpt2lab.train import data_sources, same_data
+    from gpt2lab.train import start as opening
 
     wrong = [name for name in OF_A_START if flags[name] not in (None, False)]
     if wrong:
@@ -267,9 +269,9 @@ def _resumed(data: tuple[str, ...], flags: dict[str, Any], group: Group) -> Run:
     options = reading_of(flags)
     if flags["held_out"] is not None:
         options["held_out"] = flags["held_out"]
-    why = same.different(made, folder, data, group, val=flags["val"], **options)
-    same.refuse_other(why, "train", data, folder)
-    gathered = sources.again(made["sources"], folder, data, flags["val"])
+    why = same_data.different(made, folder, data, group, val=flags["val"], **options)
+    same_data.refuse_other(why, "train", data, folder)
+    gathered = data_sources.again(made["sources"], folder, data, flags["val"])
     return opening.resume(
         folder, gathered.sets, None if settings == old else settings, val=gathered.val,
         sources=gathered.places(folder), allow_changes=flags["allow_changes"], group=group,
@@ -307,18 +309,19 @@ def _which_data(data: tuple[str, ...], flags: dict[str, Any]) -> None:
 
 
 def _batches(data: tuple[str, ...], flags: dict[str, Any]) -> Batches:
-    from gpt2lab.train import opening, sources
+    from gpt2lab.train import data_sources
+    from gpt2lab.train import start as opening
 
     folder = Path(flags["resume"])
     made, values = opening.described(folder), opening.state_of(folder)
-    gathered = sources.again(made["sources"], folder, data=data)
+    gathered = data_sources.again(made["sources"], folder, data=data)
     settings = TrainConfig.from_dict(values["settings"])
     return opening.batches_of(gathered.sets, settings, opening.parts_of(values))
 
 
 def _dry_run(flags: dict[str, Any]) -> None:
     """Bytes of each process of a made-up group."""
-    from gpt2lab.train import distributed
+    from gpt2lab.train.parallel import group as distributed
 
     model, settings = _model(flags), _settings(flags)
     config = model.config if model else _shape(flags, 50257, 50256)

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpt2lab.commands.options import echo_json, printable
-from gpt2lab.train import telling
+from gpt2lab.train import progress
 
 if TYPE_CHECKING:
-    from gpt2lab.train.distributed import Group
+    from gpt2lab.train.parallel.group import Group
     from gpt2lab.train.run import Run
 
 #: Exit codes of a run that was stopped and saved: 128 and the signal, as a shell has it.
@@ -95,10 +95,10 @@ class Bar:
     def step(self, record: dict[str, Any]) -> None:
         """One step was done."""
         at = record["seconds"] if self.minutes else record["step"]
-        told = telling.step_line(record)
+        told = progress.step_line(record)
         self._bar.set_postfix_str(told, refresh=False)
         self._bar.update(max(0, min(at, self.total or at) - self._bar.n))
-        if self._bar.disable and time.monotonic() - self._shown > telling.EVERY:
+        if self._bar.disable and time.monotonic() - self._shown > progress.EVERY:
             self._shown = time.monotonic()
             click.echo(f"step {record['step']}: {told}", err=True)
 
@@ -114,7 +114,7 @@ class Bar:
 
 
 def _told(record: dict[str, Any]) -> str | None:
-    return telling.line(record, lambda text: printable(text, sys.stderr))
+    return progress.line(record, lambda text: printable(text, sys.stderr))
 
 
 def follow(run: Run, *, as_json: bool) -> None:
@@ -153,5 +153,5 @@ def _close(run: Run, last: dict[str, Any]) -> None:
         return
     if last.get("kind") != "end":  # it was over before
         return
-    click.echo(telling.end_line(run.folder, last))
+    click.echo(progress.end_line(run.folder, last))
     click.echo(f'  gpt2lab generate --model {run.folder} "..."', err=True)

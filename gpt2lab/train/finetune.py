@@ -13,10 +13,15 @@ from gpt2lab.corpus.documents import READING
 from gpt2lab.errors import InputError
 from gpt2lab.lm import LM, load, place
 from gpt2lab.text.tokenizer import Tokenizer
-from gpt2lab.train import telling
-from gpt2lab.train.claim import Claim, held
-from gpt2lab.train.distributed import ALONE, Group
-from gpt2lab.train.opening import (
+from gpt2lab.train import progress
+from gpt2lab.train.aliases import translate
+from gpt2lab.train.config import BUDGETS, TUNING, TrainConfig
+from gpt2lab.train.data_sources import Gathered, again, gather
+from gpt2lab.train.folder_lock import Claim, held
+from gpt2lab.train.parallel.group import ALONE, Group
+from gpt2lab.train.run import RUN, Run
+from gpt2lab.train.same_data import check_same_model, different, refuse_other, vocabulary_of
+from gpt2lab.train.start import (
     check_early,
     claim,
     data_folder,
@@ -27,11 +32,6 @@ from gpt2lab.train.opening import (
     settings_of,
     start,
 )
-from gpt2lab.train.run import RUN, Run
-from gpt2lab.train.same import check_same_model, different, refuse_other, vocabulary_of
-from gpt2lab.train.settings import BUDGETS, TUNING, TrainConfig
-from gpt2lab.train.sources import Gathered, again, gather
-from gpt2lab.train.words import translate
 
 Given = dict[str, Any]
 
@@ -219,8 +219,8 @@ def finetune(
     for note in notes:
         warnings.warn(note, stacklevel=2)
     texts = _texts(text, ours.pop("text", None))
-    with telling.heard(verbose), prepare_run(texts, ours, say=telling.LOGGER.info) as run:
-        for record in telling.log(run.folder, run.go()):
+    with progress.heard(verbose), prepare_run(texts, ours, say=progress.LOGGER.info) as run:
+        for record in progress.log(run.folder, run.go()):
             if callback is not None:
                 callback(record)
     return load(str(run.folder))

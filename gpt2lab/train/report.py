@@ -23,7 +23,7 @@ import numpy as np
 
 from gpt2lab.errors import MissingExtraError
 from gpt2lab.files import io
-from gpt2lab.train.journal import Record, plain
+from gpt2lab.train.log import Record, plain
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -35,11 +35,12 @@ from gpt2lab.errors import Failure, InputError, MissingExtraError
 from gpt2lab.files.io import accessing, checked, read_json, sync, write_json, write_whole
 from gpt2lab.lm import LM
 from gpt2lab.text.tokenizer import Tokenizer
-from gpt2lab.train import checkpoint, journal, loop, memory, precision, report
-from gpt2lab.train.claim import Claim
-from gpt2lab.train.distributed import ALONE, Group, fill, read_parts, write_parts
-from gpt2lab.train.settings import TrainConfig
-from gpt2lab.train.state import give_moments, moments, room_for_moments
+from gpt2lab.train import allocator, checkpoint_files, log, precision, report
+from gpt2lab.train import step as loop
+from gpt2lab.train.config import TrainConfig
+from gpt2lab.train.folder_lock import Claim
+from gpt2lab.train.optimizer_state import give_moments, moments, room_for_moments
+from gpt2lab.train.parallel.group import ALONE, Group, fill, read_parts, write_parts
 from gpt2lab.weights import Checkpoint
 from gpt2lab.weights.formats import huggingface
 
@@ -143,7 +144,7 @@ class Run:
     _skipped: int = 0
     _peak: float = 0.0
     _stop: Stop = _never
-    _journal: journal.Journal | None = None
+    _journal: log.Journal | None = None
     _unlogged: list[Record] = field(default_factory=list)
     _moves: list[str] = field(default_factory=list)
 
@@ -221,10 +222,10 @@ class Run:
 
     def _tidy(self) -> None:
         """Name the best checkpoint, and delete old ones."""
-        best = checkpoint.name_of(self.best["step"]) if self.best else None
+        best = checkpoint_files.name_of(self.best["step"]) if self.best else None
         if best is not None and (self.folder / best).is_dir():
-            checkpoint.point(self.folder, BEST, best)
-        checkpoint.prune(self.folder, self.settings.save_total_limit, best)
+            checkpoint_files.point(self.folder, BEST, best)
+        checkpoint_files.prune(self.folder, self.settings.save_total_limit, best)
 
     def save(self) -> Record:
         """Write a checkpoint of this moment. Failure when it cannot be, with all else untouched."""
@@ -232,16 +233,16 @@ class Run:
         self._follow()
         failed: InputError | Failure | None = None
         try:
-            checkpoint.save(self.folder, step, self._write, self.group)
+            checkpoint_files.save(self.folder, step, self._write, self.group)
         except (InputError, Failure) as error:
             failed = error
         if self._follow():  # it was renamed in the middle of this
-            checkpoint.save(self.folder, step, self._write, self.group)
+            checkpoint_files.save(self.folder, step, self._write, self.group)
         elif failed is not None:
             raise failed
         self.group.agree(self._tidy)
         self._saved = step
-        return {"kind": "save", "step": step, "folder": checkpoint.name_of(step)}
+        return {"kind": "save", "step": step, "folder": checkpoint_files.name_of(step)}
 
     def _follow(self) -> bool:
         """Go after the run's folder, which may have been renamed; whether it was.
@@ -262,7 +263,7 @@ class Run:
         old = self.folder
         names = [old, *(old.with_name(f"{old.name}-{number}") for number in range(2, 1000))]
         self.folder = self.group.agree(lambda: next(name for name in names if not name.exists()))
-        checkpoint.save(self.folder, self.state.step, self._write, self.group)
+        checkpoint_files.save(self.folder, self.state.step, self._write, self.group)
         self.group.agree(lambda: describe(self.folder, self.made))
         inside = any(not Path(path).is_absolute() for path in self.made["sources"].get("paths", ()))
         texts = " TEXT" if inside else ""
@@ -356,7 +357,9 @@ class Run:
         seconds, tokens = self.state.seconds, self.state.tokens
         window = self.state.window.to_dict()
         self._follow()
-        folder = self.group.agree(lambda: checkpoint.newest_whole(self.folder, lambda line: None))
+        folder = self.group.agree(
+            lambda: checkpoint_files.newest_whole(self.folder, lambda line: None)
+        )
         best, waited = self.best, self.waited
         self.restore(folder)
         came_from = self.state.step
@@ -434,7 +437,7 @@ class Run:
         self._stop = stop
         if self.group.first:
             events = importlib.util.find_spec("tensorboardX") is not None
-            self._journal = journal.Journal(self.folder, after=self.state.step, tensorboard=events)
+            self._journal = log.Journal(self.folder, after=self.state.step, tensorboard=events)
         self.group.at("training")
         device = self.state.device
         self._peak = precision.matmul_speed(precision.DTYPES[self.settings.dtype], device)
@@ -463,9 +466,7 @@ class Run:
         """Whether the run was over when it was left."""
         over = self._is_early() or loop.is_done(self.state, self.settings, self.total)
         ends = {"kind": "end", "step": self.state.step}.items()
-        return over and any(
-            ends <= record.items() for record in journal.read(self.folder / journal.NAME)
-        )
+        return over and any(ends <= record.items() for record in log.read(self.folder / log.NAME))
 
     def _is_early(self) -> bool:
         """Whether validation has not got better for as long as the settings wait."""
@@ -509,7 +510,7 @@ class Run:
                 "step": step,
                 "why": why,
                 "best": self.best,
-                "peak_memory": memory.peak(),
+                "peak_memory": allocator.peak(),
             }
         )
         self._log()
@@ -519,6 +520,6 @@ class Run:
     def _report(self) -> Iterator[Record]:
         """The curve and the page; without the library that draws, the run is none the worse."""
         try:
-            report.write(self.folder, journal.read(self.folder / journal.NAME), self.folder.name)
+            report.write(self.folder, log.read(self.folder / log.NAME), self.folder.name)
         except MissingExtraError as error:
             yield {"kind": "note", "step": self.state.step, "text": str(error)}

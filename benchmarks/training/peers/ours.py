@@ -14,9 +14,9 @@ from benchmarks.training.contenders import Trained
 
 
 def _unkept() -> None:
-    from gpt2lab.train import memory
+    from gpt2lab.train import allocator
 
-    memory.keep = lambda: False
+    allocator.keep = lambda: False
 
 
 def _sdpa() -> None:
@@ -26,7 +26,8 @@ def _sdpa() -> None:
 
 
 def _whole_logits() -> None:
-    from gpt2lab.train import loop, loss
+    from gpt2lab.train import loss
+    from gpt2lab.train import step as loop
 
     loop.cross_entropy = loss.written_out
 
@@ -66,11 +67,12 @@ def train(
     from gpt2lab.config import Config
     from gpt2lab.corpus.batches import Batches
     from gpt2lab.corpus.shards import TokenSet
-    from gpt2lab.train import loop, opening
-    from gpt2lab.train.distributed import ALONE
+    from gpt2lab.train import start as opening
+    from gpt2lab.train import step as loop
+    from gpt2lab.train.config import TrainConfig
     from gpt2lab.train.model import compile_blocks
-    from gpt2lab.train.settings import TrainConfig
-    from gpt2lab.train.state import new_state
+    from gpt2lab.train.optimizer_state import new_state
+    from gpt2lab.train.parallel.group import ALONE
     from gpt2lab.weights import Checkpoint
 
     config = Config(case.n_vocab, case.block, case.n_embd, case.n_head, case.n_layer)

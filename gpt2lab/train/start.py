@@ -21,13 +21,13 @@ from gpt2lab.corpus.shards import TokenSet, vocabulary_hash
 from gpt2lab.errors import InputError, MissingExtraError, quoted
 from gpt2lab.files.io import accessing, checked, read_json
 from gpt2lab.text.tokenizer import Tokenizer
-from gpt2lab.train import checkpoint, journal, memory, model, precision
-from gpt2lab.train.claim import Claim, held
-from gpt2lab.train.distributed import ALONE, Group
+from gpt2lab.train import allocator, checkpoint_files, log, model, precision
+from gpt2lab.train.config import BUDGETS, TrainConfig, changes
+from gpt2lab.train.data_sources import check_places
+from gpt2lab.train.folder_lock import Claim, held
+from gpt2lab.train.optimizer_state import new_state
+from gpt2lab.train.parallel.group import ALONE, Group
 from gpt2lab.train.run import BEST, RUN, Run, describe, environment, read_state
-from gpt2lab.train.settings import BUDGETS, TrainConfig, changes
-from gpt2lab.train.sources import check_places
-from gpt2lab.train.state import new_state
 from gpt2lab.weights import Checkpoint
 from gpt2lab.weights.formats import huggingface
 
@@ -64,7 +64,7 @@ def ready(
         )
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    memory.keep()
+    allocator.keep()
     if device.type == "cpu":
         precision.quicken_float32()
     chosen, why = group.agree(
@@ -80,7 +80,7 @@ def holds_run(folder: Path) -> bool:
     """Whether there is a run. One that ended while it was made, before its first step, is none."""
     if (folder / RUN).exists():
         return True
-    return any(checkpoint.step_of(path.name) > 0 for path in checkpoint.all_of(folder))
+    return any(checkpoint_files.step_of(path.name) > 0 for path in checkpoint_files.all_of(folder))
 
 
 def _check_folder(folder: Path, overwrite: bool) -> None:
@@ -373,11 +373,11 @@ def give_up(folder: Path, claimed: Claim, group: Group) -> None:
 def _make_room(folder: Path, made: dict[str, Any]) -> None:
     """Remove the run that a folder holds, its data too; not those of the new one."""
     _drop_data(folder, made)
-    for path in checkpoint.all_of(folder):
+    for path in checkpoint_files.all_of(folder):
         shutil.rmtree(path)
-    checkpoint.clear(folder)
-    shutil.rmtree(folder / journal.TENSORBOARD, ignore_errors=True)
-    for name in (RUN, checkpoint.LATEST, BEST, journal.NAME, "curve.png", "report.html"):
+    checkpoint_files.clear(folder)
+    shutil.rmtree(folder / log.TENSORBOARD, ignore_errors=True)
+    for name in (RUN, checkpoint_files.LATEST, BEST, log.NAME, "curve.png", "report.html"):
         (folder / name).unlink(missing_ok=True)
 
 
@@ -399,7 +399,7 @@ def described(folder: Path) -> dict[str, Any]:
 def state_of(folder: Path) -> dict[str, Any]:
     """state.json of a run's newest whole checkpoint."""
     described(folder)
-    return read_state(checkpoint.newest_whole(folder, _unheard))
+    return read_state(checkpoint_files.newest_whole(folder, _unheard))
 
 
 def settings_of(folder: Path) -> TrainConfig:
@@ -460,7 +460,7 @@ def resume(
     if claimed is None:
         claimed = held(folder, group)
     try:
-        newest = group.agree(lambda: checkpoint.newest_whole(folder, say))
+        newest = group.agree(lambda: checkpoint_files.newest_whole(folder, say))
         values = read_state(newest)
         old = TrainConfig.from_dict(values["settings"])
         begin = huggingface.load(newest)

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from gpt2lab.train import model, optim, precision
-from gpt2lab.train.distributed import Group, fill
-from gpt2lab.train.loop import Objective, State
-from gpt2lab.train.settings import TrainConfig
+from gpt2lab.train.config import TrainConfig
+from gpt2lab.train.parallel.group import Group, fill
 from gpt2lab.train.spikes import Window
+from gpt2lab.train.step import Objective, State
 from gpt2lab.weights import Checkpoint
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # what AdamW keeps for each number

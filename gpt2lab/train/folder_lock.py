@@ -11,7 +11,7 @@ from pathlib import Path
 import filelock
 
 from gpt2lab.errors import InputError
-from gpt2lab.train.distributed import Group
+from gpt2lab.train.parallel.group import Group
 
 
 def _identity(path: Path | int) -> tuple[int, int] | None:

@@ -12,7 +12,7 @@ from gpt2lab.corpus.shards import SPLITS, TokenSet, open_set
 from gpt2lab.errors import InputError
 from gpt2lab.files.io import checked
 from gpt2lab.text.tokenizer import Tokenizer
-from gpt2lab.train.distributed import ALONE, Group
+from gpt2lab.train.parallel.group import ALONE, Group
 
 Say = Callable[[str], None]
 HELD_OUT = 0.01  # the share of texts that is held out where nothing else is said

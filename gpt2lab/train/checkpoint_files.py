@@ -16,7 +16,7 @@ from pathlib import Path
 
 from gpt2lab.errors import Failure, InputError
 from gpt2lab.files.io import accessing, contents, sync, write_json, write_whole
-from gpt2lab.train.distributed import ALONE, Group
+from gpt2lab.train.parallel.group import ALONE, Group
 from gpt2lab.weights import checksums
 
 MANIFEST = checksums.MANIFEST

@@ -16,8 +16,8 @@ from gpt2lab.corpus.shards import MANIFEST, SPLITS, TokenSet, open_set, read_man
 from gpt2lab.errors import Failure, InputError
 from gpt2lab.lm import place
 from gpt2lab.text.tokenizer import Tokenizer
-from gpt2lab.train import checkpoint
-from gpt2lab.train.distributed import Group
+from gpt2lab.train import checkpoint_files
+from gpt2lab.train.parallel.group import Group
 
 #: What `prepare` depends on besides the texts and the vocabulary, and writes down.
 _VOCABULARY = "vocabulary"
@@ -127,7 +127,7 @@ def different(
 
 def vocabulary_of(run: Path) -> Tokenizer | None:
     """The vocabulary of a run."""
-    newest = checkpoint.newest_whole(run, lambda line: None)
+    newest = checkpoint_files.newest_whole(run, lambda line: None)
     return weights.load(newest).tokenizer
 
 

@@ -27,11 +27,11 @@ import numpy as np
 from gpt2lab.config import Config
 from gpt2lab.errors import Failure, InputError, MissingExtraError
 from gpt2lab.files.io import reason
-from gpt2lab.train.meeting import Meeting
+from gpt2lab.train.config import TrainConfig
 from gpt2lab.train.model import GPT2  # the first to import torch, and to say which extra it is in
 from gpt2lab.train.optim import adamw
+from gpt2lab.train.parallel.rendezvous import Meeting
 from gpt2lab.train.precision import DTYPES, choose
-from gpt2lab.train.settings import TrainConfig
 
 try:
     import torch
@@ -493,16 +493,16 @@ def _made_up(world: int) -> Iterator[None]:
 
 def _rehearsal(config: Config, settings: TrainConfig, mesh: Any) -> Any:
     """The state of a run, as it would be made, of tensors without contents."""
-    from gpt2lab.train import loop  # which stands on this file
+    from gpt2lab.train import step  # which stands on this file
 
     compute, cpu = DTYPES[settings.dtype], torch.device("cpu")
     with torch.device("meta"):
         gpt = GPT2(config, compute=compute, dropout=settings.dropout, recompute=settings.recompute)
     for name, parameter in gpt.named_parameters():
         parameter.requires_grad_(settings.train_only == "all" or name.startswith("h."))
-    objective: nn.Module = loop.Objective(gpt)
+    objective: nn.Module = step.Objective(gpt)
     objective = objective.to_empty(device=cpu) if mesh is None else _divided(objective, mesh, cpu)
-    return loop.State(gpt, objective, adamw(gpt, settings.learning_rate))
+    return step.State(gpt, objective, adamw(gpt, settings.learning_rate))
 
 
 def _bytes(tensors: Iterable[torch.Tensor | None]) -> int:
@@ -512,7 +512,7 @@ def _bytes(tensors: Iterable[torch.Tensor | None]) -> int:
 def _measured(state: Any, settings: TrainConfig, group: Group, meter: _Meter) -> dict[str, int]:
     """Take two steps, as AdamW's moments are made in the first, and measure the second."""
     from gpt2lab.corpus.batches import Batch
-    from gpt2lab.train import loop
+    from gpt2lab.train import step
 
     found, model = {"before": 0}, state.model
     ids = np.zeros((settings.batch_size, settings.block_size or 1), np.int64)  # [B, T]
@@ -532,7 +532,7 @@ def _measured(state: Any, settings: TrainConfig, group: Group, meter: _Meter) ->
     state.optimizer.register_step_pre_hook(update)
     for _ in range(2):
         meter.most = 0
-        loop.one_step(state, batch, settings, 0.0, group=group)
+        step.one_step(state, batch, settings, 0.0, group=group)
     found["parameters"] = _bytes(model.parameters())
     found["optimizer"] = 2 * _bytes(own["exp_avg"] for own in state.optimizer.state.values())
     return found
