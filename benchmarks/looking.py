@@ -20,7 +20,7 @@ import numpy as np
 import gpt2lab
 from gpt2lab import lens, reference
 from gpt2lab.config import SIZES
-from gpt2lab.lens import page, source
+from gpt2lab.lens import page, walkthrough
 from gpt2lab.lm import LM
 from gpt2lab.weights import Checkpoint
 
@@ -68,7 +68,7 @@ def views(model: LM, tokens: list[int]) -> None:
         "logit lens": lambda: lens.logit_lens(trace),
         "attribution by neuron": lambda: lens.attribution(trace, by="neuron"),
         "head scores, one text of 101": lambda: lens.head_scores(model, batch=1),
-        "source walk, 40 tokens": lambda: source.walk(model, shorter),
+        "source walk, 40 tokens": lambda: walkthrough.walk(model, shorter),
         "sweep of resid_pre, 20 tokens": lambda: lens.sweep(model, tokens[:20], tokens[20:40], 7),
         "page, 40 tokens": lambda: page.render(model, shorter),
     }

@@ -11,7 +11,7 @@ import pytest
 from gpt2lab import reference
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError
-from gpt2lab.lens import names
+from gpt2lab.lens import hook_names
 
 from .support import TINY, tiny_params
 
@@ -76,7 +76,7 @@ def test_every_value_is_the_reference_s(which):
     with hooks.watch(gpt) as values:
         logits = gpt(torch.as_tensor(IDS))
     assert torch.equal(plain, logits)  # to watch changes no bit
-    assert list(values) == list(expected) == names.keys(CONFIGS[which])
+    assert list(values) == list(expected) == hook_names.keys(CONFIGS[which])
     for key, value in values.items():
         found, wanted = value.detach().numpy(), expected[key]
         assert found.shape == wanted.shape and found.dtype == np.float64
@@ -90,7 +90,7 @@ def test_every_value_is_the_reference_s(which):
 def test_the_names_are_modules_and_no_parameters():
     gpt = built()
     modules = dict(gpt.named_modules())
-    assert set(names.keys(TINY)) < set(modules)
+    assert set(hook_names.keys(TINY)) < set(modules)
     assert list(gpt.state_dict()) == list(params64())
 
 
@@ -117,7 +117,7 @@ def test_gradients_are_the_finite_differences_of_the_reference():
             assert key.endswith(("embed", "q", "k")) or slope != 0, key
 
 
-@pytest.mark.parametrize("key", names.keys(TINY))
+@pytest.mark.parametrize("key", hook_names.keys(TINY))
 def test_a_value_that_a_hook_replaces_is_one_that_at_replaces(key):
     params, gpt = params64(), built()
     old = by_the_reference(TINY, params, IDS)[key]
@@ -251,7 +251,7 @@ def test_what_changes_the_input_of_a_block_does_not_hide_its_values():
         module.register_forward_pre_hook(lambda _, given: 2 * given[0])
     with hooks.watch(gpt, layers=[1]) as values:
         gpt(ids)
-    assert list(values) == names.select(TINY, layers=[1])
+    assert list(values) == hook_names.select(TINY, layers=[1])
     with hooks.watch(gpt, ["h.0.resid_post"]) as before:
         gpt(ids)
     assert torch.equal(values["h.1.resid_pre"], 2 * before["h.0.resid_post"])
@@ -286,7 +286,7 @@ def test_attribution_is_exact_where_the_metric_is_linear():
         assert not found[key][:-1].any()
 
 
-@pytest.mark.parametrize("name", [n for n in names.NAMES if n not in ("scores", "pos_embed")])
+@pytest.mark.parametrize("name", [n for n in hook_names.NAMES if n not in ("scores", "pos_embed")])
 def test_attribution_is_close_where_the_texts_are(name):
     """Each estimate beside patching itself, place by place; the texts' embeddings differ little."""
     params = params64()
@@ -298,7 +298,7 @@ def test_attribution_is_close_where_the_texts_are(name):
     found = hooks.attribution_patching(gpt, *texts, metric, [name])
     values = [by_the_reference(TINY, params, row[None]) for row in texts]
     base = metric_of_arrays(values[1]["logits"])
-    assert set(found) == set(names.select(TINY, [name]))
+    assert set(found) == set(hook_names.select(TINY, [name]))
     for key, estimate in found.items():
         clean, corrupt = (each[key] for each in values)
         actual = np.zeros(clean.shape[1:-1])

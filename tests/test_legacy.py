@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from gpt2lab import InputError
-from gpt2lab.commands import legacy
+from gpt2lab.commands import aliases
 from gpt2lab.commands.generate import command
 
 OWN = {name: not param.is_flag for param in command.params for name in param.opts if name[0] == "-"}
 
 
 def translate(args):
-    return legacy.translate(args, OWN)
+    return aliases.translate(args, OWN)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from gpt2lab import lens, reference
 from gpt2lab.config import Config
 from gpt2lab.engines.numpy_engine import NumpyEngine
 from gpt2lab.errors import InputError
-from gpt2lab.lens import names as naming
+from gpt2lab.lens import hook_names as naming
 from gpt2lab.lm import LM
 from gpt2lab.weights import Checkpoint
 

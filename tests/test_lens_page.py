@@ -21,8 +21,8 @@ import gpt2lab
 from gpt2lab import lens
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError
-from gpt2lab.lens import flow, page, show
-from gpt2lab.lens.source import walk
+from gpt2lab.lens import notebook, page, page_steps
+from gpt2lab.lens.walkthrough import walk
 from gpt2lab.lm import LM
 from gpt2lab.weights import Checkpoint
 
@@ -112,9 +112,9 @@ class Tags(HTMLParser):
 # ---- Colours and signs.
 
 
-@pytest.mark.parametrize("scale", [show.shade, show.heat])
+@pytest.mark.parametrize("scale", [notebook.shade, notebook.heat])
 def test_a_scale_goes_one_way_in_lightness_and_ink_is_read_on_it(scale):
-    light = [show.luminance(scale(i / 100)) for i in range(101)]
+    light = [notebook.luminance(scale(i / 100)) for i in range(101)]
     assert all(a > b for a, b in itertools.pairwise(light))
     assert scale(-1) == scale(0) == scale(float("nan"))
     assert scale(7) == scale(1)
@@ -122,29 +122,29 @@ def test_a_scale_goes_one_way_in_lightness_and_ink_is_read_on_it(scale):
 
 def test_ink_on_any_colour_has_the_contrast_that_wcag_asks_for():
     for value in np.linspace(-1, 1, 401):
-        for scale in (show.shade, show.heat, show.diverging):
-            paper = show.luminance(scale(float(value)))
-            letters = 0.0 if show.ink(scale(float(value))) == "#000" else 1.0
+        for scale in (notebook.shade, notebook.heat, notebook.diverging):
+            paper = notebook.luminance(scale(float(value)))
+            letters = 0.0 if notebook.ink(scale(float(value))) == "#000" else 1.0
             ratio = (max(paper, letters) + 0.05) / (min(paper, letters) + 0.05)
             assert ratio >= 4.5
 
 
 def test_the_two_sides_of_zero_differ_in_blue_and_not_in_red_and_green_alone():
     for value in (0.3, 0.6, 1.0):
-        (r, _, b), (red, _, blue) = show.diverging(value), show.diverging(-value)
+        (r, _, b), (red, _, blue) = notebook.diverging(value), notebook.diverging(-value)
         assert b - r > 15
         assert red - blue > 15
 
 
 def test_what_cannot_be_seen_gets_a_sign():
-    assert show.plain(" a\n\t\r\x00\x1b") == "·a↵⇥␍␀␛"
-    assert show.plain("\u202ea\u200b\u2003\x85") == r"\u{202e}a\u{200b}\u{2003}\u{85}"
-    assert show.plain("") == "∅"
-    assert show.plain("\u0301") == "◌\u0301"
-    assert show.signs("a b") == [("a", False), ("·", True), ("b", False)]
-    assert show.plain("\\xf0") == "\\xf0"
+    assert notebook.plain(" a\n\t\r\x00\x1b") == "·a↵⇥␍␀␛"
+    assert notebook.plain("\u202ea\u200b\u2003\x85") == r"\u{202e}a\u{200b}\u{2003}\u{85}"
+    assert notebook.plain("") == "∅"
+    assert notebook.plain("\u0301") == "◌\u0301"
+    assert notebook.signs("a b") == [("a", False), ("·", True), ("b", False)]
+    assert notebook.plain("\\xf0") == "\\xf0"
     every = "".join(map(chr, range(0x3000)))
-    assert show.plain(every).isprintable()
+    assert notebook.plain(every).isprintable()
 
 
 # ---- Fragments.
@@ -163,15 +163,15 @@ def test_every_result_shows_itself_without_script_or_style_sheet():
 def test_hostile_tokens_are_read_as_text():
     model = tiny(tokenizer=Hostile())
     t = lens.trace(model, IDS)
-    shown = Tags(show.next_tokens(lens.next_tokens(t)))
-    piece = show.plain(model.tokenizer.pieces([96])[0])
-    assert piece == show.plain(HOSTILE + "96")
+    shown = Tags(notebook.next_tokens(lens.next_tokens(t)))
+    piece = notebook.plain(model.tokenizer.pieces([96])[0])
+    assert piece == notebook.plain(HOSTILE + "96")
     assert piece in shown.words
 
 
 def test_the_numbers_of_a_text_stand_in_it(fable):
     n = lens.next_tokens(fable.trace(TEXT))
-    fragment = show.next_tokens(n)
+    fragment = notebook.next_tokens(n)
     found = Tags(fragment)
     for row in n.expected[1:-1]:
         assert any(
@@ -179,18 +179,18 @@ def test_the_numbers_of_a_text_stand_in_it(fable):
             for title in found.titles
         )
     for name, value in n.names(n.next):
-        assert f"{show.plain(name)}" in found.words
-        assert show.percent(value) in found.words
+        assert f"{notebook.plain(name)}" in found.words
+        assert notebook.percent(value) in found.words
         assert f"probability {value!r}" in found.titles
     surprising = max(n.expected[1:-1], key=lambda row: row.surprisal)
-    colour = show.heat(surprising.surprisal / show.SURPRISING)
+    colour = notebook.heat(surprising.surprisal / notebook.SURPRISING)
     assert f"rgb{colour}" in fragment
 
 
 def test_the_numbers_of_a_lens_stand_in_its_titles(fable):
     found = fable.trace("Once upon a time")
     look = lens.logit_lens(found)
-    shown = Tags(show.logit_lens(look))
+    shown = Tags(notebook.logit_lens(look))
     cells = [title for title in shown.titles if "entropy" in title]
     assert len(cells) == look.best.shape[0] * look.best.shape[1]
     for (n, i), title in zip(np.ndindex(*look.best.shape[:2]), cells, strict=True):
@@ -201,7 +201,7 @@ def test_the_numbers_of_a_lens_stand_in_its_titles(fable):
 
 def test_the_numbers_of_a_head_stand_in_its_cells(fable):
     found = lens.attention(fable.trace(TEXT), 3, 1)
-    titles = [title for title in Tags(show.attention(found)).titles if "q.k" in title]
+    titles = [title for title in Tags(notebook.attention(found)).titles if "q.k" in title]
     places = [(i, j) for i in range(len(found.pieces)) for j in range(i + 1)]
     assert len(titles) == len(places)
     for (i, j), title in zip(places, titles, strict=True):
@@ -212,20 +212,20 @@ def test_long_results_are_cut_and_say_so():
     model = tiny(dataclasses.replace(TINY, n_ctx=256, n_layer=45))
     long = [i % 97 for i in range(90)]
     t = lens.trace(model, long)
-    assert "last 60 of 90 tokens" in show.next_tokens(lens.next_tokens(t))
-    shown = show.logit_lens(lens.logit_lens(t))
+    assert "last 60 of 90 tokens" in notebook.next_tokens(lens.next_tokens(t))
+    shown = notebook.logit_lens(lens.logit_lens(t))
     assert "last 60 of 90 tokens" in shown
     assert "last 40 of 46 layers" in shown
-    assert "last 40 of 90 tokens" in show.attention(lens.attention(t, 0, 0))
-    most = show.attribution(lens.attribution(t, by="neuron"))
+    assert "last 40 of 90 tokens" in notebook.attention(lens.attention(t, 0, 0))
+    most = notebook.attribution(lens.attribution(t, by="neuron"))
     assert "40 largest of" in most
     assert len(most) < 40_000
-    assert "Of 45 layers, 0 to 44, layer 0 is shown." in show.trace(t)
+    assert "Of 45 layers, 0 to 44, layer 0 is shown." in notebook.trace(t)
 
 
 def test_what_a_cut_attribution_leaves_out_is_summed(fable):
     found = lens.attribution(fable.trace(TEXT), by="neuron")
-    text = Tags(show.attribution(found)).words
+    text = Tags(notebook.attribution(found)).words
     rest = float(re.search(r"the others sum to (-?[\d.]+)\.", text)[1])
     assert rest == pytest.approx(found.values.sum() - sum(v for _, v in found.top(40)), abs=1e-4)
 
@@ -413,7 +413,7 @@ def test_the_calls_of_all_layers_are_alike(made):
 def test_a_step_that_is_no_longer_there_is_an_error(fable):
     calls = walk(fable, [[1]])
     with pytest.raises(AssertionError, match="the reference has no lost"):
-        flow._find(calls, flow.Stage("lost", "model", "", line="y = nothing"), None)
+        page_steps._find(calls, page_steps.Stage("lost", "model", "", line="y = nothing"), None)
 
 
 # ---- The page as a file.
@@ -457,7 +457,7 @@ def test_hostile_tokens_and_names_do_not_leave_their_place():
     told = data_of(made)
     assert told["model"]["name"] == HOSTILE
     for one, piece in zip(IDS, model.tokenizer.pieces(IDS), strict=True):
-        assert "".join(told["words"][str(one)]) == show.plain(piece)
+        assert "".join(told["words"][str(one)]) == notebook.plain(piece)
 
 
 def test_ids_are_shown_where_there_is_no_tokenizer():

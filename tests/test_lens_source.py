@@ -13,14 +13,14 @@ import pytest
 
 from gpt2lab import reference
 from gpt2lab.errors import InputError
-from gpt2lab.lens import source
+from gpt2lab.lens import walkthrough
 
 from .test_lens import IDS, tiny
 
 
 @pytest.fixture(scope="module")
 def calls():
-    return source.walk(tiny(), IDS)
+    return walkthrough.walk(tiny(), IDS)
 
 
 def named(calls, name, scope=None):
@@ -113,14 +113,14 @@ def test_each_line_has_what_it_made(calls):
 def test_a_picture_holds_the_largest_of_each_part():
     value = np.zeros((30, 100))
     value[0, 0], value[29, 99], value[3, 50] = -5, 7, 2
-    found = np.array(source.picture(value))
-    assert found.shape == (source.ROWS, source.COLUMNS)
+    found = np.array(walkthrough.picture(value))
+    assert found.shape == (walkthrough.ROWS, walkthrough.COLUMNS)
     assert (found[0, 0], found[-1, -1], found[1, 20]) == (-5, 7, 2)
     assert np.count_nonzero(found) == 3
     masked = np.array([[1.0, -1e10], [2.0, 3.0]])
-    assert np.isnan(source.picture(masked)[0][1])
-    assert source.picture(np.arange(3.0)) == ((0.0, 1.0, 2.0),)
-    assert source.picture(np.zeros((0, 4))) == ()
+    assert np.isnan(walkthrough.picture(masked)[0][1])
+    assert walkthrough.picture(np.arange(3.0)) == ((0.0, 1.0, 2.0),)
+    assert walkthrough.picture(np.zeros((0, 4))) == ()
 
 
 def test_nobody_listens_afterwards_and_whoever_did_goes_on():
@@ -130,10 +130,10 @@ def test_nobody_listens_afterwards_and_whoever_did_goes_on():
     before = sys.gettrace()
     sys.settrace(other)
     try:
-        source.walk(tiny(), IDS)
+        walkthrough.walk(tiny(), IDS)
         assert sys.gettrace() is other
         with pytest.raises(InputError):
-            source.walk(tiny(), [97])
+            walkthrough.walk(tiny(), [97])
         assert sys.gettrace() is other
     finally:
         sys.settrace(before)
@@ -150,17 +150,17 @@ def test_another_thread_s_reading_is_not_told():
     thread = threading.Thread(target=read)
     thread.start()
     try:
-        found = source.walk(model, IDS)
+        found = walkthrough.walk(model, IDS)
     finally:
         done.set()
         thread.join()
-    assert [c.name for c in found] == [c.name for c in source.walk(model, IDS)]
+    assert [c.name for c in found] == [c.name for c in walkthrough.walk(model, IDS)]
 
 
 def test_a_reference_without_its_source_is_told(monkeypatch):
     monkeypatch.setattr(linecache, "getlines", lambda file: [])
     with pytest.raises(InputError, match="source of the reference is not installed"):
-        source.walk(tiny(), IDS)
+        walkthrough.walk(tiny(), IDS)
 
 
 def test_another_activation_is_told_by_its_own_function():
@@ -168,14 +168,14 @@ def test_another_activation_is_told_by_its_own_function():
 
     from .support import TINY
 
-    found = source.walk(tiny(dataclasses.replace(TINY, activation_function="relu")), IDS)
+    found = walkthrough.walk(tiny(dataclasses.replace(TINY, activation_function="relu")), IDS)
     assert named(found, "relu") and not named(found, "gelu")
 
 
 def test_a_model_that_acts_is_told_as_it_acts():
     from gpt2lab import lens
 
-    found = source.walk(tiny().acting(lens.silence_heads(1, None)), IDS)
+    found = walkthrough.walk(tiny().acting(lens.silence_heads(1, None)), IDS)
     merged = named(found, "merge_heads", "h.1")[0].outputs[0]
     assert (merged.low, merged.high) == (0, 0)
     assert named(found, "merge_heads", "h.0")[0].outputs[0].high > 0

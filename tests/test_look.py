@@ -14,7 +14,7 @@ import pytest
 import gpt2lab
 from gpt2lab import lens, weights
 from gpt2lab.commands import looking
-from gpt2lab.lens import growth
+from gpt2lab.lens import over_training
 
 from .support import TINY, tiny_params
 from .test_commands import fails
@@ -273,8 +273,8 @@ def test_a_run_in_the_terminal_and_as_a_page(run, grown, tmp_path):
         page.count("<polyline") + page.count("<circle") == 2 * (3 + 2 * 8 + 1)
         and "<script" not in page
     )
-    stages = list(growth.stages(grown))
-    shown = growth.Growth("<b>", stages)._repr_html_()
+    stages = list(over_training.stages(grown))
+    shown = over_training.Growth("<b>", stages)._repr_html_()
     assert "&lt;b&gt;" in shown and "<b>" not in shown
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from gpt2lab.commands.options import dataclass_options, field_kinds
-from gpt2lab.commands.texts import reading_of, reading_options
+from gpt2lab.commands.text_options import reading_of, reading_options
 from gpt2lab.commands.train import joined
 from gpt2lab.commands.training import SPELLING, follow, teller
 from gpt2lab.errors import InputError

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpt2lab.commands import legacy
+from gpt2lab.commands import aliases
 from gpt2lab.commands.options import (
     ENGINE,
     allowed,
@@ -53,7 +53,7 @@ class _Generate(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         options = [param for param in self.params if isinstance(param, click.Option)]
         own = {name: not option.is_flag for option in options for name in option.opts}
-        args, notes = legacy.translate(args, {**own, "--help": False, "-h": False})
+        args, notes = aliases.translate(args, {**own, "--help": False, "-h": False})
         for note in notes:
             click.echo(f"note: {note}", err=True)
         return super().parse_args(ctx, args)

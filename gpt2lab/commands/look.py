@@ -224,10 +224,10 @@ def _looked(canvas: looking.Canvas, lm: LM, tokens: list[int], flags: dict[str, 
 
 def _source(canvas: looking.Canvas, lm: LM, tokens: list[int], flags: dict[str, Any]) -> None:
     """The walk through the reference."""
-    from gpt2lab.lens import names, source
+    from gpt2lab.lens import hook_names, walkthrough
 
-    layer = names.check_layer(lm.config, flags["layer"] or 0)
-    looking.source_view(canvas, source.walk(lm, tokens), layer)
+    layer = hook_names.check_layer(lm.config, flags["layer"] or 0)
+    looking.source_view(canvas, walkthrough.walk(lm, tokens), layer)
 
 
 def _grown(
@@ -238,24 +238,24 @@ def _grown(
     flags: dict[str, Any],
 ) -> None:
     """The heads of a run at every checkpoint."""
-    from gpt2lab.lens import growth
+    from gpt2lab.lens import over_training
     from gpt2lab.train import log as journal
 
     log = run / journal.NAME
     records = journal.read(log) if log.is_file() else []
     shown = not flags["as_json"] and target is None
-    stages: list[growth.Stage] = []
-    for stage in growth.stages(run, records, text):
+    stages: list[over_training.Stage] = []
+    for stage in over_training.stages(run, records, text):
         if shown and not stages:
             looking.growth_head(canvas)
         stages.append(stage)
         if shown:
             looking.growth_row(canvas, stage)
-    grown = growth.Growth(str(run), stages, text or "")
+    grown = over_training.Growth(str(run), stages, text or "")
     if flags["as_json"]:
         echo_json(grown.to_dict())
     elif target is not None:
-        write_whole(target, growth.page(grown))
+        write_whole(target, over_training.page(grown))
         click.echo(f"note: {printable(flags['html'])} is written; open it in a browser", err=True)
     else:
         looking.growth_view(canvas, grown)

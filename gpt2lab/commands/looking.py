@@ -14,11 +14,11 @@ import click
 from gpt2lab.errors import InputError
 
 if TYPE_CHECKING:
-    from gpt2lab.lens.growth import Growth, Stage
     from gpt2lab.lens.heads import HeadScores
     from gpt2lab.lens.logits import Attribution, LogitLens
+    from gpt2lab.lens.over_training import Growth, Stage
     from gpt2lab.lens.prediction import Expected, NextTokens
-    from gpt2lab.lens.source import Call, Line, Seen
+    from gpt2lab.lens.walkthrough import Call, Line, Seen
 
 BARS = " ▁▂▃▄▅▆▇█"
 #: From likely to unlikely: dark blue to yellow to red of the 256 colours, ink for each.

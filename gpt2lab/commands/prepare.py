@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpt2lab.commands.options import echo_json
-from gpt2lab.commands.texts import READING, reading_of, reading_options
+from gpt2lab.commands.text_options import READING, reading_of, reading_options
 
 if TYPE_CHECKING:
     from gpt2lab.corpus.prepare import Prepared, Progress

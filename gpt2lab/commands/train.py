@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpt2lab.commands.options import dataclass_options, echo_json, given_of, printable
-from gpt2lab.commands.texts import reading_of, reading_options
+from gpt2lab.commands.text_options import reading_of, reading_options
 from gpt2lab.commands.training import SPELLING, follow, teller
 from gpt2lab.errors import Failure, InputError
 from gpt2lab.files.io import to_json

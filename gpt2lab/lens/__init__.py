@@ -7,7 +7,16 @@
 Everything works on the reference in NumPy and on any checkpoint; no weight is folded or centred.
 """
 
-from gpt2lab.lens.acts import (
+from gpt2lab.lens.heads import (
+    attention,
+    copying_scores,
+    head_scores,
+    ov_circuit,
+    ov_tokens,
+    qk_circuit,
+)
+from gpt2lab.lens.hook_names import NAMES, hook_of, keys, select
+from gpt2lab.lens.interventions import (
     Act,
     checked,
     custom,
@@ -20,16 +29,7 @@ from gpt2lab.lens.acts import (
     steer,
     tap,
 )
-from gpt2lab.lens.heads import (
-    attention,
-    copying_scores,
-    head_scores,
-    ov_circuit,
-    ov_tokens,
-    qk_circuit,
-)
 from gpt2lab.lens.logits import attribution, logit_lens, unembed
-from gpt2lab.lens.names import NAMES, hook_of, keys, select
 from gpt2lab.lens.patching import direction, sweep
 from gpt2lab.lens.prediction import next_tokens
 from gpt2lab.lens.traces import Trace, probabilities, trace, watch, without_acts

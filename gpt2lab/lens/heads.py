@@ -13,8 +13,8 @@ import numpy as np
 from gpt2lab import forks, reference
 from gpt2lab.errors import InputError
 from gpt2lab.generation.sampler import log_softmax
-from gpt2lab.lens import acts as acting
-from gpt2lab.lens import names as naming
+from gpt2lab.lens import hook_names as naming
+from gpt2lab.lens import interventions as acting
 from gpt2lab.lens.prediction import check_count, top
 from gpt2lab.lens.traces import Array, Model, Trace, exact, pieces_of
 from gpt2lab.reference import attention_mask, norm, softmax
@@ -75,9 +75,9 @@ class Attention:
         )
 
     def _repr_html_(self) -> str:
-        from gpt2lab.lens import show
+        from gpt2lab.lens import notebook
 
-        return show.attention(self)
+        return notebook.attention(self)
 
 
 def attention(trace: Trace, layer: int, head: int, *, row: int = 0) -> Attention:
@@ -219,9 +219,9 @@ class HeadScores:
         return "\n".join([*rows, "HeadScores: .strongest(kind, n) has more, .to_dict() everything"])
 
     def _repr_html_(self) -> str:
-        from gpt2lab.lens import show
+        from gpt2lab.lens import notebook
 
-        return show.head_scores(self)
+        return notebook.head_scores(self)
 
 
 def repeated_tokens(model: Model, length: int, batch: int, seed: int) -> Array:

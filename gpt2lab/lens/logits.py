@@ -17,7 +17,7 @@ import numpy as np
 
 from gpt2lab.errors import InputError
 from gpt2lab.generation.sampler import log_softmax
-from gpt2lab.lens import names as naming
+from gpt2lab.lens import hook_names as naming
 from gpt2lab.lens.prediction import check_count
 from gpt2lab.lens.prediction import top as largest
 from gpt2lab.lens.traces import Array, Trace, pieces_of
@@ -112,9 +112,9 @@ class LogitLens:
         )
 
     def _repr_html_(self) -> str:
-        from gpt2lab.lens import show
+        from gpt2lab.lens import notebook
 
-        return show.logit_lens(self)
+        return notebook.logit_lens(self)
 
 
 def stream_keys(trace: Trace, names: Iterable[str]) -> list[str]:
@@ -239,9 +239,9 @@ class Attribution:
         )
 
     def _repr_html_(self) -> str:
-        from gpt2lab.lens import show
+        from gpt2lab.lens import notebook
 
-        return show.attribution(self)
+        return notebook.attribution(self)
 
 
 def token_of(trace: Trace, token: Any, what: str = "token") -> int:

@@ -28,10 +28,10 @@ from gpt2lab.config import Config
 from gpt2lab.errors import InputError
 from gpt2lab.files.io import shown
 from gpt2lab.generation.sampler import log_softmax
-from gpt2lab.lens import show
-from gpt2lab.lens.flow import digits, flow, packed
+from gpt2lab.lens import notebook
 from gpt2lab.lens.heads import KINDS, head_scores
 from gpt2lab.lens.logits import Attribution, LogitLens, attribution, logit_lens, unembed
+from gpt2lab.lens.page_steps import digits, flow, packed
 from gpt2lab.lens.prediction import NextTokens, next_tokens, top
 from gpt2lab.lens.traces import (
     Array,
@@ -195,10 +195,10 @@ def _ids(parts: Mapping[str, Any]) -> set[int]:
 
 
 def _words(model: Model, ids: Iterable[int]) -> dict[str, list[str]]:
-    """id -> its text in runs, in turns what is text and what is a sign (`show.signs`)."""
+    """id -> its text in runs, in turns what is text and what is a sign (`notebook.signs`)."""
     listed = sorted(ids)
     return {
-        str(one): _turns(show.signs(piece))
+        str(one): _turns(notebook.signs(piece))
         for one, piece in zip(listed, pieces_of(model.tokenizer, listed), strict=True)
     }
 

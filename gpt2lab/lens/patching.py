@@ -16,8 +16,8 @@ import numpy as np
 
 from gpt2lab import reference
 from gpt2lab.errors import InputError
-from gpt2lab.lens import acts as acting
-from gpt2lab.lens import names as naming
+from gpt2lab.lens import hook_names as naming
+from gpt2lab.lens import interventions as acting
 from gpt2lab.lens.logits import place_of, token_of, unembed
 from gpt2lab.lens.traces import Array, Model, Trace, check_name, exact, trace
 
@@ -79,9 +79,9 @@ class Sweep:
         )
 
     def _repr_html_(self) -> str:
-        from gpt2lab.lens import show
+        from gpt2lab.lens import notebook
 
-        return show.sweep(self)
+        return notebook.sweep(self)
 
 
 def sweep(

@@ -102,9 +102,9 @@ class NextTokens:
         )
 
     def _repr_html_(self) -> str:
-        from gpt2lab.lens import show
+        from gpt2lab.lens import notebook
 
-        return show.next_tokens(self)
+        return notebook.next_tokens(self)
 
 
 def top(probabilities: Array, count: int) -> Array:

@@ -24,9 +24,9 @@ from gpt2lab.errors import InputError
 from gpt2lab.generation.generate import Piece, pieces
 from gpt2lab.generation.request import Request
 from gpt2lab.generation.sampler import log_softmax
-from gpt2lab.lens import acts as acting
-from gpt2lab.lens import names as naming
-from gpt2lab.lens.acts import Act
+from gpt2lab.lens import hook_names as naming
+from gpt2lab.lens import interventions as acting
+from gpt2lab.lens.interventions import Act
 from gpt2lab.text.tokenizer import Tokenizer
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -142,9 +142,9 @@ class Trace:
         return f"Trace({len(self)} values of {batch} x {length} tokens, {size:.1f} MiB)"
 
     def _repr_html_(self) -> str:
-        from gpt2lab.lens import show
+        from gpt2lab.lens import notebook
 
-        return show.trace(self)
+        return notebook.trace(self)
 
 
 def pieces_of(tokenizer: Tokenizer | None, ids: Sequence[int]) -> list[str]:

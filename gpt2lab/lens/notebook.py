@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpt2lab.lens import names as naming
+from gpt2lab.lens import hook_names as naming
 
 if TYPE_CHECKING:
     from gpt2lab.lens.heads import Attention, HeadScores

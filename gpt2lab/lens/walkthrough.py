@@ -24,7 +24,7 @@ import numpy as np
 
 from gpt2lab import reference
 from gpt2lab.errors import InputError
-from gpt2lab.lens import acts as acting
+from gpt2lab.lens import interventions as acting
 from gpt2lab.lens.traces import Array, Model, batch_of, exact
 
 ROWS, COLUMNS = 12, 40  # of a picture

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpt2lab import reference
-from gpt2lab.lens import names as naming
-from gpt2lab.lens.source import Call, Seen, walk
+from gpt2lab.lens import hook_names as naming
 from gpt2lab.lens.traces import Array, Model
+from gpt2lab.lens.walkthrough import Call, Seen, walk
 
 
 class Stage(NamedTuple):

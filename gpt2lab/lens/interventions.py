@@ -23,7 +23,7 @@ import numpy as np
 
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError
-from gpt2lab.lens import names
+from gpt2lab.lens import hook_names
 from gpt2lab.reference import Tap, untouched
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -73,7 +73,7 @@ class Act:
 
     def __call__(self, value: Array, before: int) -> Array:
         """The value with the change made; `before` tokens stand before it."""
-        by_head = names.parse(self.key)[0] in names.OF_HEADS
+        by_head = hook_names.parse(self.key)[0] in hook_names.OF_HEADS
         length = value.shape[2 if by_head else 1]
         places, rows = self._places(before, length)
         if not len(places):
@@ -129,7 +129,7 @@ def _indices(what: str, given: Any) -> tuple[int, ...] | None:
     """Whole numbers from 0 up as a tuple."""
     if given is None:
         return None
-    listed = names.listed(what, given)
+    listed = hook_names.listed(what, given)
     for number in listed:
         whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
         if not whole or (number < 0 and what != "positions"):
@@ -184,7 +184,7 @@ def _scale(
         # A product with 0 would leave what is not finite, and the sign of zero.
         return np.zeros_like(old) if factor == 0 else old * old.dtype.type(factor)
 
-    layer, one = names.parse(key)[1], what.removesuffix("s")
+    layer, one = hook_names.parse(key)[1], what.removesuffix("s")
     some = (
         f"{one} {layer}.{chosen[0]}"
         if chosen and len(chosen) == 1
@@ -202,7 +202,7 @@ def scale_heads(
 
     layer: from 0. heads: numbers from 0, None is all of the layer. positions: of which tokens.
     """
-    return _scale(names.key_of("z", _layer(layer)), "heads", heads, factor, positions)
+    return _scale(hook_names.key_of("z", _layer(layer)), "heads", heads, factor, positions)
 
 
 def silence_heads(layer: int, heads: Iterable[int] | int | None, *, positions: Any = None) -> Act:
@@ -214,7 +214,9 @@ def scale_neurons(
     layer: int, neurons: Iterable[int] | int | None, factor: float, *, positions: Any = None
 ) -> Act:
     """Scale neurons of a layer's MLP after the activation, as `scale_heads` does heads."""
-    return _scale(names.key_of("mlp_post", _layer(layer)), "neurons", neurons, factor, positions)
+    return _scale(
+        hook_names.key_of("mlp_post", _layer(layer)), "neurons", neurons, factor, positions
+    )
 
 
 def silence_neurons(
@@ -239,8 +241,8 @@ def patch(
     length 1 stretch. units: heads, or entries of the last axis; None is all. positions: None is
     those of the trace, or all of them for an array.
     """
-    name, layer = names.parse(key)
-    key = names.key_of(name, layer)
+    name, layer = hook_names.parse(key)
+    key = hook_names.key_of(name, layer)
     chosen, places = _indices("units", units), _indices("positions", positions)
     if hasattr(source, "start") and hasattr(source, "tokens"):
         value, places = _taken(key, source, chosen, places)
@@ -248,7 +250,7 @@ def patch(
         value = np.asarray(source)
         if value.dtype.kind not in "fiu":
             raise InputError(f"the patch of {key} is {source!r:.60}; give a trace or an array")
-        axes = 4 if name in names.OF_HEADS else 3
+        axes = 4 if name in hook_names.OF_HEADS else 3
         value = value.reshape((1,) * (axes - value.ndim) + value.shape)
         if value.ndim != axes:
             raise InputError(f"the patch of {key} has {value.ndim} axes; the value has {axes}")
@@ -262,7 +264,7 @@ def _taken(
 ) -> tuple[Array, tuple[int, ...]]:
     """The part of a trace's value that is patched in, and at which positions."""
     value = trace[key]
-    by_head = names.parse(key)[0] in names.OF_HEADS
+    by_head = hook_names.parse(key)[0] in hook_names.OF_HEADS
     length = value.shape[2 if by_head else 1]
     if positions is None:
         positions = tuple(range(trace.start, trace.start + length))
@@ -297,10 +299,10 @@ def steer(
     name: another value of width E. positions: of which tokens, None is all.
     Turner et al. 2023, "Steering language models with activation engineering".
     """
-    wide = [n for n in names.OF_A_LAYER if names.NAMES[n].shape == "B T E"]
+    wide = [n for n in hook_names.OF_A_LAYER if hook_names.NAMES[n].shape == "B T E"]
     if not isinstance(name, str) or name not in wide:
         raise InputError(f"no direction is added to {name!r}; choose one of {', '.join(wide)}")
-    key, places = names.key_of(name, _layer(layer)), _indices("positions", positions)
+    key, places = hook_names.key_of(name, _layer(layer)), _indices("positions", positions)
     strength, vector = _number("the strength", strength), np.asarray(direction)
     if vector.ndim != 1 or vector.dtype.kind not in "fiu" or not np.isfinite(vector).all():
         raise InputError(
@@ -322,8 +324,8 @@ def custom(key: str, change: Callable[[Array], Array], about: str) -> Act:
     """Any change: a function from the whole value to another of its shape. about: its name."""
     if not callable(change):
         raise InputError(f"the change is {change!r:.60}; give a function of one array")
-    name, layer = names.parse(key)
-    return Act(names.key_of(name, layer), change, about)
+    name, layer = hook_names.parse(key)
+    return Act(hook_names.key_of(name, layer), change, about)
 
 
 # ---- Given to a model.
@@ -331,7 +333,7 @@ def custom(key: str, change: Callable[[Array], Array], about: str) -> Act:
 
 def checked(acts: Iterable[Act], config: Config) -> list[Act]:
     """The acts for a model, each unit in range, or an error that names what is not there."""
-    return [_checked(act, config) for act in names.listed("acts", acts)]
+    return [_checked(act, config) for act in hook_names.listed("acts", acts)]
 
 
 def lasting(acts: Iterable[Act]) -> tuple[Act, ...]:
@@ -348,17 +350,17 @@ def lasting(acts: Iterable[Act]) -> tuple[Act, ...]:
 def _checked(act: Any, config: Config) -> Act:
     if not isinstance(act, Act):
         raise InputError(f"{act!r:.60} is no act; make one, with lens.silence_heads, say")
-    name, layer = names.parse(act.key)
+    name, layer = hook_names.parse(act.key)
     if layer is not None:
-        names.check_layer(config, layer)
+        hook_names.check_layer(config, layer)
     if act.width not in (None, config.n_embd):
         raise InputError(
             f"the direction has {act.width} entries, this model is {config.n_embd} wide; take one "
             "from this model"
         )
-    letter = names.NAMES[name].shape.split()[1 if name in names.OF_HEADS else -1]
+    letter = hook_names.NAMES[name].shape.split()[1 if name in hook_names.OF_HEADS else -1]
     for unit in act.units or ():
-        names.check_unit(config, letter, unit)
+        hook_names.check_unit(config, letter, unit)
     for position in act.positions or ():
         if not -config.n_ctx <= position < config.n_ctx:
             raise InputError(
