@@ -152,18 +152,19 @@ class LM:
         return digest.hexdigest()
 
     def acting(self, *acts: Act | Iterable[Act]) -> LM:
-        """The same model with acts on its inner values (`lens.acts`), as an object beside this one.
+        """The same model with interventions on its inner values, as an object beside this one.
 
         acts: acts, or lists of them. The new object generates, scores and traces with the reference
         in NumPy, one token at about a fifth of the cpu engine's speed. This one stays as it is.
         """
         from gpt2lab import lens
+        from gpt2lab.lens.hook_names import listed as as_list
         from gpt2lab.lens.traces import exact
 
         other = copy.copy(self)
         listed: list[Any] = []
         for given in acts:
-            listed += [given] if isinstance(given, lens.Act) else lens.names.listed("acts", given)
+            listed += [given] if isinstance(given, lens.Act) else as_list("acts", given)
         other.acts = (*self.acts, *lens.lasting(lens.checked(listed, self.config)))
         plain = exact(self)
         other.engine = NumpyEngine(
@@ -427,7 +428,7 @@ class LM:
 
         text: a text, ids, or several of one length. names: which values, as "pattern",
         "h.3.resid_post", "h.*.attn.*" or TransformerLens's hooks; layers: of which layers; the rest
-        costs nothing. acts: changes on the way (`lens.acts`). The names stand in `lens.NAMES`.
+        costs nothing. acts: interventions on the way. The names stand in `lens.NAMES`.
         """
         from gpt2lab import lens
 

@@ -17,7 +17,7 @@ from gpt2lab.generation.request import requests
 ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "data"  # checkpoints with other implementations' results
 DATA = ROOT.parent / "shared" / "data"  # larger data that may lie beside the repository
-FABLE = ROOT / "gpt2lab" / "data" / "fable"
+FABLE = ROOT / "gpt2lab" / "assets" / "fable"
 
 TINY = Config(n_vocab=97, n_ctx=64, n_embd=32, n_head=4, n_layer=2)
 

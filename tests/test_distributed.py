@@ -28,21 +28,21 @@ torch = pytest.importorskip("torch")
 if not torch.distributed.is_available():
     pytest.skip("torch without its distributed part", allow_module_level=True)
 
-import torch.distributed as dist  # noqa: E402
-from safetensors.torch import load_file  # noqa: E402
-from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
+import torch.distributed as dist
+from safetensors.torch import load_file
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from gpt2lab.config import SIZES, Config, parameter_shapes  # noqa: E402
-from gpt2lab.errors import Failure, InputError  # noqa: E402
+from gpt2lab.config import SIZES, Config, parameter_shapes
+from gpt2lab.errors import Failure, InputError
 from gpt2lab.train import checkpoint_files, optimizer_state
-from gpt2lab.train import run as run_room  # noqa: E402
+from gpt2lab.train import run as run_room
 from gpt2lab.train import start as opening
-from gpt2lab.train.config import TrainConfig  # noqa: E402
-from gpt2lab.train.parallel import group as distributed  # noqa: E402
-from gpt2lab.weights.formats import huggingface  # noqa: E402
+from gpt2lab.train.config import TrainConfig
+from gpt2lab.train.parallel import group as distributed
+from gpt2lab.weights.formats import huggingface
 
-from . import train_helpers as helpers  # noqa: E402
-from .support import ROOT  # noqa: E402
+from . import train_helpers as helpers
+from .support import ROOT
 
 #: Of four processes the last holds nothing of a vector of 6.
 UNEVEN = Config(

@@ -11,11 +11,11 @@ from gpt2lab.errors import InputError
 
 torch = pytest.importorskip("torch")
 
-import gpt2lab  # noqa: E402
-from gpt2lab.train import report  # noqa: E402
-from gpt2lab.train.aliases import NAMES, RULES, TOLD, translate  # noqa: E402
-from gpt2lab.train.config import TrainConfig  # noqa: E402
-from gpt2lab.train.finetune import finetune  # noqa: E402
+import gpt2lab
+from gpt2lab.train import report
+from gpt2lab.train.aliases import NAMES, RULES, TOLD, translate
+from gpt2lab.train.config import TrainConfig
+from gpt2lab.train.finetune import finetune
 
 STORY = "Once upon a time there was a little fox who liked to sing at night. " * 40
 

@@ -17,7 +17,7 @@ from .support import TINY, tiny_params
 
 torch = pytest.importorskip("torch")
 
-from gpt2lab.train import hooks, model  # noqa: E402
+from gpt2lab.train import hooks, model
 
 T = 9
 IDS = np.random.default_rng(5).integers(0, TINY.n_vocab, (2, T))

@@ -386,7 +386,7 @@ def test_a_sweep_is_every_single_patch(name):
     source = model.trace(clean)
     for layer, place in np.ndindex(found.values.shape):
         where = {"units": [place]} if found.by == "head" else {"positions": [place]}
-        act = lens.patch(lens.names.key_of(name, layer), source, **where)
+        act = lens.patch(lens.hook_names.key_of(name, layer), source, **where)
         row = model.trace(corrupt, acts=[act])["logits"][0, 6]
         assert found.values[layer, place] == pytest.approx(row[11] - row[12], abs=1e-9)
     ends = [t["logits"][0, 6] for t in (source, model.trace(corrupt))]

@@ -13,14 +13,14 @@ from gpt2lab.errors import InputError
 
 torch = pytest.importorskip("torch")
 
-from gpt2lab.config import Config  # noqa: E402
-from gpt2lab.corpus import shards  # noqa: E402
-from gpt2lab.corpus.prepare import prepare  # noqa: E402
+from gpt2lab.config import Config
+from gpt2lab.corpus import shards
+from gpt2lab.corpus.prepare import prepare
 from gpt2lab.train import precision, progress, report
 from gpt2lab.train import start as opening
-from gpt2lab.train.aliases import translate  # noqa: E402
-from gpt2lab.train.config import TrainConfig  # noqa: E402
-from gpt2lab.train.finetune import finetune  # noqa: E402
+from gpt2lab.train.aliases import translate
+from gpt2lab.train.config import TrainConfig
+from gpt2lab.train.finetune import finetune
 
 STORY = "Once upon a time there was a little fox who liked to sing at night. " * 40
 SMALL = {"steps": 2, "batch_size": 2, "block_size": 8, "sample_every": 0, "dtype": "float32"}

@@ -30,7 +30,7 @@ from gpt2lab.text.vocabulary import byte_symbols, symbols_to_bytes
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
-FABLE = ROOT / "gpt2lab" / "data" / "fable"
+FABLE = ROOT / "gpt2lab" / "assets" / "fable"
 END = "<|endoftext|>"
 PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
@@ -155,7 +155,7 @@ def added(content: str, token: int, special: bool, **flags: bool) -> dict[str, A
 
 def test_the_bundled_vocabulary_is_the_official_one() -> None:
     """encoder.json is derived from vocab.bpe; written as OpenAI wrote it, it is the same bytes."""
-    file = ROOT / "gpt2lab" / "data" / "gpt2" / "vocab.bpe"
+    file = ROOT / "gpt2lab" / "assets" / "gpt2" / "vocab.bpe"
     merges_sum = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
     vocab_sum = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
     assert hashlib.sha256(file.read_bytes()).hexdigest() == merges_sum
@@ -873,8 +873,8 @@ def test_a_first_short_text_is_encoded_by_the_written_out_encoder_and_alike() ->
     """To make the fast library takes 0.2 seconds, which a prompt of four words need not wait."""
     plain, fast = Tokenizer(json.loads(small_spec())), Tokenizer(json.loads(small_spec()))
     fast._engine(None)
-    whole = Tokenizer.load(ROOT / "gpt2lab" / "data" / "gpt2" / "vocab.bpe")
-    library = Tokenizer.load(ROOT / "gpt2lab" / "data" / "gpt2" / "vocab.bpe")
+    whole = Tokenizer.load(ROOT / "gpt2lab" / "assets" / "gpt2" / "vocab.bpe")
+    library = Tokenizer.load(ROOT / "gpt2lab" / "assets" / "gpt2" / "vocab.bpe")
     library._engine(None)
     draw = random.Random(4)
     for _ in range(1500):

@@ -17,8 +17,8 @@ from .support import GOLDEN, TINY, new_ids, tiny_engine, tiny_params
 
 torch = pytest.importorskip("torch")
 
-from gpt2lab.engines.torch import engine as torch_engine  # noqa: E402
-from gpt2lab.engines.torch.engine import TorchEngine  # noqa: E402
+from gpt2lab.engines.torch import engine as torch_engine
+from gpt2lab.engines.torch.engine import TorchEngine
 
 VARIANTS = [
     {},

@@ -18,12 +18,12 @@ torch = pytest.importorskip("torch")
 if not torch.distributed.is_available():
     pytest.skip("torch without its distributed part", allow_module_level=True)
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from gpt2lab.errors import Failure, InputError  # noqa: E402
-from gpt2lab.train.parallel import group as distributed  # noqa: E402
+from gpt2lab.errors import Failure, InputError
+from gpt2lab.train.parallel import group as distributed
 
-from .test_distributed import LIMIT, begin, together  # noqa: E402
+from .test_distributed import LIMIT, begin, together
 
 TEXT = "The cat sat on the mat and sang to the moon. The dog ran after the red ball. " * 40
 SHAPE = ["--layers", "1", "--heads", "2", "--width", "16", "--context", "16"]

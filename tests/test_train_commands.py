@@ -15,7 +15,7 @@ from .support import FABLE, ROOT
 
 torch = pytest.importorskip("torch")
 
-from gpt2lab.train import checkpoint_files  # noqa: E402
+from gpt2lab.train import checkpoint_files
 
 TEXT = "The cat sat on the mat and sang to the moon. The dog ran after the red ball. " * 60
 SHAPE = ["--layers", "1", "--heads", "2", "--width", "16", "--context", "16"]

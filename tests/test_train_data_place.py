@@ -10,10 +10,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from gpt2lab.train import checkpoint_files, report, start  # noqa: E402
+from gpt2lab.train import checkpoint_files, report, start
 from gpt2lab.train import step as loop
 
-from . import train_helpers as helpers  # noqa: E402
+from . import train_helpers as helpers
 
 
 @pytest.fixture

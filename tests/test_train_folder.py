@@ -8,10 +8,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from gpt2lab.errors import Failure  # noqa: E402
-from gpt2lab.train import checkpoint_files, report  # noqa: E402
+from gpt2lab.errors import Failure
+from gpt2lab.train import checkpoint_files, report
 
-from . import train_helpers as helpers  # noqa: E402
+from . import train_helpers as helpers
 
 
 @pytest.fixture(autouse=True)

@@ -11,12 +11,12 @@ from gpt2lab.errors import InputError
 
 torch = pytest.importorskip("torch")
 
-from gpt2lab.corpus.batches import Batch, Batches, evaluation  # noqa: E402
-from gpt2lab.train import model, optim, spikes  # noqa: E402
+from gpt2lab.corpus.batches import Batch, Batches, evaluation
+from gpt2lab.train import model, optim, spikes
 from gpt2lab.train import step as loop
-from gpt2lab.train.parallel.group import Group  # noqa: E402
+from gpt2lab.train.parallel.group import Group
 
-from . import train_helpers as helpers  # noqa: E402
+from . import train_helpers as helpers
 
 V = helpers.CONFIG.n_vocab
 

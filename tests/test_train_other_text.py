@@ -11,10 +11,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import gpt2lab  # noqa: E402
-from gpt2lab.errors import InputError  # noqa: E402
-from gpt2lab.train import report, start  # noqa: E402
-from gpt2lab.train.finetune import finetune, prepare_run  # noqa: E402
+import gpt2lab
+from gpt2lab.errors import InputError
+from gpt2lab.train import report, start
+from gpt2lab.train.finetune import finetune, prepare_run
 
 CAT = "The cat sat on the mat and sang to the moon at night. " * 30
 BIRD = "A bird in the hand is worth two in the bush, they say. " * 30

@@ -23,17 +23,17 @@ from .support import ROOT
 
 torch = pytest.importorskip("torch")
 
-from gpt2lab import weights  # noqa: E402
-from gpt2lab.train import checkpoint_files  # noqa: E402
-from gpt2lab.train import run as run_room  # noqa: E402
+from gpt2lab import weights
+from gpt2lab.train import checkpoint_files
+from gpt2lab.train import run as run_room
 from gpt2lab.train import start as opening
 from gpt2lab.train import step as loop
-from gpt2lab.train.config import TrainConfig  # noqa: E402
-from gpt2lab.train.parallel.group import Group  # noqa: E402
-from gpt2lab.weights.formats import huggingface  # noqa: E402
+from gpt2lab.train.config import TrainConfig
+from gpt2lab.train.parallel.group import Group
+from gpt2lab.weights.formats import huggingface
 
-from . import train_helpers as helpers  # noqa: E402
-from .train_helpers import digest, finished, resume, start  # noqa: E402
+from . import train_helpers as helpers
+from .train_helpers import digest, finished, resume, start
 
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])

@@ -14,9 +14,9 @@ from .support import GOLDEN
 
 torch = pytest.importorskip("torch")
 
-from gpt2lab.corpus.batches import Batch  # noqa: E402
-from gpt2lab.train import loss, model, optim, step  # noqa: E402
-from gpt2lab.train.config import TrainConfig  # noqa: E402
+from gpt2lab.corpus.batches import Batch
+from gpt2lab.train import loss, model, optim, step
+from gpt2lab.train.config import TrainConfig
 
 NANOGPT = Config(n_vocab=97, n_ctx=32, n_embd=32, n_head=4, n_layer=2, activation_function="gelu")
 LR, BETAS, DECAY = 1e-3, (0.9, 0.95), 0.1

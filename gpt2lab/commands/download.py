@@ -1,4 +1,4 @@
-"""`gpt2lab download`: fetch a model and print its folder; the fetching is `weights.download`'s."""
+"""`gpt2lab download`: fetch a model and print its folder."""
 
 from __future__ import annotations
 

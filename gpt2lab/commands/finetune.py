@@ -43,7 +43,7 @@ def _kind_of(word: str, kinds: dict[str, Any]) -> Any:
 
 
 def _theirs(function: Any) -> Any:
-    """Other trainers' flags, out of sight in --help; what they mean is told in `train.words`."""
+    """Other trainers' flags, out of sight in --help; what they mean is told in `train.aliases`."""
     kinds = field_kinds(TrainConfig)
     for word in (*aliases.NAMES, *aliases.TOLD, *aliases.RULES):
         kind = _kind_of(word, kinds)

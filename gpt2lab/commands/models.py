@@ -1,4 +1,4 @@
-"""`gpt2lab models`: list the models on this machine; `weights.local` tells what is looked at."""
+"""`gpt2lab models`: list the models on this machine; `weights.find` tells what is looked at."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`gpt2lab prepare`: texts to token shards; the work is `train.prepare`'s."""
+"""`gpt2lab prepare`: texts to token shards; the work is `corpus.prepare`'s."""
 
 from __future__ import annotations
 

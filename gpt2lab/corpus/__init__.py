@@ -1,0 +1,1 @@
+"""Texts to token ids on disk, and token ids to batches."""

@@ -30,8 +30,17 @@ from typing import Any, NamedTuple
 import filelock
 import numpy as np
 
-from gpt2lab.corpus.documents import Found, Piece, Reading, Say, Source, pieces, read_by, sources
-from gpt2lab.corpus.documents import summary as report
+from gpt2lab.corpus.documents import (
+    Found,
+    Piece,
+    Reading,
+    Say,
+    Source,
+    pieces,
+    read_by,
+    report,
+    sources,
+)
 from gpt2lab.corpus.shards import (
     FORMAT,
     JOURNAL,

@@ -1,0 +1,1 @@
+"""Reading and writing files: JSON, bytes, torch files. Nothing here knows a model."""

@@ -33,7 +33,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 class Act:
     """A change of one inner value.
 
-    key: which (`lens.names`). change: from the chosen part of the value to what stands there
+    key: which (`lens.hook_names`). change: from the chosen part of the value to what stands there
     instead, of the same shape. about: what it does, in words that tell it from any other.
     units: heads where the value has heads [B, H, T, ...], else entries of its last axis; None is
     all. positions: from the window's beginning, None is all; below 0 from the end of a traced text.

@@ -25,7 +25,7 @@ class Stage(NamedTuple):
 
     function, owner: of the call, owner being the end of the scope whose parameters it takes. line:
     what the line of this step begins with, "" where the whole function is meant. gives: the name
-    of the inner value that it makes, if it has one (`lens.names`). label: where it is not the id.
+    of the inner value that it makes (`lens.hook_names`), if any. label: where it is not the id.
     """
 
     id: str

@@ -191,7 +191,7 @@ def trace(
     """Read a text and keep its inner values.
 
     texts: a text, ids, or several of one length. names, layers: what to keep (`names.select`);
-    None is everything. acts: what to change on the way (`lens.acts`).
+    None is everything. acts: what to change on the way (`lens.interventions`).
     """
     config, tokens = model.config, batch_of(model, texts)
     wanted = naming.select(config, names, layers)

@@ -681,4 +681,4 @@ class StreamDecoder:
 @lru_cache(maxsize=1)
 def official() -> Tokenizer:
     """GPT-2's own tokenizer, 50257 tokens, bundled. The same object each time."""
-    return Tokenizer.load(Path(__file__).parent / "data" / "gpt2" / "vocab.bpe")
+    return Tokenizer.load(Path(__file__).parent.parent / "assets" / "gpt2" / "vocab.bpe")

@@ -1,7 +1,7 @@
 """Inside the torch model: its inner values in the graph, their gradients, attribution patching.
 
-The names are those of `lens.names`. Whatever hooks are set here are gone when it is over, after an
-error too, and the model's parameters get no gradient but by your own `backward`.
+The names are those of `lens.hook_names`. Whatever hooks are set here are gone when it is over,
+after an error too, and the model's parameters get no gradient but by your own `backward`.
 
 Shapes: B batch, T tokens, H heads, L layers, V vocabulary.
 """

@@ -6,9 +6,10 @@ runs in another dtype: each is brought to the dtype of what it meets, where it m
 gradient that arrives at it is in its own dtype again. That is mixed precision without a second copy
 of the weights to keep in step.
 
-Every inner value is the result of a submodule named by its key (`lens.names`), so a forward hook on
-`model.get_submodule("h.3.attn.pattern")` sees that value, and what it returns takes its place. The
-values are the reference's but for the masked scores, which are minus infinity here and -1e10 there.
+Every inner value is the result of a submodule named by its key (`lens.hook_names`), so a forward
+hook on `model.get_submodule("h.3.attn.pattern")` sees that value, and what it returns takes its
+place. The values are the reference's but for the masked scores, which are minus infinity here and
+-1e10 there.
 
 Shapes: B batch, T tokens, H heads, D head width, E embedding, F width of the MLP, V vocabulary.
 """

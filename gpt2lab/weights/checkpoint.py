@@ -41,7 +41,7 @@ class Checkpoint:
     format: the name of the format it was read from, a key of `weights.FORMATS`.
     generation: settings that the files recommend, under the names of `Sampling`.
     notes: things the reader of the files should know, one sentence each.
-    source: the weights' files, where what is known of them is remembered (`weights.remembered`).
+    source: the weights' files, where what is known of them is remembered (`files.file_facts`).
     """
 
     config: Config

@@ -74,7 +74,7 @@ class Found:
 
 def bundled() -> Path:
     """The folder of the model that comes with the package."""
-    return Path(__file__).resolve().parent.parent / "data" / BUNDLED
+    return Path(__file__).resolve().parent.parent / "assets" / BUNDLED
 
 
 def hub_name(name: str) -> str | None:

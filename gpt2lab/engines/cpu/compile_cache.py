@@ -30,7 +30,7 @@ Say = Callable[[str], None]
 
 LARGEST = 64 << 20  # bytes; kernels have a few hundred thousand
 KEPT = 64  # files of object code; the oldest go
-_SOURCES = ("compiled.py", "kernels.py", "tiles.py", "layout.py", "machine.py")
+_SOURCES = ("compile_cache.py", "kernels.py", "tiles.py", "layout.py", "cpu_features.py")
 _ARGUMENTS = {"run": 3, "crew": 5}
 
 
@@ -156,8 +156,8 @@ def _target_machine(target: Target) -> Any:
     llvm.initialize_native_asmprinter()
     features = ",".join(f"+{name}" for name in target.features)
     return llvm.Target.from_default_triple().create_target_machine(
-        cpu=cpu_features.features()[0], features=features, opt=3, reloc="pic", codemodel="jitdefault",
-        jit=True,
+        cpu=cpu_features.features()[0], features=features, opt=3, reloc="pic",
+        codemodel="jitdefault", jit=True,
     )  # fmt: skip
 
 

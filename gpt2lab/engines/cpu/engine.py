@@ -124,7 +124,8 @@ class CpuEngine:
         target = target or cpu_features.here()
         if target is None or cpu_features.why_not():
             raise InputError(
-                f"the cpu engine cannot run here: {cpu_features.why_not()}; choose engine numpy or torch"
+                f"the cpu engine cannot run here: {cpu_features.why_not()}; "
+                "choose engine numpy or torch"
             )
         self.dtype = checked(
             "dtype", default_dtype(config, say) if dtype is None else dtype, DTYPES

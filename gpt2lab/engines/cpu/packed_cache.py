@@ -74,7 +74,7 @@ def _fill(
 def layout_key(*parts: Any) -> str:
     """A short hash of a layout: some values, and the code that packs."""
     digest = hashlib.sha256(repr(parts).encode())
-    for name in ("packing.py", "layout.py", "storage.py", "cpu_engine.py"):
+    for name in ("packing.py", "layout.py", "packed_cache.py", "engine.py"):
         digest.update((Path(__file__).parent / name).read_bytes())
     return digest.hexdigest()[:16]
 

@@ -1,0 +1,1 @@
+"""Downloading checkpoints from the Hugging Face Hub."""
