@@ -18,7 +18,15 @@ from typing import Any
 
 from gpt2lab import __version__
 from gpt2lab.errors import Failure, InputError
-from gpt2lab.files.io import Identity, cache_folder, contents, identity, write_whole
+from gpt2lab.files.io import (
+    Identity,
+    accessing,
+    cache_folder,
+    check_regular,
+    contents,
+    identity,
+    write_whole,
+)
 
 WORTH = 32 << 20  # bytes; less is read faster than remembered
 LARGEST = 1 << 20  # bytes of the JSON; another file is none of ours
@@ -82,3 +90,21 @@ def remember(files: Sequence[Identity], what: str, value: Any) -> None:
         entries[key] = {**(entry if isinstance(entry, dict) else {}), what: value}
         kept = dict(list(entries.items())[-ENTRIES:])
         write_whole(_store(), json.dumps(kept, indent=1) + os.linesep)
+
+
+def sha256(path: Path) -> str:
+    """Compute the sha256 of a file, in hexadecimal."""
+    with accessing(path):
+        check_regular(path)
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def known_sha256(path: Path) -> str:
+    """Return the sha256 of a file, remembered for a large one as long as the file is the same."""
+    files = (identity(path),)
+    found = recall(files, "sha256")
+    if not isinstance(found, str):
+        found = sha256(path)
+        remember(files, "sha256", found)
+    return found

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gpt2lab.errors import InputError
-from gpt2lab.files import file_facts, torchfile
+from gpt2lab.files import torchfile
+from gpt2lab.files.file_facts import known_sha256, sha256
 from gpt2lab.files.io import (
     accessing,
-    check_regular,
     checked,
-    identity,
     is_file_name,
     map_bytes,
     read_json,
@@ -44,24 +43,6 @@ NEEDED = ("config.json", "model.safetensors")
 _WEIGHTS = re.compile(r".*(\.(safetensors|bin|pt|pth|index)|\.data-\d+-of-\d+)", re.ASCII)
 Hashed = Callable[[Path], str]
 _STEP = re.compile(r"step-\d+", re.ASCII)
-
-
-def sha256(path: Path) -> str:
-    """The sha256 of a file, read now."""
-    with accessing(path):
-        check_regular(path)
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _known(path: Path) -> str:
-    """The sha256 of a file; of a large one it is remembered for as long as the file is the same."""
-    files = (identity(path),)
-    found = file_facts.recall(files, "sha256")
-    if not isinstance(found, str):
-        found = sha256(path)
-        file_facts.remember(files, "sha256", found)
-    return found
 
 
 def entry(path: Path) -> dict[str, object]:
@@ -109,7 +90,7 @@ def fault(
     return None
 
 
-def check_checkpoint(folder: Path, hashed: Hashed | None = _known) -> None:
+def check_checkpoint(folder: Path, hashed: Hashed | None = known_sha256) -> None:
     """Raise InputError where the model of a run's checkpoint is not what the run wrote."""
     lines = held(folder / MANIFEST)
     for name in MODEL:
@@ -123,7 +104,7 @@ def check_checkpoint(folder: Path, hashed: Hashed | None = _known) -> None:
             raise InputError(f"{folder}: {why}; take another step folder of the run")
 
 
-def check(path: Path, hashed: Hashed | None = _known) -> None:
+def check(path: Path, hashed: Hashed | None = known_sha256) -> None:
     """Raise InputError where checksums lie beside a model and its files are not those.
 
     hashed: as in `fault`.
