@@ -9,9 +9,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import sys
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import cached_property
@@ -46,16 +45,10 @@ from gpt2lab.weights.tensors import PART
 if TYPE_CHECKING:
     from gpt2lab.lens import Act, Trace
 
+log = logging.getLogger(__name__)
+
 Array = np.ndarray[Any, np.dtype[Any]]
 Prompt = str | Sequence[int] | None
-
-
-def _warn(note: str) -> None:
-    """Warn with the line that called into the package, however deep inside the note comes up."""
-    frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("gpt2lab."):
-        frame, level = frame.f_back, level + 1
-    warnings.warn(note, stacklevel=level)
 
 
 @contextmanager
@@ -90,7 +83,7 @@ class LM:
         self.checkpoint = checkpoint
         self.name = name or (checkpoint.path.name if checkpoint.path else "model")
         self.acts: tuple[Act, ...] = ()
-        unknown = [key for key in more if key not in ("cache_dtype", "threads", "device", "say")]
+        unknown = [key for key in more if key not in ("cache_dtype", "threads", "device")]
         if unknown:
             raise InputError(
                 f"{few(map(quoted, unknown))} is no option of a model; known: engine, dtype, "
@@ -195,7 +188,7 @@ class LM:
             writing = {}
             recommended, more = aliases.beside_order(recommended, settings)
         for note in (*notes, *more):
-            _warn(note)
+            log.warning(note)
         merged = {**writing, **recommended, **settings}
         if "temperature" not in {**recommended, **settings} and merged.get("num_beams", 1) != 1:
             merged["temperature"] = 0
@@ -242,7 +235,7 @@ class LM:
         own = self.checkpoint.generation.get("stop", ())  # a mark that this model spells as text
         for name in plain_names(prompt, self.tokenizer, allowed_special):
             if name not in own:
-                _warn(
+                log.warning(
                     f"{name!r} in the text is read as plain text; allowed_special='all' "
                     "(--allow-special) reads it as the special token"
                 )
@@ -517,11 +510,7 @@ def checked_record(record: Any) -> tuple[Sampling, int]:
     return s, index
 
 
-def place(
-    source: str | Path | None = None,
-    download: bool = True,
-    say: Callable[[str], None] = warnings.warn,
-) -> Path:
+def place(source: str | Path | None = None, download: bool = True) -> Path:
     """The path of a model by any name: on this machine first, else fetched from the hub.
 
     Raises InputError when there is no such model, or it would have to be fetched and `download` is
@@ -534,7 +523,7 @@ def place(
     from gpt2lab.weights.hub import download as hub
 
     try:
-        return hub.download(name, say=say)
+        return hub.download(name, say=log.warning)
     except (InputError, Failure) as error:
         kind = Failure if isinstance(error, Failure) else InputError
         raise kind(f"{name} is not on this machine, and {error}") from error
@@ -557,6 +546,6 @@ def load(
     "int8" (cpu), "float64" (numpy, torch), "float16" (torch). More keyword arguments are those of
     `engines.choose`: cache_dtype and threads of cpu, device of torch.
     """
-    path = place(source, download=download, say=more.get("say") or warnings.warn)
+    path = place(source, download=download)
     checkpoint = weights.load(path)
     return LM(checkpoint, engine=engine, dtype=dtype, name=str(source or "fable"), **more)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import pty
 import signal
@@ -13,6 +14,7 @@ import time
 import pytest
 
 import gpt2lab
+from gpt2lab import commands
 from gpt2lab.commands import VERBS
 
 from .support import FABLE
@@ -521,3 +523,19 @@ def test_a_console_that_is_not_utf_8_gets_no_traceback():
         capture_output=True,
     )
     assert done.returncode == 0 and b"Traceback" not in done.stderr
+
+
+def test_log_records_of_the_library_are_notes_and_a_warning_comes_once(capsys, monkeypatch):
+    """Chat and the prompt loop translate the same settings again at every turn."""
+    log = logging.getLogger("gpt2lab.engines")
+
+    def invoke(ctx):
+        log.debug("hidden")
+        for _ in range(2):
+            log.info("compiling")
+            log.warning("n is 1")
+
+    monkeypatch.setattr(commands.Verbs, "invoke", lambda self, ctx: invoke(ctx))
+    commands.main(["models"])
+    assert capsys.readouterr().err == "note: compiling\nnote: n is 1\nnote: compiling\n"
+    assert logging.getLogger("gpt2lab").handlers == []

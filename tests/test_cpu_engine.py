@@ -496,16 +496,15 @@ def test_weights_that_memory_does_not_hold_are_refused(params, monkeypatch):
     refused(lambda: CpuEngine(CONFIG, params, "bfloat16"), "bfloat16 weights", "dtype int8")
 
 
-def test_the_default_dtype_is_the_largest_that_fits_twice(params, monkeypatch):
+def test_the_default_dtype_is_the_largest_that_fits_twice(params, monkeypatch, caplog):
     from gpt2lab.engines.cpu.engine import default_dtype
 
-    said = []
     numbers = sum(value.size for value in params.values())
     for factor, expected in ((20, "float32"), (5, "bfloat16"), (1, "int8")):
         monkeypatch.setattr(cpu_features, "memory", lambda factor=factor: factor * numbers)
-        assert default_dtype(CONFIG, said.append) == expected
-    assert len(said) == 2
-    assert "held as bfloat16" in said[0]
+        assert default_dtype(CONFIG) == expected
+    monkeypatch.setattr(cpu_features, "memory", lambda: 5 * numbers)
+    assert CpuEngine(CONFIG, params).dtype == "bfloat16" and "held as bfloat16" in caplog.text
 
 
 def test_a_machine_that_is_not_served_says_so(params, monkeypatch):
@@ -525,16 +524,15 @@ def own_cache(tmp_path, monkeypatch):
     return tmp_path / "gpt2lab"
 
 
-def test_kernels_are_compiled_once_and_a_damaged_file_again(own_cache):
-    said = []
+def test_kernels_are_compiled_once_and_a_damaged_file_again(own_cache, caplog):
+    caplog.set_level("INFO", "gpt2lab")
     target = cpu_features.here()
-    compile_cache.library("crew", target, say=said.append)
+    compile_cache.library("crew", target)
     [file] = (own_cache / "kernels").glob("crew-*.o")
-    assert len(said) == 1
-    assert "once on this machine" in said[0]
+    assert caplog.text.count("once on this machine") == 1
     compile_cache._loaded.clear()
-    compile_cache.library("crew", target, say=said.append)
-    assert len(said) == 1
+    compile_cache.library("crew", target)
+    assert caplog.text.count("once on this machine") == 1
     good = file.read_bytes()
     for bad in (good[:100], good[:-1] + bytes([good[-1] ^ 1]), b""):
         file.write_bytes(bad)
@@ -558,14 +556,14 @@ def test_a_failed_compilation_is_one_line(own_cache, monkeypatch):
         compile_cache.library("crew", cpu_features.here())
 
 
-def test_numpy_writes_until_the_kernels_are_there(params, own_cache, monkeypatch):
+def test_numpy_writes_until_the_kernels_are_there(params, own_cache, monkeypatch, caplog):
     """The first start on a machine; what began with NumPy ends with it."""
     process = type("Process", (), {"returncode": None, "poll": lambda self: self.returncode})()
     monkeypatch.setattr(compile_cache, "in_background", lambda *_: process)
-    said = []
-    engine = engines.choose(CONFIG, params, say=said.append)
+    caplog.set_level("INFO", "gpt2lab")
+    engine = engines.choose(CONFIG, params)
     assert isinstance(engine, fallback.Meanwhile)
-    assert "in the background" in said[0]
+    assert "in the background" in caplog.text
     cache, text = engine.cache(), tokens(9)
     slot = cache.new()
     first = engine.step(cache, [slot], [text])
@@ -585,14 +583,13 @@ def test_numpy_goes_on_when_the_compilation_fails(params, own_cache, monkeypatch
     assert engines.choose(CONFIG, params).name == "numpy"
 
 
-def test_no_kernels_are_promised_where_numba_does_not_load(params, own_cache, monkeypatch):
+def test_no_kernels_are_promised_where_numba_does_not_load(params, own_cache, monkeypatch, caplog):
     """A numba that is found and does not import: each start promised kernels that never came."""
     monkeypatch.setitem(sys.modules, "numba", None)
     monkeypatch.setattr(cpu_features, "why_not", lambda: "")  # it was found
-    said = []
-    engine = engines.choose(CONFIG, params, say=said.append)
+    engine = engines.choose(CONFIG, params)
     assert engine.name == "numpy" and engine._process is None
-    assert len(said) == 1 and "no fast kernels: the package numba does not load" in said[0]
+    assert caplog.text.count("no fast kernels: the package numba does not load") == 1
 
 
 def test_a_folder_in_the_place_of_a_kernel_leaves_no_other_file(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 
 import pytest
 
@@ -95,17 +94,15 @@ def test_every_translated_word_leads_to_a_setting():
     assert not set(NAMES) & known
 
 
-def test_tuning_in_the_words_of_the_trainer(tmp_path):
+def test_tuning_in_the_words_of_the_trainer(tmp_path, caplog):
     text = tmp_path / "story.txt"
     text.write_text(STORY)
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        lm = finetune(
-            text, output_dir=str(tmp_path / "out"), num_train_epochs=1, block_size=32,
-            per_device_train_batch_size=4, save_steps=5, save_total_limit=1, learning_rate=1e-3,
-            sample_every=0,
-        )  # fmt: skip
-    assert "num_train_epochs is epochs here" in [str(warning.message) for warning in told]
+    lm = finetune(
+        text, output_dir=str(tmp_path / "out"), num_train_epochs=1, block_size=32,
+        per_device_train_batch_size=4, save_steps=5, save_total_limit=1, learning_rate=1e-3,
+        sample_every=0,
+    )  # fmt: skip
+    assert "num_train_epochs is epochs here" in caplog.messages
     assert isinstance(lm, gpt2lab.LM)
     before = gpt2lab.load().score(STORY[:200]).perplexity
     assert lm.score(STORY[:200]).perplexity < before
@@ -118,15 +115,13 @@ def test_the_public_word_goes_on_where_a_run_is(tmp_path):
     text = tmp_path / "story.txt"
     text.write_text(STORY)
     given = {"out": str(tmp_path / "run"), "block_size": 16, "batch_size": 2, "sample_every": 0}
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    gpt2lab.finetune(text, steps=2, **given)
+    with pytest.raises(InputError, match="holds a run already"):
         gpt2lab.finetune(text, steps=2, **given)
-        with pytest.raises(InputError, match="holds a run already"):
-            gpt2lab.finetune(text, steps=2, **given)
-        gpt2lab.finetune(text, steps=2, resume=True, **given)
-        with pytest.raises(InputError, match="steps 2 -> 4"):
-            gpt2lab.finetune(text, steps=4, resume=True, **given)
-        gpt2lab.finetune(text, steps=4, resume=True, allow_changes=True, **given)
+    gpt2lab.finetune(text, steps=2, resume=True, **given)
+    with pytest.raises(InputError, match="steps 2 -> 4"):
+        gpt2lab.finetune(text, steps=4, resume=True, **given)
+    gpt2lab.finetune(text, steps=4, resume=True, allow_changes=True, **given)
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [r["step"] for r in log if r["kind"] == "step"] == [1, 2, 3, 4]
 

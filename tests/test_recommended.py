@@ -22,9 +22,7 @@ def folder_with(folder, generation=None, **changes):
 
 
 def settings(folder, prompt_length=0, **given):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return gpt2lab.load(folder).settings(prompt_length, **given)
+    return gpt2lab.load(folder).settings(prompt_length, **given)
 
 
 @pytest.mark.parametrize("place", ["generation_config.json", "config.json", "task_specific_params"])
@@ -102,7 +100,7 @@ def test_what_the_caller_says_wins(tmp_path, given, expected):
     assert {key: getattr(s, key) for key in expected} == expected
 
 
-def test_a_preset_keeps_forbidden_words_and_names_what_it_drops(tmp_path):
+def test_a_preset_keeps_forbidden_words_and_names_what_it_drops(tmp_path, caplog):
     """A preset or an order of processors dropped every recommendation in silence, bad_words too."""
     values = {"bad_words_ids": [[5]], "suppress_tokens": [6], "do_sample": True, "top_k": 3}
     lm = gpt2lab.load(folder_with(tmp_path / "model", generation=values))
@@ -112,21 +110,20 @@ def test_a_preset_keeps_forbidden_words_and_names_what_it_drops(tmp_path):
         ({"preset": "openai"}, (), "recommend top_k, bad_words, which"),
         ({"preset": "openai", "top_k": 2}, (), "recommend bad_words, which"),
     ):
-        with pytest.warns(UserWarning, match=said):
-            s = lm.settings(**given)
+        caplog.clear()
+        s = lm.settings(**given)
+        assert said in caplog.text
         assert (s.bad_words, s.top_k) == (bad, given.get("top_k", 0))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert lm.settings(preset="hf", top_k=1).bad_words == ((5,), (6,))
+    caplog.clear()
+    assert lm.settings(preset="hf", top_k=1).bad_words == ((5,), (6,)) and not caplog.records
 
 
-def test_a_prompt_longer_than_the_recommended_length_is_told(tmp_path):
+def test_a_prompt_longer_than_the_recommended_length_is_told(tmp_path, caplog):
     lm = gpt2lab.load(folder_with(tmp_path / "model", {"max_length": 5}))
-    with pytest.warns(UserWarning, match=r"recommend max_length 5, which this prompt of 5 tokens"):
-        assert lm.settings(5).max_new_tokens == 128
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert lm.settings(5, max_new_tokens=2).max_new_tokens == 2
+    assert lm.settings(5).max_new_tokens == 128
+    assert "recommend max_length 5, which this prompt of 5 tokens" in caplog.text
+    caplog.clear()
+    assert lm.settings(5, max_new_tokens=2).max_new_tokens == 2 and not caplog.records
 
 
 def test_one_note_names_what_is_not_obeyed(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -177,40 +176,18 @@ def model(folder: Path, n_vocab: int = 280, **files: Any) -> Path:
     return write(folder, **files)
 
 
-def test_names_in_a_prompt_are_plain_text_with_a_warning_unless_allowed(tmp_path):
+def test_names_in_a_prompt_are_plain_text_with_a_warning_unless_allowed(tmp_path, caplog):
     """Every chat-tuned GPT-2 got its marks as letters, with no way to allow them and no note."""
     lm = load(stored(model(tmp_path / "m"), WAYS[0]), engine="numpy")
-    with pytest.warns(UserWarning, match=r"'<\|user\|>' in the text is read as plain text"):
-        plain = lm.encode("<|user|> the")
-    assert 269 not in plain
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert lm.encode("<|user|> the", "all")[0] == 269
-        [done] = lm.complete("<|user|>", allowed_special=["<|user|>"], max_new_tokens=2)
-        assert done.prompt_tokens == [269]
-        assert lm.trace("<|user|>", ["logits"], allowed_special="all").tokens.tolist() == [[269]]
-        assert lm.score("<|user|> the", allowed_special="all").tokens[0] == 269
-
-
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda lm: lm.encode("<|user|> a"),
-        lambda lm: lm.score("<|user|> a"),
-        lambda lm: lm.generate("<|user|> a", max_new_tokens=1),
-        lambda lm: lm.complete(["<|user|> a"], max_new_tokens=1),
-        lambda lm: next(lm.stream("<|user|> a", max_new_tokens=1)),
-        lambda lm: lm.trace("<|user|> a", ["logits"]),
-        lambda lm: lm.settings(max_length=9),
-        lambda lm: lm.generate("a", max_length=9),
-    ],
-)
-def test_a_warning_names_the_line_that_called(tmp_path, call):
-    """It said "sys:1" for encode, and a line inside the package for the others."""
-    lm = load(stored(model(tmp_path / "m"), WAYS[0]), engine="numpy")
-    with pytest.warns(UserWarning) as caught:
-        call(lm)
-    assert {warning.filename for warning in caught} == {__file__}
+    plain = lm.encode("<|user|> the")
+    assert 269 not in plain and "'<|user|>' in the text is read as plain text" in caplog.text
+    caplog.clear()
+    assert lm.encode("<|user|> the", "all")[0] == 269
+    [done] = lm.complete("<|user|>", allowed_special=["<|user|>"], max_new_tokens=2)
+    assert done.prompt_tokens == [269]
+    assert lm.trace("<|user|>", ["logits"], allowed_special="all").tokens.tolist() == [[269]]
+    assert lm.score("<|user|> the", allowed_special="all").tokens[0] == 269
+    assert not caplog.records
 
 
 def test_a_begin_token_is_scored_after_once_and_stands_first_in_a_prompt(tmp_path):

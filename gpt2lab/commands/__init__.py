@@ -9,11 +9,12 @@ from __future__ import annotations
 import difflib
 import errno
 import io
+import logging
 import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -111,9 +112,42 @@ def _stop(code: int, message: str = "") -> NoReturn:
         _leave(code)
 
 
-def _note(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
-    if category is UserWarning:  # ours; what libraries warn of is no user's business
-        click.echo(f"note: {message}", err=True)
+class _Notes(logging.Handler):
+    """Prints the library's log records as notes on stderr, above progress bars.
+
+    The same warning is printed once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self._warned: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record."""
+        text = record.getMessage()
+        if text in self._warned:
+            return
+        if record.levelno >= logging.WARNING:
+            self._warned.add(text)
+        bars = sys.modules["tqdm"].tqdm if "tqdm" in sys.modules else None
+        with bars.external_write_mode(sys.stderr) if bars else nullcontext():
+            click.echo(f"note: {text}", err=True)
+
+
+@contextmanager
+def _notes() -> Iterator[None]:
+    """Show the log of the library inside the block; warnings of other libraries are hidden."""
+    logger, handler = logging.getLogger("gpt2lab"), _Notes()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 @click.command(
@@ -152,10 +186,9 @@ def _open_streams() -> None:
 def main(args: Sequence[str] | None = None) -> None:
     """The program `gpt2lab`: run a verb; whatever goes wrong is one line and an exit code."""
     _open_streams()
-    warnings.showwarning = _note
-    warnings.simplefilter("default", UserWarning)
     try:
-        group.main(args=args, prog_name="gpt2lab", standalone_mode=False)
+        with _notes():
+            group.main(args=args, prog_name="gpt2lab", standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):
         _stop(130)
     except click.exceptions.NoArgsIsHelpError as error:

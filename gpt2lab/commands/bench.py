@@ -182,7 +182,7 @@ def command(
     }
     try:
         for dtype in wanted:
-            made = engines.choose(config, params, dtype=dtype, say=_progress, **engine)
+            made = engines.choose(config, params, dtype=dtype, **engine)
             _measure(report, config, made, seconds)
             del made  # before the next one takes memory
     finally:  # an error or Ctrl-C takes the rest, not what is known

@@ -200,15 +200,11 @@ def engine_options(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: values[name] for name in ENGINE if values.get(name) is not None}
 
 
-def _say(line: str) -> None:
-    click.echo(f"note: {line}", err=True)
-
-
 def load_model(model: str | None, download: bool = True, **engine: Any) -> LM:
     """Load what --model names, and show what its files have to say. engine: `engine_options`."""
     from gpt2lab.lm import load
 
-    lm = load(model, download=download, say=_say, **engine)
+    lm = load(model, download=download, **engine)
     for note in lm.checkpoint.notes:
         click.echo(f"note: {note}", err=True)
     return lm

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -36,7 +37,9 @@ def _say(line: str) -> None:
 
 
 def teller(group: Group) -> Callable[[str], None]:
-    """What tells a note on stderr, once for all processes."""
+    """What tells a note on stderr, once for all processes; the others log nothing."""
+    if not group.first:
+        logging.getLogger("gpt2lab").setLevel(logging.CRITICAL)
     return _say if group.first else _unheard
 
 

@@ -85,7 +85,6 @@ def choose(
     threads: int | None = None,
     device: str | None = None,
     key: Callable[[], str] | None = None,
-    say: Callable[[str], None] | None = None,
 ) -> Engine:
     """Build the named engine over the parameters; None is the best that is there.
 
@@ -93,7 +92,7 @@ def choose(
     machine and in the background, `numpy` serves (`fallback`); for a dtype that only `cpu` has
     they are compiled at once. Without a dtype `cpu` takes float32, or the largest that fits in the
     free memory. cache_dtype, threads: of `cpu`. device: of `torch`. key: names config and params
-    exactly, so that packed weights can be kept for the next start. say: is told what takes a while.
+    exactly, so that packed weights can be kept for the next start.
     """
     if engine is not None and not (isinstance(engine, str) and engine in ENGINES):
         raise InputError(f"engine {quoted(engine)} is unknown; known: {', '.join(ENGINES)}")
@@ -112,15 +111,13 @@ def choose(
     from gpt2lab.engines.cpu.engine import CpuEngine
 
     def build(dtype: str | None = dtype) -> Engine:
-        return CpuEngine(
-            config, params, dtype, cache_dtype=cache_dtype, threads=threads, key=key, say=say
-        )
+        return CpuEngine(config, params, dtype, cache_dtype=cache_dtype, threads=threads, key=key)
 
     if asked is None and dtype in (None, "float32") and cache_dtype is None:
         from gpt2lab.engines import fallback
 
         if fallback.needed(config, dtype):
-            return fallback.Meanwhile(NumpyEngine(config, params, "float32"), build, say)
+            return fallback.Meanwhile(NumpyEngine(config, params, "float32"), build)
     return build()
 
 

@@ -7,6 +7,7 @@ no text is of two engines.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -23,6 +24,8 @@ from gpt2lab.errors import Failure, InputError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+log = logging.getLogger(__name__)
+
 
 def needed(config: Config, dtype: str | None) -> bool:
     """Whether kernels for float32 are wanted and have to be compiled first."""
@@ -35,23 +38,20 @@ def needed(config: Config, dtype: str | None) -> bool:
 class Meanwhile:
     """Keeps the protocol of `engines.Engine`: `numpy` at first, `cpu` as soon as there is one.
 
-    build: makes the cpu engine. say: is told that something is compiled.
+    build: makes the cpu engine.
     """
 
-    def __init__(
-        self, first: NumpyEngine, build: Callable[[], Engine], say: compile_cache.Say | None = None
-    ) -> None:
+    def __init__(self, first: NumpyEngine, build: Callable[[], Engine]) -> None:
         self._first, self._build = first, build
         self._now: Engine = first
         self.config = first.config
         target, why = cpu_features.here(), compile_cache.why_none()
         self._target, self._process = target, None
         if why:
-            if say:
-                say(f"no fast kernels: {why}; the numpy engine writes")
+            log.warning(f"no fast kernels: {why}; the numpy engine writes")
             return
-        if say and target:
-            say(
+        if target:
+            log.info(
                 f"compiling the fast kernels for {target.name} in the background, once on this "
                 "machine (about 15 s); the numpy engine writes until then"
             )

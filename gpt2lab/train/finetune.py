@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -32,6 +32,8 @@ from gpt2lab.train.start import (
     settings_of,
     start,
 )
+
+log = logging.getLogger(__name__)
 
 Given = dict[str, Any]
 
@@ -82,7 +84,7 @@ def prepare_run(
     if more.get("resume") is True:
         raise InputError(f"{folder} holds no run to resume; check the path, or leave resume out")
     group.at("reading the model")
-    begin = weights.load(place(more.get("model"), say=say))
+    begin = weights.load(place(more.get("model")))
     if begin.tokenizer is None:
         raise InputError(f"{begin.path} has no vocabulary; texts cannot be cut into tokens without")
     config = tuning(settings, begin)
@@ -217,7 +219,7 @@ def finetune(
     """
     ours, notes = translate(given)
     for note in notes:
-        warnings.warn(note, stacklevel=2)
+        log.warning(note)
     texts = _texts(text, ours.pop("text", None))
     with progress.heard(verbose), prepare_run(texts, ours, say=progress.LOGGER.info) as run:
         for record in progress.log(run.folder, run.go()):

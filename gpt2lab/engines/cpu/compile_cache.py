@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import logging
 import platform
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -25,8 +25,7 @@ from gpt2lab.engines.cpu.cpu_features import Target
 from gpt2lab.errors import Failure, InputError
 from gpt2lab.files.io import cache_folder, write_whole
 
-#: Called with one line before anything is compiled.
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
 
 LARGEST = 64 << 20  # bytes; kernels have a few hundred thousand
 KEPT = 64  # files of object code; the oldest go
@@ -217,24 +216,21 @@ def _label(*parts: str) -> str:
     return "-".join(part for part in parts if part)
 
 
-def library(
-    name: str, target: Target, weights: str = "", cache: str = "", say: Say | None = None
-) -> Library:
+def library(name: str, target: Target, weights: str = "", cache: str = "") -> Library:
     """A compiled function: "crew", or "run" for weights and cache of some dtypes."""
     label = _label(name, weights, cache)
     with forks.whole():  # llvmlite has a lock of its own
         if (label, target) not in _loaded:
-            code = _read(_file(label, target)) or _compiled(name, target, weights, cache, say)
+            code = _read(_file(label, target)) or _compiled(name, target, weights, cache)
             _loaded[label, target] = Library(code, name, target)
         return _loaded[label, target]
 
 
-def _compiled(name: str, target: Target, weights: str, cache: str, say: Say | None) -> bytes:
+def _compiled(name: str, target: Target, weights: str, cache: str) -> bytes:
     """Object code that is not on disk yet; it is there afterwards."""
     label = _label(name, weights, cache)
-    if say:
-        what = f"the {weights} kernels" if weights else "the threads' kernel"
-        say(f"compiling {what} for {target.name}, once on this machine; it takes 5 to 15 s")
+    what = f"the {weights} kernels" if weights else "the threads' kernel"
+    log.info(f"compiling {what} for {target.name}, once on this machine; it takes 5 to 15 s")
     try:
         code = _make(name, target, weights, cache)
     except Exception as error:  # whatever Numba or LLVM has to say

@@ -6,6 +6,7 @@ number of threads: every sum keeps its own order (`tiles`), and threads share wo
 
 from __future__ import annotations
 
+import logging
 import mmap
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -26,6 +27,8 @@ from gpt2lab.errors import InputError, quoted
 from gpt2lab.files.io import let_go
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+log = logging.getLogger(__name__)
 
 DTYPES = ("float32", "bfloat16", "int8")
 ITEM = {"float32": 4, "bfloat16": 2, "int8": 1}
@@ -102,8 +105,7 @@ class CpuEngine:
     dtype: of the weights, "float32", "bfloat16" or "int8"; None is `default_dtype`. cache_dtype: of
     keys and values, the same three; None is float32 for float32 weights, bfloat16 for the others.
     threads: None is one for each physical core that this process may use. target: None is this
-    machine's. key: gives a text that names config and params exactly (`storage.Plan.build`). say:
-    is told what takes a while.
+    machine's. key: gives a text that names config and params exactly (`storage.Plan.build`).
     Raises InputError for other dtypes and for weights that the free memory does not hold.
     """
 
@@ -119,7 +121,6 @@ class CpuEngine:
         threads: int | None = None,
         target: Target | None = None,
         key: Callable[[], str] | None = None,
-        say: compile_cache.Say | None = None,
     ) -> None:
         target = target or cpu_features.here()
         if target is None or cpu_features.why_not():
@@ -127,16 +128,17 @@ class CpuEngine:
                 f"the cpu engine cannot run here: {cpu_features.why_not()}; "
                 "choose engine numpy or torch"
             )
-        self.dtype = checked(
-            "dtype", default_dtype(config, say) if dtype is None else dtype, DTYPES
-        )
+        if dtype is None and (dtype := default_dtype(config)) != "float32":
+            free = (cpu_features.memory() or 0) / 1e9
+            log.warning(f"{free:.1f} GB of memory are free, so the weights are held as {dtype}")
+        self.dtype = checked("dtype", dtype, DTYPES)
         kept = "float32" if self.dtype == "float32" else "bfloat16"
         kept = kept if cache_dtype is None else cache_dtype
         self.cache_dtype = checked("cache dtype", kept, DTYPES)
         self.config, self.target = config, target
         self.threads = cpu_features.cores() if threads is None else checked_threads(threads)
-        self._run = compile_cache.library("run", target, self.dtype, self.cache_dtype, say)
-        self._crew_code = compile_cache.library("crew", target, say=say)
+        self._run = compile_cache.library("run", target, self.dtype, self.cache_dtype)
+        self._crew_code = compile_cache.library("crew", target)
         self._inner, self._spare = config.mlp_width, list[Array]()
         self._cut: tuple[int, int] = (0, 0)  # what the tickets in the job are for
         self._total, self._serial, self._room = 0, 0, 0
@@ -481,15 +483,13 @@ def _own_memory(size: int) -> mmap.mmap:
     return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
-def default_dtype(config: Config, say: compile_cache.Say | None = None) -> str:
+def default_dtype(config: Config) -> str:
     """float32, or the largest dtype whose weights fit twice into the memory that is free."""
     free = cpu_features.memory()
     numbers = sum(int(np.prod(shape)) for shape in parameter_shapes(config).values())
     for dtype in DTYPES:
         if free is None or dtype == DTYPES[-1] or numbers * ITEM[dtype] * 2 <= free:
             break
-    if dtype != "float32" and say:
-        say(f"{(free or 0) / 1e9:.1f} GB of memory are free, so the weights are held as {dtype}")
     return dtype
 
 
