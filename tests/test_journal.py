@@ -383,7 +383,7 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatc
 def test_neither_needs_torch_and_drawing_leaves_pyplot_alone():
     code = (
         "import sys; from pathlib import Path; from tempfile import mkdtemp;"
-        "from gpt2lab.train import journal, report; report.write(Path(mkdtemp()), [], 'x');"
+        "from gpt2lab.train import log, report; report.write(Path(mkdtemp()), [], 'x');"
         "print([m for m in ('torch', 'matplotlib.pyplot', 'tensorboardX') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -201,7 +201,7 @@ def test_nothing_is_downloaded_when_it_may_not_be() -> None:
 
 def test_looking_does_not_import_the_hub() -> None:
     code = (
-        "import sys; from gpt2lab.weights import local; local.listing(); local.find('124M');"
+        "import sys; from gpt2lab.weights import find; find.listing(); find.find('124M');"
         "assert 'huggingface_hub' not in sys.modules and 'torch' not in sys.modules"
     )
     path = str(Path(find.__file__).parents[2])

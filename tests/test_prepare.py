@@ -494,7 +494,7 @@ def test_named_texts_are_held_out_alone(tmp_path):
 
 SLOW = """
 import sys, time
-from gpt2lab.train import prepare as room
+from gpt2lab.corpus import prepare as room
 room.COMMIT, room.CHUNK = 0.0, 2000
 def wait(progress): time.sleep(0.004)
 room.prepare(sys.argv[2:], sys.argv[1], held_out=0.1, shard_tokens=3000, workers=2, progress=wait)
@@ -1011,7 +1011,7 @@ def test_the_users_mistakes_are_one_line_and_exit_code_2(tmp_path, data, more, m
 PRESSED = """
 import os, signal, sys
 from gpt2lab import commands
-from gpt2lab.train import prepare as room
+from gpt2lab.corpus import prepare as room
 room.COMMIT, room.CHUNK, commit = 0.0, 500, room._Work._commit
 def pressed(work):
     commit(work)

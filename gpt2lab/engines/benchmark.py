@@ -36,6 +36,8 @@ REST = 0.05  # seconds in which the engine's waiting threads go to sleep
 TURN = 16  # tokens between two readings
 TURNS = 3  # at least
 
+_MODULES = {"numpy": "numpy_engine", "cpu": "cpu.engine", "torch": "torch.engine"}
+
 
 @dataclass(frozen=True)
 class Case:
@@ -67,7 +69,7 @@ def dtypes(engine: str, wanted: tuple[str, ...] = ()) -> list[str]:
     """
     if engine not in ENGINES:
         raise InputError(f"engine {quoted(engine)} is unknown; known: {', '.join(ENGINES)}")
-    known = import_module(f"gpt2lab.engines.{engine}_engine").DTYPES
+    known = import_module(f"gpt2lab.engines.{_MODULES[engine]}").DTYPES
     for dtype in wanted:
         if dtype not in known:
             raise InputError(

@@ -249,9 +249,9 @@ import os, sys
 sys.path[:] = {path!r}
 if hasattr(os, "nice"):
     os.nice(10)
-from gpt2lab.engines import compiled, machine
-compiled.library("crew", machine.here())
-compiled.library("run", machine.here(), {weights!r}, {cache!r})
+from gpt2lab.engines.cpu import compile_cache, cpu_features
+compile_cache.library("crew", cpu_features.here())
+compile_cache.library("run", cpu_features.here(), {weights!r}, {cache!r})
 """
 
 
