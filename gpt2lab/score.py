@@ -16,7 +16,7 @@ import numpy as np
 from gpt2lab.checks import check_ids
 from gpt2lab.engines import Engine
 from gpt2lab.errors import InputError, quoted
-from gpt2lab.files.io import finite
+from gpt2lab.files.json_files import finite
 from gpt2lab.generation.sampler import check_logits, log_softmax
 from gpt2lab.text.tokenizer import Tokenizer
 

@@ -12,7 +12,8 @@ import pytest
 
 from gpt2lab.engines.cpu import compile_cache
 from gpt2lab.errors import few, quoted
-from gpt2lab.files.io import cache_folder, shown
+from gpt2lab.files.kept import cache_folder
+from gpt2lab.files.visible import shown
 
 
 class Rude:

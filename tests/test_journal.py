@@ -113,7 +113,7 @@ def test_nothing_is_lost_when_the_lines_past_a_step_cannot_be_taken_away(tmp_pat
     def refuse(self, *arguments, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("pathlib.Path.write_bytes", refuse)
+    monkeypatch.setattr("pathlib.Path.replace", refuse)
     with pytest.raises(Failure, match="free some space"):
         Journal(tmp_path, after=2)
     assert path.read_bytes() == whole
@@ -374,7 +374,7 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatc
     def refuse(self, *arguments, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("pathlib.Path.write_bytes", refuse)
+    monkeypatch.setattr("pathlib.Path.replace", refuse)
     with pytest.raises(Failure, match="free some space"):
         report.write(tmp_path, [step(1), step(2)], "a run")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

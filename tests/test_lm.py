@@ -15,7 +15,7 @@ import pytest
 import gpt2lab
 from gpt2lab import InputError, reference, weights
 from gpt2lab.files import file_facts
-from gpt2lab.files.io import cache_folder
+from gpt2lab.files.kept import cache_folder
 from gpt2lab.generation.aliases import translate
 from gpt2lab.generation.request import requests
 from gpt2lab.generation.sampler import log_softmax

@@ -318,7 +318,7 @@ def test_only_headers_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("bin/model.safetensors").unlink()
     for module in (huggingface, tensorbundle, llmc, torchfile):
         monkeypatch.setattr(module, "floats", refuse)
-    monkeypatch.setattr(checksums, "sha256", refuse)
+    monkeypatch.setattr(checksums, "file_sha256", refuse)
     assert [found.problem for found in find.listing()] == [None] * 6
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import gpt2lab
 from gpt2lab import InputError, Sampling, Score, reference
-from gpt2lab.files.io import to_json
+from gpt2lab.files.json_files import to_json
 from gpt2lab.score import score, token_logprobs
 
 from .support import tiny_engine

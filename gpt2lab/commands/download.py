@@ -8,7 +8,7 @@ import time
 import click
 
 from gpt2lab.commands.models import as_dict, disk
-from gpt2lab.files.io import to_json
+from gpt2lab.files.json_files import to_json
 
 
 class Meter:

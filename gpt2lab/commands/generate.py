@@ -34,7 +34,7 @@ from gpt2lab.commands.options import (
     write_new,
 )
 from gpt2lab.errors import Failure, InputError
-from gpt2lab.files.io import to_json
+from gpt2lab.files.json_files import to_json
 from gpt2lab.lm import checked_record
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from gpt2lab.commands.options import (
     token_ids,
 )
 from gpt2lab.errors import InputError
-from gpt2lab.files.io import write_whole
+from gpt2lab.files.atomic import write_whole
 
 if TYPE_CHECKING:
     from gpt2lab.lens import Act

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpt2lab.errors import InputError
+from gpt2lab.files.visible import sign
 
 if TYPE_CHECKING:
     from gpt2lab.lens.heads import HeadScores
@@ -54,18 +55,8 @@ class Canvas:
         return self.paint(text, bg=back, fg=ink)
 
 
-def sign(character: str) -> str:
-    """What stands for a character that would move the cursor or not be seen."""
-    if character == "\n":
-        return "↵"
-    if character == "\t":
-        return "→"
-    odd = unicodedata.category(character) in ("Cc", "Cf", "Zl", "Zp", "Cs")
-    return "\ufffd" if odd else character
-
-
 def clean(text: str) -> str:
-    """A token as it may stand in a line."""
+    """Return a token's text as it may be part of a line."""
     return "".join(map(sign, text))
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpt2lab.commands.options import printable
-from gpt2lab.files.io import to_json
+from gpt2lab.files.json_files import to_json
 
 if TYPE_CHECKING:
     from gpt2lab.weights.checksums import Checked

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from gpt2lab.errors import InputError
-from gpt2lab.files.io import to_json, write_whole
+from gpt2lab.files.atomic import write_whole
+from gpt2lab.files.json_files import to_json
+from gpt2lab.files.visible import visible
 from gpt2lab.generation.sampling import WRITING, Sampling
 
 if TYPE_CHECKING:
@@ -293,11 +295,7 @@ def ask(prompt: str) -> str:
 
 def printable(text: str, stream: Any = None) -> str:
     """Text that is safe to show: at a terminal, control characters become signs, not commands."""
-    if not (stream or sys.stdout).isatty():
-        return text
-    return "".join(
-        c if c in "\n\t" or not (ord(c) < 32 or 127 <= ord(c) < 160) else "\ufffd" for c in text
-    )
+    return visible(text) if (stream or sys.stdout).isatty() else text
 
 
 def echo_json(value: Any) -> None:

@@ -16,7 +16,7 @@ from gpt2lab.commands.options import dataclass_options, echo_json, given_of, pri
 from gpt2lab.commands.text_options import reading_of, reading_options
 from gpt2lab.commands.training import SPELLING, follow, teller
 from gpt2lab.errors import Failure, InputError
-from gpt2lab.files.io import to_json
+from gpt2lab.files.json_files import to_json
 from gpt2lab.train.config import BUDGETS, TrainConfig
 
 if TYPE_CHECKING:

@@ -54,7 +54,8 @@ from gpt2lab.corpus.shards import (
     vocabulary_hash,
 )
 from gpt2lab.errors import InputError
-from gpt2lab.files.io import accessing, write_whole
+from gpt2lab.files.atomic import write_whole
+from gpt2lab.files.io import accessing, file_sha256
 from gpt2lab.text import learn as bpe
 from gpt2lab.text.tokenizer import Tokenizer, official
 
@@ -184,11 +185,6 @@ def _characters(texts: Iterable[Piece]) -> Tokenizer:
 # --- the settings of one call ---------------------------------------------------------------------
 
 
-def _file_hash(path: Path) -> str:
-    with accessing(path), path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 @dataclass(frozen=True)
 class _Job:
     """All that the shards depend on, and who wants to hear of it."""
@@ -240,7 +236,7 @@ class _Job:
         """Every file by its name and its content, where the vocabulary depends on them."""
         if self.tokenizer is not None:
             return []
-        return [[split, s.name, s.size, _file_hash(s.path)] for split, s in self.all]
+        return [[split, s.name, s.size, file_sha256(s.path)] for split, s in self.all]
 
     def made_tokenizer(self) -> Tokenizer:
         """The vocabulary: as given, or learned from the texts."""
@@ -293,13 +289,13 @@ class _Entry:
     @classmethod
     def begun(cls, split: str, source: Source, start: _Position) -> _Entry:
         path = source.path
-        return cls(source.name, source.size, _modified(path), _file_hash(path), split, start)
+        return cls(source.name, source.size, _modified(path), file_sha256(path), split, start)
 
     def is_still(self, split: str, source: Source) -> bool:
         """Whether the file is the one that was read; where its time differs, its content says."""
         if (self.name, self.bytes, self.split) != (source.name, source.size, split):
             return False
-        return self.modified == _modified(source.path) or self.sha256 == _file_hash(source.path)
+        return self.modified == _modified(source.path) or self.sha256 == file_sha256(source.path)
 
 
 @dataclass
@@ -375,7 +371,7 @@ def _is_same(manifest: dict[str, Any], job: _Job) -> bool:
     if [(size, split) for size, _, split in made] != [(s.size, split) for split, s in job.all]:
         return False
     return all(
-        sha256 == _file_hash(source.path)
+        sha256 == file_sha256(source.path)
         for (_, sha256, _), (_, source) in zip(made, job.all, strict=True)
     )
 

@@ -32,19 +32,10 @@ import numpy as np
 
 from gpt2lab.errors import InputError, quoted
 from gpt2lab.files import file_facts
-from gpt2lab.files.io import (
-    accessing,
-    checked,
-    identity,
-    is_file_name,
-    let_go,
-    map_bytes,
-    read_head,
-    read_json,
-    reason,
-    shown,
-)
+from gpt2lab.files.io import accessing, identity, is_file_name, let_go, map_bytes, read_head
+from gpt2lab.files.json_files import checked, read_json
 from gpt2lab.files.torchfile import read_plain
+from gpt2lab.files.visible import reason, shown
 from gpt2lab.text.tokenizer import Tokenizer, official
 from gpt2lab.weights.tokenizer_files import has_files
 

@@ -18,15 +18,9 @@ from typing import Any
 
 from gpt2lab import __version__
 from gpt2lab.errors import Failure, InputError
-from gpt2lab.files.io import (
-    Identity,
-    accessing,
-    cache_folder,
-    check_regular,
-    contents,
-    identity,
-    write_whole,
-)
+from gpt2lab.files.atomic import write_whole
+from gpt2lab.files.io import Identity, contents, file_sha256, identity
+from gpt2lab.files.kept import cache_folder
 
 WORTH = 32 << 20  # bytes; less is read faster than remembered
 LARGEST = 1 << 20  # bytes of the JSON; another file is none of ours
@@ -92,19 +86,11 @@ def remember(files: Sequence[Identity], what: str, value: Any) -> None:
         write_whole(_store(), json.dumps(kept, indent=1) + os.linesep)
 
 
-def sha256(path: Path) -> str:
-    """Compute the sha256 of a file, in hexadecimal."""
-    with accessing(path):
-        check_regular(path)
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def known_sha256(path: Path) -> str:
     """Return the sha256 of a file, remembered for a large one as long as the file is the same."""
     files = (identity(path),)
     found = recall(files, "sha256")
     if not isinstance(found, str):
-        found = sha256(path)
+        found = file_sha256(path)
         remember(files, "sha256", found)
     return found

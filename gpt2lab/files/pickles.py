@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
 from gpt2lab.errors import InputError
-from gpt2lab.files.io import shown
+from gpt2lab.files.visible import shown
 
 SIZE = 1 << 24  # bytes of one pickle; that of the largest GPT-2 has half a megabyte
 OPERATIONS = 1 << 19  # a vocabulary of 50,000 characters takes 450,000

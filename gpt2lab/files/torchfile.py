@@ -26,16 +26,9 @@ import numpy as np
 
 from gpt2lab.errors import InputError
 from gpt2lab.files import pickles
-from gpt2lab.files.io import (
-    WIDTHS,
-    accessing,
-    contents,
-    floats,
-    map_bytes,
-    read_head,
-    reason,
-    shown,
-)
+from gpt2lab.files.io import accessing, contents, map_bytes, read_head
+from gpt2lab.files.tensor_bytes import WIDTHS, floats
+from gpt2lab.files.visible import reason, shown
 
 ZIP_MAGIC, ZIP_END = b"PK\x03\x04", b"PK\x05\x06"
 DIRECTORY = 1 << 22  # bytes of a zip's; an entry has about 80

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpt2lab.files.visible import sign
 from gpt2lab.lens import hook_names as naming
 
 if TYPE_CHECKING:
@@ -75,18 +76,11 @@ def ink(colour: Colour) -> str:
 
 # ---- Tokens.
 
-_SIGNS = {" ": "·", "\n": "↵", "\t": "⇥", "\r": "␍", "\xa0": "⍽", "\x7f": "␡"}
-
 
 def _sign(char: str) -> str:
     """What stands for a character that cannot be seen, "" where it can."""
-    if char in _SIGNS:
-        return _SIGNS[char]
-    if char < " ":
-        return chr(0x2400 + ord(char))
-    if unicodedata.category(char)[0] in "CZ":
-        return f"\\u{{{ord(char):x}}}"
-    return ""
+    shown = "·" if char == " " else sign(char)
+    return "" if shown == char else shown
 
 
 def signs(piece: str) -> list[tuple[str, bool]]:
@@ -97,11 +91,11 @@ def signs(piece: str) -> list[tuple[str, bool]]:
     if unicodedata.category(piece[0])[0] == "M":  # a mark would sit on what stands before it
         runs.append(("◌", True))
     for char in piece:
-        sign = _sign(char)
-        if runs and runs[-1][1] == bool(sign):
-            runs[-1] = (runs[-1][0] + (sign or char), bool(sign))
+        stands = _sign(char)
+        if runs and runs[-1][1] == bool(stands):
+            runs[-1] = (runs[-1][0] + (stands or char), bool(stands))
         else:
-            runs.append((sign or char, bool(sign)))
+            runs.append((stands or char, bool(stands)))
     return runs
 
 
@@ -113,8 +107,8 @@ def plain(piece: str) -> str:
 def token(piece: str) -> str:
     """A token's text as HTML, signs faint, kept in one piece whichever way it is written."""
     runs = [
-        f'<span style="opacity:.5">{escape(run)}</span>' if sign else escape(run)
-        for run, sign in signs(piece)
+        f'<span style="opacity:.5">{escape(run)}</span>' if is_sign else escape(run)
+        for run, is_sign in signs(piece)
     ]
     return f"<bdi>{''.join(runs)}</bdi>"
 

@@ -26,7 +26,7 @@ from gpt2lab import reference
 from gpt2lab.checks import check_ids
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError
-from gpt2lab.files.io import shown
+from gpt2lab.files.visible import shown
 from gpt2lab.generation.sampler import log_softmax
 from gpt2lab.lens import notebook
 from gpt2lab.lens.heads import KINDS, head_scores

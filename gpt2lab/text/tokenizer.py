@@ -25,7 +25,7 @@ import numpy as np
 
 from gpt2lab import forks
 from gpt2lab.errors import InputError, few, quoted
-from gpt2lab.files.io import write_whole
+from gpt2lab.files.atomic import write_whole
 from gpt2lab.text.bpe import Word, merge_steps, pretokenize
 from gpt2lab.text.tokenizer_config import END_OF_TEXT, KEPT, NAMED, Settings, name_of, template
 from gpt2lab.text.tokenizers_library import Library

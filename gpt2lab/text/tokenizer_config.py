@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from gpt2lab.errors import InputError
-from gpt2lab.files.io import read_json, read_text
+from gpt2lab.files.io import read_text
+from gpt2lab.files.json_files import read_json
 
 END_OF_TEXT = "<|endoftext|>"
 FLAGS = ("single_word", "lstrip", "rstrip")  # how an added token may swallow its surroundings

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gpt2lab.errors import InputError
-from gpt2lab.files.io import parse_json, read_json, read_text
+from gpt2lab.files.io import read_text
+from gpt2lab.files.json_files import parse_json, read_json
 from gpt2lab.text import wordpiece
 from gpt2lab.text.tokenizer_config import (
     END_OF_TEXT,

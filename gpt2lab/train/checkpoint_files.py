@@ -15,7 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from gpt2lab.errors import Failure, InputError
-from gpt2lab.files.io import accessing, contents, sync, write_json, write_whole
+from gpt2lab.files.atomic import sync, write_whole
+from gpt2lab.files.io import accessing, contents
+from gpt2lab.files.json_files import write_json
 from gpt2lab.train.parallel.group import ALONE, Group
 from gpt2lab.weights import checksums
 

@@ -10,7 +10,7 @@ from typing import Any
 from gpt2lab.corpus.prepare import PreparedOtherwiseError, prepare
 from gpt2lab.corpus.shards import SPLITS, TokenSet, open_set
 from gpt2lab.errors import InputError
-from gpt2lab.files.io import checked
+from gpt2lab.files.json_files import checked
 from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.train.parallel.group import ALONE, Group
 

@@ -17,7 +17,9 @@ from types import TracebackType
 from typing import Any
 
 from gpt2lab.errors import Failure, InputError, MissingExtraError
-from gpt2lab.files import io
+from gpt2lab.files.atomic import write_whole
+from gpt2lab.files.io import accessing, contents
+from gpt2lab.files.json_files import parse_json
 
 Record = dict[str, Any]
 
@@ -79,7 +81,7 @@ def _parsed(raw: bytes, where: str) -> Record:
         raise InputError(
             f"{where}: byte {error.start} is not UTF-8; the log is damaged, remove the line"
         ) from error
-    record = io.parse_json(text, where)
+    record = parse_json(text, where)
     step = record.get("step", 0)
     if not isinstance(record.get("kind"), str) or not isinstance(step, int):
         raise InputError(
@@ -103,7 +105,7 @@ def _whole(tail: bytes, where: str) -> bool:
 
 def _lines(path: Path) -> list[tuple[bytes, Record]]:
     """Every whole line with its record; what a crash left of one more is passed over."""
-    *lines, tail = io.contents(path, MOST).split(b"\n")
+    *lines, tail = contents(path, MOST).split(b"\n")
     if tail and _whole(tail, str(path)):
         lines.append(tail)
     return [(raw, _parsed(raw, f"{path}: line {n}")) for n, raw in enumerate(lines, 1)]
@@ -125,10 +127,10 @@ def _repair(path: Path, after: int | None) -> None:
     lines = _lines(path)
     kept = [raw for raw, record in lines if after is None or record.get("step", 0) <= after]
     text = b"".join(raw + b"\n" for raw in kept)
-    with io.accessing(path):
+    with accessing(path):
         as_it_is = path.read_bytes()
     if text != as_it_is:
-        io.write_whole(path, text.decode("utf-8"))
+        write_whole(path, text.decode("utf-8"))
 
 
 def _tensorboard() -> tuple[Any, Any, Any]:
@@ -151,7 +153,7 @@ class _Events:
     def __init__(self, parts: tuple[Any, Any, Any], folder: Path, after: int | None) -> None:
         writer, event, summary = parts
         self._folder, self._event, self._summary = folder, event.Event, summary.Summary
-        with io.accessing(folder, "written"):
+        with accessing(folder, "written"):
             folder.mkdir(parents=True, exist_ok=True)
             # names count seconds, and TensorBoard reads the files in the order of their names
             suffix = f".{len(list(folder.iterdir())):05d}"
@@ -163,7 +165,7 @@ class _Events:
 
     def _add(self, event: Any) -> None:
         event.wall_time = time.time()
-        with io.accessing(self._folder, "written"):
+        with accessing(self._folder, "written"):
             self._writer.write_event(event)
 
     def write(self, record: Record) -> None:
@@ -178,12 +180,12 @@ class _Events:
             self.flush()
 
     def flush(self) -> None:
-        with io.accessing(self._folder, "written"):
+        with accessing(self._folder, "written"):
             self._writer.flush()
         self._flushed = time.monotonic()
 
     def close(self) -> None:
-        with io.accessing(self._folder, "written"):
+        with accessing(self._folder, "written"):
             self._writer.close()
 
 
@@ -203,20 +205,20 @@ class Journal:
         parts = _tensorboard() if tensorboard else None  # before anything is taken away
         _repair(self.path, after)
         self._events = _Events(parts, folder / TENSORBOARD, after) if parts else None
-        with io.accessing(self.path, "written"):
+        with accessing(self.path, "written"):
             self._file = self.path.open("ab", buffering=0)
             self._end = self.path.stat().st_size
 
     def _put_back(self) -> None:
         """Take away the part of a line that still found room, so that the next stands alone."""
-        with io.accessing(self.path, "written"):
+        with accessing(self.path, "written"):
             self._file.truncate(self._end)
 
     def write(self, record: Record) -> None:
         """Append one record. It is in the file when this returns; Failure when the disk is full."""
         rest = raw = line(record)
         try:
-            with io.accessing(self.path, "written"):
+            with accessing(self.path, "written"):
                 while rest:
                     rest = rest[self._file.write(rest) :]
         except BaseException:

@@ -25,7 +25,7 @@ import numpy as np
 from gpt2lab import forks
 from gpt2lab.config import Config
 from gpt2lab.errors import MissingExtraError
-from gpt2lab.files.io import reason
+from gpt2lab.files.visible import reason
 
 try:
     import torch

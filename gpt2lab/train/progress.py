@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from gpt2lab.files.io import shown
+from gpt2lab.files.visible import shown
 
 LOGGER = logging.getLogger("gpt2lab.train")
 EVERY = 10.0  # seconds between lines of loss

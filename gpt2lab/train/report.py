@@ -10,7 +10,6 @@ import base64
 import html
 import json
 import math
-import unicodedata
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -22,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from gpt2lab.errors import MissingExtraError
-from gpt2lab.files import io
+from gpt2lab.files.atomic import write_whole
+from gpt2lab.files.visible import visible
 from gpt2lab.train.log import Record, plain
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -250,7 +250,7 @@ def curve(run: Curves, title: str, colours: Colours = LIGHT) -> bytes:
     _draw_losses(upper, run, colours, matplotlib.ticker)
     _draw_rates(lower, run, colours)
     _steps(lower, colours, matplotlib.ticker)
-    upper.set_title(shown(title), color=colours.ink, loc="left", fontsize=12, parse_math=False)
+    upper.set_title(visible(title), color=colours.ink, loc="left", fontsize=12, parse_math=False)
     out = BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the title may need letters that the font lacks
@@ -258,26 +258,9 @@ def curve(run: Curves, title: str, colours: Colours = LIGHT) -> bytes:
     return out.getvalue()
 
 
-def _visible(character: str) -> str:
-    """What a page may show for a character that does something, or that no page may hold."""
-    code = ord(character)
-    if character in "\n\t":
-        return character
-    if code < 32:
-        return chr(0x2400 + code)  # the picture of the control character
-    turns = character in "\u202d\u202e"  # these two show what follows the wrong way round
-    forbidden = unicodedata.category(character) in ("Cc", "Cs") or code & 0xFFFE == 0xFFFE
-    return "\ufffd" if turns or forbidden else character
-
-
-def shown(text: str) -> str:
-    """Any text as it may stand in a page, not yet escaped."""
-    return "".join(map(_visible, text))
-
-
 def _escaped(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(plain(value), ensure_ascii=False)
-    return html.escape(shown(text))
+    return html.escape(visible(text))
 
 
 def _table(rows: Iterable[tuple[str, Any]]) -> str:
@@ -453,5 +436,5 @@ def write(folder: Path, records: Iterable[Record], title: str) -> None:
     run = curves(every)
     image = curve(run, title)
     whole = page(every, title, curve(run, ""), curve(run, "", DARK))
-    io.write_whole(folder / "curve.png", image)
-    io.write_whole(folder / "report.html", whole)
+    write_whole(folder / "curve.png", image)
+    write_whole(folder / "report.html", whole)

@@ -32,7 +32,9 @@ import torch
 from gpt2lab.config import Config
 from gpt2lab.corpus.batches import Batches, Evaluation
 from gpt2lab.errors import Failure, InputError, MissingExtraError
-from gpt2lab.files.io import accessing, checked, read_json, sync, write_json, write_whole
+from gpt2lab.files.atomic import sync, write_whole
+from gpt2lab.files.io import accessing
+from gpt2lab.files.json_files import checked, read_json, write_json
 from gpt2lab.lm import LM
 from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.train import allocator, checkpoint_files, log, precision, report

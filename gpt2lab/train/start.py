@@ -19,7 +19,8 @@ from gpt2lab.config import Config
 from gpt2lab.corpus.batches import Batches, Part, evaluation
 from gpt2lab.corpus.shards import TokenSet, vocabulary_hash
 from gpt2lab.errors import InputError, MissingExtraError, quoted
-from gpt2lab.files.io import accessing, checked, read_json
+from gpt2lab.files.io import accessing
+from gpt2lab.files.json_files import checked, read_json
 from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.train import allocator, checkpoint_files, log, model, precision
 from gpt2lab.train.config import BUDGETS, TrainConfig, changes

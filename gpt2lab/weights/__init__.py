@@ -12,7 +12,9 @@ from pathlib import Path
 from types import ModuleType
 
 from gpt2lab.errors import InputError, few
-from gpt2lab.files.io import accessing, new_folder, shown
+from gpt2lab.files.atomic import new_folder
+from gpt2lab.files.io import accessing
+from gpt2lab.files.visible import shown
 from gpt2lab.weights import checksums, foreign
 from gpt2lab.weights.checkpoint import Checkpoint, Params
 from gpt2lab.weights.formats import gpt2simple, huggingface, llmc, nanogpt, openai, run_folder

@@ -16,14 +16,9 @@ from typing import NamedTuple
 
 from gpt2lab.errors import InputError
 from gpt2lab.files import torchfile
-from gpt2lab.files.file_facts import known_sha256, sha256
-from gpt2lab.files.io import (
-    accessing,
-    checked,
-    is_file_name,
-    map_bytes,
-    read_json,
-)
+from gpt2lab.files.file_facts import known_sha256
+from gpt2lab.files.io import accessing, file_sha256, is_file_name, map_bytes
+from gpt2lab.files.json_files import checked, read_json
 from gpt2lab.weights import foreign
 from gpt2lab.weights.formats import tensorbundle
 
@@ -47,7 +42,7 @@ _STEP = re.compile(r"step-\d+", re.ASCII)
 
 def entry(path: Path) -> dict[str, object]:
     """A file's line of a manifest, the inverse of `held`."""
-    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
 
 
 def held(path: Path) -> dict[str, tuple[int, str]]:
@@ -73,7 +68,7 @@ def beside(folder: Path) -> tuple[Path | None, dict[str, tuple[int, str]]]:
 
 
 def fault(
-    folder: Path, name: str, line: tuple[int, str], hashed: Hashed | None = sha256
+    folder: Path, name: str, line: tuple[int, str], hashed: Hashed | None = file_sha256
 ) -> str | None:
     """How a file differs from what was written; None when it does not.
 
@@ -132,7 +127,7 @@ def _of_blob(path: Path) -> Checked | None:
     """A file of the hub's cache: its link leads to a blob whose name is a sha256 or git's hash."""
     name = path.resolve().name if path.is_symlink() else ""
     if re.fullmatch(r"[0-9a-f]{64}", name):
-        differs = sha256(path) != name
+        differs = file_sha256(path) != name
     elif re.fullmatch(r"[0-9a-f]{40}", name):
         data = map_bytes(path)
         digest = hashlib.sha1(b"blob %d\0" % data.size, usedforsecurity=False)

@@ -15,7 +15,8 @@ import numpy as np
 
 from gpt2lab import reference, weights
 from gpt2lab.errors import InputError, few
-from gpt2lab.files.io import new_folder, write_json
+from gpt2lab.files.atomic import new_folder
+from gpt2lab.files.json_files import write_json
 from gpt2lab.weights import checksums, likeness
 from gpt2lab.weights.checkpoint import Checkpoint
 

@@ -22,7 +22,9 @@ from pathlib import Path
 
 from gpt2lab.config import Config, parameter_shapes
 from gpt2lab.errors import InputError, quoted
-from gpt2lab.files.io import contents, read_json, reason, shown
+from gpt2lab.files.io import contents
+from gpt2lab.files.json_files import read_json
+from gpt2lab.files.visible import reason, shown
 from gpt2lab.weights import FORMATS, checksums, foreign, recognise
 from gpt2lab.weights.formats import huggingface
 

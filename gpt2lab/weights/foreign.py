@@ -11,7 +11,9 @@ from pathlib import Path
 
 from gpt2lab.errors import InputError, few, quoted
 from gpt2lab.files import torchfile
-from gpt2lab.files.io import IS_LFS, LFS, read_head, read_json, shown
+from gpt2lab.files.io import IS_LFS, LFS, read_head
+from gpt2lab.files.json_files import read_json
+from gpt2lab.files.visible import shown
 
 HEAD = 512  # bytes that are looked at
 ENTRIES = 1000  # files of one folder

@@ -17,7 +17,8 @@ from typing import Any
 
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError, few, quoted
-from gpt2lab.files.io import read_json, shown, write_json
+from gpt2lab.files.json_files import read_json, write_json
+from gpt2lab.files.visible import shown
 from gpt2lab.generation.sampling import Sampling
 from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.weights.checkpoint import Checkpoint

@@ -13,7 +13,9 @@ import numpy as np
 
 from gpt2lab.config import Config, parameter_shapes
 from gpt2lab.errors import InputError, few
-from gpt2lab.files.io import is_hollow, let_go, shown
+from gpt2lab.files.io import let_go
+from gpt2lab.files.tensor_bytes import is_hollow
+from gpt2lab.files.visible import shown
 from gpt2lab.weights.checkpoint import Checkpoint, Params
 
 HEAD = "lm_head.weight"

@@ -13,7 +13,8 @@ from typing import Any, BinaryIO
 from gpt2lab.corpus.documents import encodings
 from gpt2lab.corpus.documents.reading import Found, Reading, Seen, Source, ignored
 from gpt2lab.errors import InputError
-from gpt2lab.files.io import accessing, reason
+from gpt2lab.files.io import accessing
+from gpt2lab.files.visible import reason
 
 BLOCK = 1 << 20  # bytes read at once
 

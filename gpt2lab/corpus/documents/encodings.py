@@ -17,7 +17,7 @@ from functools import cache
 from typing import NamedTuple
 
 from gpt2lab.errors import InputError
-from gpt2lab.files.io import shown
+from gpt2lab.files.visible import shown
 
 SAMPLE = 1 << 16  # bytes that are judged
 _JUDGED = 2000  # characters beyond ASCII of them

@@ -11,7 +11,7 @@ from gpt2lab.corpus.documents.decoding import cleaned, lines_of, texts
 from gpt2lab.corpus.documents.plain import whole
 from gpt2lab.corpus.documents.reading import Found, Reading, Seen, Source
 from gpt2lab.errors import InputError, few, quoted
-from gpt2lab.files.io import reason, shown
+from gpt2lab.files.visible import reason, shown
 
 TEXT = "text"
 #: Fields that make one text together, in this order.

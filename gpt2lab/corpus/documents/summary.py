@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from gpt2lab.corpus.documents.finding import counted
 from gpt2lab.corpus.documents.reading import Found, Reading
 from gpt2lab.errors import few
-from gpt2lab.files.io import shown
+from gpt2lab.files.visible import shown
 
 _KINDS = {"text": "text", "csv": "CSV", "jsonl": "JSON lines", "parquet": "parquet"}
 _SIGNS = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "|", " ": "space"}

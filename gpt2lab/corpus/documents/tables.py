@@ -14,7 +14,8 @@ from gpt2lab.corpus.documents.decoding import lines_of, texts
 from gpt2lab.corpus.documents.fields import TEXT, as_text, joined, listed, usual
 from gpt2lab.corpus.documents.reading import Found, Reading, Seen, Source
 from gpt2lab.errors import InputError, MissingExtraError, quoted
-from gpt2lab.files.io import accessing, reason, shown
+from gpt2lab.files.io import accessing
+from gpt2lab.files.visible import reason, shown
 
 FIELD = 1 << 30  # characters of a table's cell; csv itself stops at 131,072
 SAMPLE = 1 << 17  # characters that the delimiter is found in

@@ -22,13 +22,12 @@ from typing import Any
 from gpt2lab import forks
 from gpt2lab.engines.cpu import cpu_features
 from gpt2lab.engines.cpu.cpu_features import Target
-from gpt2lab.errors import Failure, InputError
-from gpt2lab.files.io import cache_folder, write_whole
+from gpt2lab.errors import Failure
+from gpt2lab.files.kept import cache_folder, keep
 
 log = logging.getLogger(__name__)
 
-LARGEST = 64 << 20  # bytes; kernels have a few hundred thousand
-KEPT = 64  # files of object code; the oldest go
+LARGEST = 64 << 20  # bytes of all kernels; one has a few hundred thousand
 _SOURCES = ("compile_cache.py", "kernels.py", "tiles.py", "layout.py", "cpu_features.py")
 _ARGUMENTS = {"run": 3, "crew": 5}
 
@@ -73,17 +72,6 @@ def _read(path: Path | None) -> bytes | None:
         return None
     digest, code = raw[:32], raw[32:]
     return code if code and hashlib.sha256(code).digest() == digest else None
-
-
-def _write(path: Path | None, code: bytes) -> None:
-    """Whole or not at all; a full disk costs the next start its speed, not this one its work."""
-    if path is None:
-        return
-    with suppress(OSError, InputError, Failure):
-        write_whole(path, hashlib.sha256(code).digest() + code)
-        old = sorted(path.parent.glob("*.o"), key=lambda p: p.stat().st_mtime)[:-KEPT]
-        for other in old:
-            other.unlink()
 
 
 def why_none() -> str:
@@ -238,7 +226,8 @@ def _compiled(name: str, target: Target, weights: str, cache: str) -> bytes:
             f"{label} could not be compiled for {target.name} ({error!s:.200}); "
             "engine numpy serves without"
         ) from error
-    _write(_file(label, target), code)
+    if (path := _file(label, target)) is not None:
+        keep(path, hashlib.sha256(code).digest(), code, most=LARGEST)
     return code
 
 

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import struct
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -23,7 +21,8 @@ import numpy as np
 
 from gpt2lab.engines.cpu.layout import ceil_to
 from gpt2lab.errors import Failure, InputError
-from gpt2lab.files.io import cache_folder, check_regular
+from gpt2lab.files.io import check_regular
+from gpt2lab.files.kept import cache_folder, keep
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Fill = Callable[[Array], None]
@@ -58,7 +57,7 @@ class Plan:
             with ThreadPoolExecutor(threads) as pool:  # NumPy copies without Python's lock
                 list(pool.map(lambda item: _fill(block, *item), self._items))
             if file is not None:
-                _write(file, block)
+                keep(file, _HEAD.pack(_MAGIC, len(block), _crc(block)), block.data, most=MOST)
         return block
 
 
@@ -112,34 +111,3 @@ def _read(path: Path, block: Array) -> bool:
     except (OSError, InputError):
         return False
     return True
-
-
-def _write(path: Path, block: Array) -> None:
-    """Whole or not at all, and only where there is room: the next start packs again otherwise."""
-    try:
-        _make_room(path.parent, len(block))
-        if shutil.disk_usage(path.parent).free < 2 * len(block):
-            return
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            try:
-                file.write(_HEAD.pack(_MAGIC, len(block), _crc(block)))
-                file.write(block.data)
-                file.close()
-                Path(file.name).replace(path)
-            except BaseException:
-                Path(file.name).unlink()
-                raise
-    except OSError:
-        pass
-
-
-def _make_room(folder: Path, size: int) -> None:
-    """Delete what was not used for the longest time, until `size` more fit."""
-    found = sorted((p.stat().st_mtime, p.stat().st_size, p) for p in folder.glob("*.bin"))
-    total = size + sum(item[1] for item in found)
-    for _, bytes_, path in found:
-        if total <= MOST:
-            return
-        with suppress(OSError):
-            path.unlink()
-            total -= bytes_

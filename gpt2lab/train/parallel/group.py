@@ -26,7 +26,7 @@ import numpy as np
 
 from gpt2lab.config import Config
 from gpt2lab.errors import Failure, InputError, MissingExtraError
-from gpt2lab.files.io import reason
+from gpt2lab.files.visible import reason
 from gpt2lab.train.config import TrainConfig
 from gpt2lab.train.model import GPT2  # the first to import torch, and to say which extra it is in
 from gpt2lab.train.optim import adamw

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError, few
-from gpt2lab.files.io import shown
+from gpt2lab.files.visible import shown
 from gpt2lab.weights import tokenizer_files
 from gpt2lab.weights.checkpoint import Checkpoint
 from gpt2lab.weights.formats import openai

@@ -19,21 +19,10 @@ import numpy as np
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError, few, quoted
 from gpt2lab.files import file_facts, torchfile
-from gpt2lab.files.io import (
-    WIDTHS,
-    accessing,
-    floats,
-    hollow,
-    identity,
-    is_file_name,
-    map_bytes,
-    parse_json,
-    read_head,
-    read_json,
-    reason,
-    shown,
-    write_json,
-)
+from gpt2lab.files.io import accessing, identity, is_file_name, map_bytes, read_head
+from gpt2lab.files.json_files import parse_json, read_json, write_json
+from gpt2lab.files.tensor_bytes import WIDTHS, floats, hollow
+from gpt2lab.files.visible import reason, shown
 from gpt2lab.weights import foreign, recommended, tensors, tokenizer_files
 from gpt2lab.weights.checkpoint import Checkpoint, Params, Source
 from gpt2lab.weights.formats import wrapped

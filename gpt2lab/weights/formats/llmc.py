@@ -17,7 +17,9 @@ import numpy as np
 
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError, few
-from gpt2lab.files.io import WIDTHS, accessing, floats, map_bytes, read_head, shown
+from gpt2lab.files.io import accessing, map_bytes, read_head
+from gpt2lab.files.tensor_bytes import WIDTHS, floats
+from gpt2lab.files.visible import shown
 from gpt2lab.weights import recommended, tensors, tokenizer_files
 from gpt2lab.weights.checkpoint import Checkpoint, Params
 

@@ -16,7 +16,8 @@ import numpy as np
 from gpt2lab.config import Config, parameter_shapes
 from gpt2lab.errors import InputError, few, quoted
 from gpt2lab.files import torchfile
-from gpt2lab.files.io import accessing, is_file_name, read_head, shown
+from gpt2lab.files.io import accessing, is_file_name, read_head
+from gpt2lab.files.visible import shown
 from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.weights import recommended, tensors, tokenizer_files
 from gpt2lab.weights.checkpoint import Checkpoint, Params

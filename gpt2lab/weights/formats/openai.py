@@ -14,7 +14,9 @@ from tempfile import TemporaryDirectory
 
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError, few
-from gpt2lab.files.io import accessing, read_json, read_text, shown, write_json
+from gpt2lab.files.io import accessing, read_text
+from gpt2lab.files.json_files import read_json, write_json
+from gpt2lab.files.visible import shown
 from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.weights import recommended, tensors, tokenizer_files
 from gpt2lab.weights.checkpoint import Checkpoint, Params

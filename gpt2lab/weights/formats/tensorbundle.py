@@ -20,7 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from gpt2lab.errors import InputError
-from gpt2lab.files.io import WIDTHS, accessing, floats, hollow, map_bytes, shown
+from gpt2lab.files.io import accessing, map_bytes
+from gpt2lab.files.tensor_bytes import WIDTHS, floats, hollow
+from gpt2lab.files.visible import shown
 from gpt2lab.weights.checkpoint import Params
 
 MAGIC = struct.pack("<Q", 0xDB4775248B80FB57)

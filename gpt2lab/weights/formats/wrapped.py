@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpt2lab.errors import InputError, few
-from gpt2lab.files.io import shown
+from gpt2lab.files.visible import shown
 from gpt2lab.weights import tensors
 from gpt2lab.weights.checkpoint import Params
 

@@ -27,7 +27,9 @@ from typing import Any
 
 from gpt2lab.config import Config
 from gpt2lab.errors import Failure, InputError, few, quoted
-from gpt2lab.files.io import parse_json, reason, shown, write_whole
+from gpt2lab.files.atomic import write_whole
+from gpt2lab.files.json_files import parse_json
+from gpt2lab.files.visible import reason, shown
 from gpt2lab.weights import find
 from gpt2lab.weights.find import OFFICIAL
 from gpt2lab.weights.formats import huggingface

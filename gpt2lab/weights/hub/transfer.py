@@ -28,7 +28,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from gpt2lab import __version__
 from gpt2lab.errors import Failure, InputError, quoted
-from gpt2lab.files.io import reason, shown
+from gpt2lab.files.visible import reason, shown
 from gpt2lab.weights import find
 
 T = TypeVar("T")
