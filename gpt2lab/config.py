@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from gpt2lab.checks import one_of, whole
 from gpt2lab.errors import InputError, few, quoted
 
 MOST = 2**31 - 1  # of each number; what formats and kernels count with
@@ -43,30 +44,20 @@ class Config:
             value = getattr(self, name)
             if value is None and name == "n_inner":
                 continue
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
-                raise InputError(
-                    f"config: {name} is {quoted(value)}, it must be a whole number from 1 to {MOST}"
-                )
+            whole(f"config: {name}", value, 1, MOST)
         if self.n_embd % self.n_head:
             raise InputError(
                 f"config: n_embd {self.n_embd} is not a multiple of n_head {self.n_head}; "
                 "every head has the same width"
             )
-        if self.activation_function not in ACTIVATIONS:
-            raise InputError(
-                f"config: activation_function {quoted(self.activation_function)} is unknown; "
-                f"known: {', '.join(ACTIVATIONS)}"
-            )
+        one_of("config: activation_function", self.activation_function, ACTIVATIONS)
         epsilon = self.layer_norm_epsilon
         if not isinstance(epsilon, float | int) or not 0 < epsilon < 1:
             raise InputError(
                 f"config: layer_norm_epsilon is {quoted(epsilon)}, it must be above 0 and below 1"
             )
         for name in ("scale_attn_weights", "scale_attn_by_inverse_layer_idx"):
-            if not isinstance(getattr(self, name), bool):
-                raise InputError(
-                    f"config: {name} is {quoted(getattr(self, name))}, it must be true or false"
-                )
+            one_of(f"config: {name}", getattr(self, name), (True, False))
         if len(self.end_tokens) > MOST_ENDS:
             raise InputError(
                 f"config: {len(self.end_tokens)} end tokens, at most {MOST_ENDS} are possible"

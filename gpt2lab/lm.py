@@ -22,7 +22,7 @@ import numpy as np
 
 from gpt2lab import __version__, engines, forks, weights
 from gpt2lab import score as scoring
-from gpt2lab.checks import MOST, check_ids
+from gpt2lab.checks import MOST, check_ids, whole
 from gpt2lab.engines.numpy_engine import NumpyEngine
 from gpt2lab.errors import Failure, InputError, few, quoted
 from gpt2lab.files import file_facts
@@ -224,7 +224,7 @@ class LM:
                 raise InputError(f"{self.name} has no end token to begin from; give a prompt")
             return [self.config.begin]
         if not isinstance(prompt, str):
-            return check_ids(prompt, self.config)
+            return check_ids(prompt, self.config.n_vocab)
         if not prompt:
             raise InputError("the prompt is empty; give some text, or ask for no prompt at all")
         if self.tokenizer is None:
@@ -504,10 +504,8 @@ def checked_record(record: Any) -> tuple[Sampling, int]:
     missing = [f.name for f in fields(Sampling) if f.name not in record["settings"]]
     if missing:
         raise InputError(f"the record's settings lack {', '.join(missing)}; take the whole record")
-    s, index = Sampling.from_dict(record["settings"]), record.get("index")
-    if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < 2**64:
-        raise InputError(f"the record's index is {quoted(index)}; it must be a whole number")
-    return s, index
+    index = whole("the record's index", record.get("index"), 0, 2**64 - 1)
+    return Sampling.from_dict(record["settings"]), index
 
 
 def place(source: str | Path | None = None, download: bool = True) -> Path:

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from gpt2lab.checks import check_ids
+from gpt2lab.checks import check_ids, whole
 from gpt2lab.engines import Engine
-from gpt2lab.errors import InputError, quoted
+from gpt2lab.errors import InputError
 from gpt2lab.files.json_files import finite
 from gpt2lab.generation.sampler import check_logits, log_softmax
 from gpt2lab.text.tokenizer import Tokenizer
@@ -103,11 +103,8 @@ def token_logprobs(
     scored once, with at least n_ctx - stride tokens before it, except in the first window.
     """
     n_ctx = engine.config.n_ctx
-    whole = isinstance(stride, int) and not isinstance(stride, bool)
-    if stride is not None and not (whole and 1 <= stride <= n_ctx):
-        raise InputError(
-            f"stride is {quoted(stride)}; it must be a whole number from 1 to n_ctx, {n_ctx}"
-        )
+    if stride is not None:
+        whole("stride", stride, 1, n_ctx)
     inputs, targets = list(tokens[:-1]), np.asarray(tokens[1:])
     if len(inputs) <= n_ctx:
         return (_window(engine, inputs, targets) if inputs else []), None
@@ -154,7 +151,7 @@ def score(
     after_end: whether the first token is scored too, as the beginning of a document, after
     `config.begin`, GPT-2's end token; None does so when the model has one.
     """
-    tokens, begin = check_ids(tokens, engine.config, "text"), engine.config.begin
+    tokens, begin = check_ids(tokens, engine.config.n_vocab, "text"), engine.config.begin
     if after_end is None:
         after_end = begin is not None
     if after_end and begin is None:

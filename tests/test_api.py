@@ -134,7 +134,7 @@ def test_sources_and_records_of_any_kind(lm, place):
 
 def test_a_million_samples_at_most(lm):
     """All samples were listed before the first token, so a large n filled the memory."""
-    with pytest.raises(InputError, match="n is 2147483648; it must be a whole number from 1 to 1"):
+    with pytest.raises(InputError, match="n is 2147483648; it must be an integer from 1 to 1"):
         lm.generate("a", n=2**31)
     first = next(lm.stream("a", n=10**6, max_new_tokens=2))
     assert first.index == 0

@@ -287,7 +287,7 @@ def test_overflow_keeps_what_was_asked_for():
     assert fit(prompt[:60], TINY, s, "tail") == prompt[:60]
     long = fit(prompt, TINY, Sampling(max_new_tokens=1000), "tail")
     assert long == prompt[-32:]
-    with pytest.raises(InputError, match="overflow 'cut' is unknown"):
+    with pytest.raises(InputError, match="overflow is 'cut'; it must be one of refuse, tail"):
         fit(prompt, TINY, s, "cut")
 
 

@@ -17,9 +17,9 @@ PACKAGE = ROOT / "gpt2lab"
 #: Lowest floor first. A file imports only from lower floors, or from its own room.
 FLOORS = [
     {"errors", "forks", "__version__"},
+    {"checks"},
     {"files"},
     {"config"},
-    {"checks"},
     {"text"},
     {"reference", "cache"},
     {"engines"},

@@ -86,7 +86,7 @@ def test_the_default_stride_is_half_the_window_and_said(lm):
 
 
 def test_bad_input_is_named(lm):
-    with pytest.raises(InputError, match="stride is 0; it must be a whole number"):
+    with pytest.raises(InputError, match="stride is 0; it must be an integer from 1"):
         lm.score("word " * 600, stride=0)
     with pytest.raises(InputError, match="the text is empty"):
         score(lm.engine, lm.tokenizer, [])

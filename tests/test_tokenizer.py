@@ -520,7 +520,7 @@ def test_decode_takes_arrays_and_says_what_is_wrong() -> None:
         with pytest.raises(InputError, match=f"{wrong} is outside the vocabulary.*50256"):
             tokenizer.decode([15496, wrong])
     for bad in (np.array([[1, 2]]), np.array([1.5]), "abc", 5, None):
-        with pytest.raises(InputError, match="flat list of whole numbers"):
+        with pytest.raises(InputError, match="flat list of integers"):
             tokenizer.decode(bad)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="outside the vocabulary"):
         tokenizer.token_bytes(-1)

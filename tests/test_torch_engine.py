@@ -276,7 +276,7 @@ def test_a_cache_may_have_a_limit(engine):
     cache.free(slots[1])
     assert cache.length(cache.fork(slots[0])) == 1
     for bad in (0, -1, 2.5, True):
-        with pytest.raises(InputError, match="a whole number from 1 up"):
+        with pytest.raises(InputError, match="an integer >= 1"):
             engine.cache(bad)
 
 
@@ -316,7 +316,7 @@ def test_generation_gives_the_numpy_engine_s_ids(engine, oracle, settings):
         ([0, 1], [[1], []], "step of slot 1 is empty; give at least one token"),
         ([0, 1], [[1], [97]], "slot 1 holds the id 97; this model's ids go from 0 to 96"),
         ([0, 1], [[1], [-1]], "slot 1 holds the id -1"),
-        ([0, 1], [[1], [0.5]], "slot 1 holds 0.5; token ids are whole numbers"),
+        ([0, 1], [[1], [0.5]], "slot 1 holds 0.5; token ids are integers"),
         ([0, 1], [[1], "a"], "step of slot 1 is 'a'"),
         ([0, 1], [[1], [1] * 60], "slot 1 would hold 65 tokens, the model sees 64"),
         ([0, 0], [[1], [2]], r"a slot is named twice in one step: \[0, 0\]"),
@@ -354,7 +354,7 @@ def test_the_window_may_be_filled_to_its_end(engine, oracle):
         ([[]], "the batch is empty"),
         ([], "it has none"),
         ([[1], [1, 2]], "differ in length"),
-        ([[0.5]], "0.5; token ids are whole numbers"),
+        ([[0.5]], "0.5; token ids are integers"),
         ([[1] * 65], "65 are more than the model's 64 positions"),
     ],
 )

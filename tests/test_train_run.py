@@ -439,7 +439,7 @@ def test_no_run_no_resume(tmp_path):
     [
         ({"block_size": 17}, "block_size 17 is more than the model's context n_ctx 16"),
         ({"batch_size": 6, "micro_batch": 4}, "batch_size 6 is not a multiple of micro_batch 4"),
-        ({"steps": 0}, "steps is 0; it must be a whole number from 1 up"),
+        ({"steps": 0}, "steps is 0; it must be an integer >= 1"),
         ({"epochs": 1.0, "minutes": 1.0}, "epochs and minutes are given"),
         ({"learning_rate": 1e-4, "final_learning_rate": 1e-3}, "is above learning_rate"),
         ({"order": "shuffled"}, "order is 'shuffled'; it must be one of packed, windows"),

@@ -83,7 +83,7 @@ def test_what_config_json_leaves_out_has_the_defaults_of_transformers(tmp_path):
         ({"quantization_config": {"bits": 4}}, "quantization_config is set"),
         ({"activation_function": "quick_gelu"}, "activation_function 'quick_gelu' is not computed"),
         ({"activation_function": ["gelu"]}, "is not computed"),
-        ({"n_embd": 0}, "n_embd is 0, it must be a whole number"),
+        ({"n_embd": 0}, "n_embd is 0; it must be an integer"),
         ({"n_embd": "16"}, "n_embd is '16'"),
         ({"n_embd": 10**4000}, "n_embd is an integer of"),
         ({"n_head": 3}, "n_embd 16 is not a multiple of n_head 3"),

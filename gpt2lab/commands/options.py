@@ -279,7 +279,7 @@ def token_ids(text: str) -> list[int]:
     words = text.translate(str.maketrans(",[]", "   ")).split()
     wrong = [word for word in words if not (word.isascii() and word.isdigit() and len(word) < 19)]
     if wrong or not words:
-        raise InputError(f"{(wrong or [text])[0]!r} is no token id; ids are whole numbers")
+        raise InputError(f"{(wrong or [text])[0]!r} is no token id; ids are integers")
     return [int(word) for word in words]
 
 

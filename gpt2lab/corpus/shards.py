@@ -192,7 +192,7 @@ class TokenSet:
         """A set from memory. ends: where documents end; by default after every end token."""
         row = np.asarray(ids)
         if row.ndim != 1 or (row.size and (row.dtype.kind not in "ui" or row.min() < 0)):
-            raise InputError(f"{name}: ids must be one row of whole numbers from 0 up")
+            raise InputError(f"{name}: ids must be one row of integers >= 0")
         row = row.astype(np.uint32)
         _check_highest(name, row, n_vocab)
         found = document_ends(row, end_token) if ends is None else np.asarray(ends, np.int64)

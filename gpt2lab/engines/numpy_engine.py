@@ -93,6 +93,6 @@ class NumpyEngine:
 
     def logits(self, tokens: Any) -> Array:
         """The logits of every position of a batch [B, T] without a past: [B, T, V]."""
-        rows = check_batch(tokens, self.config)
+        rows = check_batch(tokens, self.config.n_vocab, self.config.n_ctx)
         with forks.whole():
             return reference.model(self.config, self.params, rows, at=self.tap(0))["logits"]

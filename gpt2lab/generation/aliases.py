@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from gpt2lab.checks import whole
 from gpt2lab.errors import InputError, few, quoted
 from gpt2lab.generation.sampling import Sampling, listed
 
@@ -39,16 +40,11 @@ NEEDLESS = {
 Settings = dict[str, Any]
 
 
-def _check_whole(name: str, value: Any) -> None:
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 0:
-        raise InputError(f"{name} is {quoted(value)}; it must be a whole number")
-
-
 def _max_length(settings: Settings, value: Any, prompt_length: int) -> str:
     """Hugging Face's max_length counts the prompt too."""
     if value is None:
         return ""
-    _check_whole("max_length", value)
+    whole("max_length", value)
     if value <= prompt_length:
         raise InputError(
             f"max_length {value} counts the prompt of {prompt_length} tokens and leaves nothing to "
@@ -61,7 +57,7 @@ def _max_length(settings: Settings, value: Any, prompt_length: int) -> str:
 def _min_length(settings: Settings, value: Any, prompt_length: int) -> str:
     if value is None:
         return ""
-    _check_whole("min_length", value)
+    whole("min_length", value)
     settings["min_new_tokens"] = max(0, value - prompt_length)
     return f"min_length {value} is taken as min_new_tokens {settings['min_new_tokens']}"
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gpt2lab.checks import whole
 from gpt2lab.engines import Engine
-from gpt2lab.errors import InputError, quoted
 from gpt2lab.generation.batch import Batch, Row, Token
 from gpt2lab.generation.request import Request
 from gpt2lab.generation.stopping import Writer
@@ -70,8 +70,7 @@ def pieces(
 
     indices: which of the n samples, all by default. batch_size: how many rows run at once.
     """
-    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
-        raise InputError(f"batch_size is {quoted(batch_size)}; it must be a whole number from 1 up")
+    whole("batch_size", batch_size, 1)
     batch, waiting = Batch(engine, rows=batch_size), _samples(requests, indices)
     rows: dict[Row, tuple[int, Writer]] = {}
     while True:

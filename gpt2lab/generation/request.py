@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gpt2lab.checks import check_ids
+from gpt2lab.checks import check_ids, one_of
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError, quoted
 from gpt2lab.generation.sampling import Sampling
@@ -46,7 +46,7 @@ def plain_names(text: str, tokenizer: Tokenizer, allowed: Allowed) -> list[str]:
 
 def check_prompt(prompt: Any, config: Config) -> list[int]:
     """A prompt's ids, or an error: empty, an id out of range, longer than the window."""
-    ids = check_ids(prompt, config)
+    ids = check_ids(prompt, config.n_vocab)
     if len(ids) > config.n_ctx:
         raise InputError(
             f"the prompt has {len(ids)} tokens, the model sees {config.n_ctx}; shorten it, or "
@@ -62,10 +62,7 @@ def fit(prompt: list[int], config: Config, s: Sampling, overflow: str = "refuse"
     "head+tail" keeps half the room at each end. The room is n_ctx less max_new_tokens, and at
     least half of n_ctx.
     """
-    if not isinstance(overflow, str) or overflow not in ("refuse", "tail", "head+tail"):
-        raise InputError(
-            f"overflow {quoted(overflow)} is unknown; known: 'refuse', 'tail', 'head+tail'"
-        )
+    one_of("overflow", overflow, ("refuse", "tail", "head+tail"))
     if len(prompt) <= config.n_ctx or overflow == "refuse":
         return prompt
     room = max(config.n_ctx - s.max_new_tokens, (config.n_ctx + 1) // 2)

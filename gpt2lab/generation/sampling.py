@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from typing import Annotated, Any
 
 import numpy as np
 
+from gpt2lab.checks import is_number, is_whole, one_of, whole
 from gpt2lab.errors import InputError, few, quoted
 
 MOST = 1_000_000  # samples of a prompt, and entries of a list of stops or bad words
@@ -176,51 +177,33 @@ def check_each(values: Mapping[str, Any]) -> None:
 # Ranges: each checker raises one line that names the setting, the value and the limit.
 
 
-def _whole(low: int, high: float = math.inf, *, optional: bool = False) -> Callable[..., None]:
-    def check(name: str, value: Any) -> None:
-        if optional and value is None:
-            return
-        ok = isinstance(value, int | np.integer) and not isinstance(value, bool)
-        if not ok or not low <= value < high:
-            limit = f"from {low} up" if high == math.inf else f"from {low} to {int(high) - 1}"
-            raise InputError(f"{name} is {quoted(value)}; it must be a whole number {limit}")
-
-    return check
-
-
 def _is_utf8(text: str) -> bool:
     return not any(0xD800 <= ord(c) <= 0xDFFF for c in text)
 
 
-def _is_number(value: Any) -> bool:
-    """A real number that leaves room in float32, in which logits are."""
-    real = isinstance(value, int | float | np.floating | np.integer)
-    return real and not isinstance(value, bool) and abs(value) <= 1e30
+def _fits(value: Any) -> bool:
+    """A number that leaves room in float32, in which logits are."""
+    return is_number(value) and abs(value) <= 1e30
 
 
 def _real(rule: str, test: Callable[[float], bool]) -> Callable[..., None]:
     def check(name: str, value: Any) -> None:
-        if not _is_number(value) or not test(value):
+        if not _fits(value) or not test(value):
             raise InputError(f"{name} is {quoted(value)}; it must be {rule}")
 
     return check
 
 
-def _one_of(*known: Any) -> Callable[..., None]:
-    def check(name: str, value: Any) -> None:
-        if not any(value is k or (isinstance(value, str) and value == k) for k in known):
-            raise InputError(
-                f"{name} is {quoted(value)}; it must be one of {', '.join(map(repr, known))}"
-            )
-
-    return check
+def _seed(name: str, value: Any) -> None:
+    if value is not None:
+        whole(name, value, 0, 2**64 - 1)
 
 
-_RANGES: dict[str, Callable[..., None]] = {
-    "max_new_tokens": _whole(1),
-    "min_new_tokens": _whole(0),
+_RANGES: dict[str, Callable[..., Any]] = {
+    "max_new_tokens": partial(whole, low=1),
+    "min_new_tokens": whole,
     "temperature": _real("0 (greedy), or from 1e-6 to 1e6", lambda x: x == 0 or 1e-6 <= x <= 1e6),
-    "top_k": _whole(0),
+    "top_k": whole,
     "top_p": _real("above 0 and at most 1 (off)", lambda x: 0 < x <= 1),
     "min_p": _real("from 0 (off) to 1", lambda x: 0 <= x <= 1),
     "typical_p": _real("above 0 and at most 1 (off)", lambda x: 0 < x <= 1),
@@ -229,13 +212,13 @@ _RANGES: dict[str, Callable[..., None]] = {
     "repetition_penalty": _real("from 1e-6 to 1e6; 1 is off", lambda x: 1e-6 <= x <= 1e6),
     "presence_penalty": _real("from -1e6 to 1e6; 0 is off", lambda x: abs(x) <= 1e6),
     "frequency_penalty": _real("from -1e6 to 1e6; 0 is off", lambda x: abs(x) <= 1e6),
-    "no_repeat_ngram_size": _whole(0),
-    "end_on": _one_of(None, "sentence", "paragraph"),
-    "n": _whole(1, MOST + 1),
-    "num_beams": _whole(1, 1025),
+    "no_repeat_ngram_size": whole,
+    "end_on": partial(one_of, known=(None, "sentence", "paragraph")),
+    "n": partial(whole, low=1, high=MOST),
+    "num_beams": partial(whole, low=1, high=1024),
     "length_penalty": _real("from -100 to 100", lambda x: abs(x) <= 100),
-    "early_stopping": _one_of(False, True, "never"),
-    "seed": _whole(0, 2**64, optional=True),
+    "early_stopping": partial(one_of, known=(False, True, "never")),
+    "seed": _seed,
     "window_keep": _real("above 0 and at most 1", lambda x: 0 < x <= 1),
 }
 
@@ -248,7 +231,7 @@ def _check_words(s: Sampling) -> None:
                 f"stop holds {quoted(text)}; a stop string is one character of UTF-8 or more"
             )
     for token in s.stop_tokens or ():
-        if not isinstance(token, int | np.integer) or isinstance(token, bool) or token < 0:
+        if not is_whole(token) or token < 0:
             raise InputError(f"stop_tokens holds {quoted(token)}; it takes token ids, from 0 up")
     for word in s.bad_words:
         ids = isinstance(word, tuple) and all(isinstance(i, int | np.integer) for i in word)
@@ -261,7 +244,7 @@ def _check_words(s: Sampling) -> None:
             f"logit_bias is {quoted(s.logit_bias)}; it takes a mapping of tokens to numbers"
         )
     for token, bias in s.logit_bias.items():
-        number = _is_number(bias) or bias == -math.inf
+        number = _fits(bias) or bias == -math.inf
         if not isinstance(token, int | str | np.integer) or not number:
             raise InputError(
                 f"logit_bias holds {quoted(token)}: {quoted(bias)}; it takes a token "

@@ -241,7 +241,7 @@ def repeated_tokens(model: Model, length: int, batch: int, seed: int) -> Array:
 def _seed(seed: Any) -> int:
     """A seed, or an error."""
     if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or not 0 <= seed < 2**64:
-        raise InputError(f"seed is {seed!r:.60}; it must be a whole number from 0 up")
+        raise InputError(f"seed is {seed!r:.60}; it must be an integer >= 0")
     return int(seed)
 
 

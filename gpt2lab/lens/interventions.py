@@ -133,7 +133,7 @@ def _indices(what: str, given: Any) -> tuple[int, ...] | None:
     for number in listed:
         whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
         if not whole or (number < 0 and what != "positions"):
-            raise InputError(f"{what} hold {number!r:.60}; give whole numbers from 0 up")
+            raise InputError(f"{what} hold {number!r:.60}; give integers >= 0")
     if not listed:
         raise InputError(f"{what} are none at all; give at least one, or leave them out for all")
     if len(set(listed)) != len(listed):
@@ -156,7 +156,7 @@ def _number(what: str, value: Any) -> float:
 def _layer(layer: Any) -> int:
     found = _indices("layers", layer)
     if found is None or len(found) != 1:
-        raise InputError(f"the layer is {layer!r:.60}; give one whole number from 0 up")
+        raise InputError(f"the layer is {layer!r:.60}; give one integer >= 0")
     return found[0]
 
 

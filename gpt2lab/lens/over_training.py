@@ -42,7 +42,7 @@ class _Model:
 
     def encode(self, prompt: Any) -> list[int]:
         if not isinstance(prompt, str):
-            return check_ids(prompt, self.config)
+            return check_ids(prompt, self.config.n_vocab)
         if self.tokenizer is None:
             raise InputError("the checkpoints hold no tokenizer; leave the text out")
         return self.tokenizer.encode(prompt)

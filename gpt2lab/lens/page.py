@@ -60,7 +60,7 @@ def render(model: Model, tokens: list[int], *, layer_scores: bool = True) -> str
     tokens: ids that fit the window. layer_scores: whether what heads look for on random tokens is
     told too, which reads some more text. Raises InputError where the page would pass 40 MB.
     """
-    tokens = check_ids(tokens, model.config, "text")
+    tokens = check_ids(tokens, model.config.n_vocab, "text")
     check_size(model.config, len(tokens))
     return assemble(gather(model, tokens, layer_scores=layer_scores))
 

@@ -137,7 +137,7 @@ def check_count(what: str, value: Any) -> int:
     """A count from 1 up, or an error."""
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not whole or not 1 <= value <= MOST:
-        raise InputError(f"{what} is {value!r:.60}; it must be a whole number from 1 to {MOST:,}")
+        raise InputError(f"{what} is {value!r:.60}; it must be an integer from 1 to {MOST:,}")
     return int(value)
 
 

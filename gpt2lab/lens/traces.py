@@ -163,7 +163,7 @@ def batch_of(model: Model, texts: Any, what: str = "text") -> Array:
     rows = [model.encode(row) for row in ([listed] if flat else listed)]
     if not rows:
         raise InputError(f"the {what} is empty; give at least one token")
-    rows = [check_ids(row, config, what) for row in rows]
+    rows = [check_ids(row, config.n_vocab, what) for row in rows]
     lengths = sorted({len(row) for row in rows})
     if len(lengths) > 1:
         raise InputError(

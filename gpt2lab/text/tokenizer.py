@@ -121,9 +121,7 @@ def _as_list(ids: Ids, n_vocab: int) -> list[int]:
                 )
             found += part
     except TypeError:
-        raise InputError(
-            f"ids: expected a flat list of whole numbers, this is {quoted(ids)}"
-        ) from None
+        raise InputError(f"ids: expected a flat list of integers, this is {quoted(ids)}") from None
     return found
 
 

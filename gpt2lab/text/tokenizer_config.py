@@ -105,7 +105,7 @@ def _stated(settings: Settings, where: str) -> list[tuple[Any, Any]]:
     try:
         return sorted(found, key=lambda item: item[1])
     except TypeError:
-        raise InputError(f"{where}: the id of an added token is no whole number") from None
+        raise InputError(f"{where}: the id of an added token is no integer") from None
 
 
 def _entry(value: Any, token: Any, special: bool) -> dict[str, Any]:
@@ -275,5 +275,5 @@ def template(spec: Mapping[str, Any], where: str) -> tuple[list[int], list[int]]
             "is damaged, or of a kind that is not supported: pass token ids"
         ) from None
     if not all(type(token) is int and token >= 0 for token in (*before, *after)):
-        raise InputError(f"{where}: its post_processor adds an id that is no whole number")
+        raise InputError(f"{where}: its post_processor adds an id that is no integer")
     return before, after

@@ -127,7 +127,7 @@ def _check_ids(vocab: Mapping[Any, Any], where: str) -> None:
             raise InputError(f"{where}: the entry {name!r} is not a name; names are non-empty text")
         if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token <= MAX_ID:
             raise InputError(
-                f"{where}: {name!r} has the id {token!r}, ids are whole numbers from 0 to {MAX_ID}"
+                f"{where}: {name!r} has the id {token!r}, ids are integers from 0 to {MAX_ID}"
             )
         if token in names:
             raise InputError(

@@ -164,9 +164,9 @@ def _number(
         kinds = (int,) if whole else (int, float)
         fits = isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high
         if not fits or not math.isfinite(value):
-            kind = "a whole number" if whole else "a number"
-            top = "up" if high >= 1e18 else f"to {high:g}"
-            raise InputError(f"{name} is {value!r}; it must be {kind} from {low:g} {top}")
+            kind = "an integer" if whole else "a number"
+            span = f">= {low:g}" if high >= 1e18 else f"from {low:g} to {high:g}"
+            raise InputError(f"{name} is {value!r}; it must be {kind} {span}")
 
     return check
 

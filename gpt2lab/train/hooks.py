@@ -100,7 +100,7 @@ def _tokens(model: GPT2, clean: Iterable[int], corrupt: Iterable[int]) -> list[t
             f"the model drops values out at random ({model.dropout:g}); call model.eval() first"
         )
     given = {"clean": clean, "corrupt": corrupt}
-    listed = [check_ids(ids, model.config, f"{what} text") for what, ids in given.items()]
+    listed = [check_ids(ids, model.config.n_vocab, f"{what} text") for what, ids in given.items()]
     first, second = (len(ids) for ids in listed)
     if first != second:
         raise InputError(

@@ -85,7 +85,7 @@ def _parsed(raw: bytes, where: str) -> Record:
     step = record.get("step", 0)
     if not isinstance(record.get("kind"), str) or not isinstance(step, int):
         raise InputError(
-            f"{where}: has no kind, or a step that is no whole number; it is no line of a run's "
+            f"{where}: has no kind, or a step that is no integer; it is no line of a run's "
             "log, remove it"
         )
     for key in NUMBERS:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from gpt2lab.checks import whole
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError, few, quoted
 from gpt2lab.files.json_files import read_json, write_json
@@ -121,9 +122,7 @@ def _checked(key: str, value: Any, beside: dict[str, Any]) -> Any:
             raise InputError(f"do_sample is {quoted(value)}; it must be true or false")
         return value
     if key in LENGTHS:
-        if type(value) is not int or value < 0:
-            raise InputError(f"{key} is {quoted(value)}; it must be a whole number from 0 up")
-        return value
+        return whole(key, value)
     room = {"max_new_tokens": 10**9} if key == "min_new_tokens" else {}
     return getattr(Sampling(**{**room, **beside, key: value}), key)
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gpt2lab import forks
-from gpt2lab.checks import check_batch
+from gpt2lab.checks import check_batch, one_of, whole
 from gpt2lab.config import Config, parameter_shapes
 from gpt2lab.engines.cpu import compile_cache, cpu_features, packed_cache
 from gpt2lab.engines.cpu import threads as workers
@@ -23,7 +23,7 @@ from gpt2lab.engines.cpu.cpu_features import Target
 from gpt2lab.engines.cpu.layout import STEP, Job, Layer, ceil_to
 from gpt2lab.engines.cpu.packed_cache import Plan
 from gpt2lab.engines.cpu.packing import KINDS, by_head, evened, pack, shapes
-from gpt2lab.errors import InputError, quoted
+from gpt2lab.errors import InputError
 from gpt2lab.files.io import let_go
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -131,12 +131,14 @@ class CpuEngine:
         if dtype is None and (dtype := default_dtype(config)) != "float32":
             free = (cpu_features.memory() or 0) / 1e9
             log.warning(f"{free:.1f} GB of memory are free, so the weights are held as {dtype}")
-        self.dtype = checked("dtype", dtype, DTYPES)
+        self.dtype = one_of("dtype", dtype, DTYPES)
         kept = "float32" if self.dtype == "float32" else "bfloat16"
         kept = kept if cache_dtype is None else cache_dtype
-        self.cache_dtype = checked("cache dtype", kept, DTYPES)
+        self.cache_dtype = one_of("cache dtype", kept, DTYPES)
         self.config, self.target = config, target
-        self.threads = cpu_features.cores() if threads is None else checked_threads(threads)
+        self.threads = (
+            cpu_features.cores() if threads is None else whole("threads", threads, 1, 256)
+        )
         self._run = compile_cache.library("run", target, self.dtype, self.cache_dtype)
         self._crew_code = compile_cache.library("crew", target)
         self._inner, self._spare = config.mlp_width, list[Array]()
@@ -189,7 +191,7 @@ class CpuEngine:
 
     def logits(self, tokens: Any) -> Array:
         """The logits of every position of a batch [B, T] without a past: [B, T, V]."""
-        rows = check_batch(tokens, self.config)
+        rows = check_batch(tokens, self.config.n_vocab, self.config.n_ctx)
         out = np.empty((len(rows), len(rows[0]), self._vocab), np.float32)
         cache = self.cache()
         slot = cache.new()
@@ -491,19 +493,3 @@ def default_dtype(config: Config) -> str:
         if free is None or dtype == DTYPES[-1] or numbers * ITEM[dtype] * 2 <= free:
             break
     return dtype
-
-
-def checked(what: str, value: Any, known: Sequence[str]) -> str:
-    """One of the known words, or an InputError that lists them."""
-    if not isinstance(value, str) or value not in known:
-        raise InputError(
-            f"{what} {quoted(value)} is not one of the cpu engine's: {', '.join(known)}"
-        )
-    return str(value)
-
-
-def checked_threads(threads: Any) -> int:
-    """A number of threads."""
-    if not isinstance(threads, int) or isinstance(threads, bool) or not 1 <= threads <= 256:
-        raise InputError(f"threads is {quoted(threads)}; it must be a whole number from 1 to 256")
-    return threads

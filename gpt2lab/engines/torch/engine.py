@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from gpt2lab import forks
-from gpt2lab.checks import check_batch, check_ids
+from gpt2lab.checks import check_batch, check_ids, whole
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError, MissingExtraError, quoted
 
@@ -117,10 +117,8 @@ class TorchCache:
     def __init__(
         self, config: Config, dtype: torch.dtype, device: str, slots: int | None = None
     ) -> None:
-        if not (slots is None or (type(slots) is int and slots > 0)):
-            raise InputError(
-                f"slots is {quoted(slots)}; it must be a whole number from 1 up, or None"
-            )
+        if slots is not None:
+            whole("slots", slots, 1)
         self.config, self._dtype, self._device, self._limit = config, dtype, device, slots
         self.layers: list[torch.Tensor] = []
         self._rows: dict[int, int] = {}
@@ -334,7 +332,7 @@ class TorchEngine:
 
     def logits(self, tokens: Any) -> Array:
         """The logits of every position of a batch [B, T] without a past: [B, T, V]."""
-        rows = check_batch(tokens, self.config)
+        rows = check_batch(tokens, self.config.n_vocab, self.config.n_ctx)
         cache = self.cache()
         slots = [cache.new() for _ in rows]
         with forks.whole(), torch.inference_mode():
@@ -362,7 +360,7 @@ class TorchEngine:
         checked = []
         for slot, new in zip(slots, tokens, strict=True):
             length = cache.length(slot)
-            new = check_ids(new, self.config, f"step of slot {slot}")
+            new = check_ids(new, self.config.n_vocab, f"step of slot {slot}")
             if length + len(new) > self.config.n_ctx:
                 raise InputError(
                     f"slot {slot} would hold {length + len(new)} tokens, the model sees "

@@ -236,7 +236,7 @@ def _end_tokens(values: dict[str, Any], generation: dict[str, Any], where: Path)
         ids = values.get("eos_token_id", 50256)
     ids = ids if isinstance(ids, list) else [] if ids is None else [ids]
     if not all(type(token) is int for token in ids):
-        raise InputError(f"{where}: eos_token_id is {quoted(ids)}, expected whole numbers")
+        raise InputError(f"{where}: eos_token_id is {quoted(ids)}, expected integers")
     return tuple(ids)
 
 
