@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 
+import click
 import pytest
 
 import gpt2lab
@@ -434,7 +435,23 @@ def test_convert_and_models(run, tmp_path):
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help_with_an_example(run, verb):
     code, out, _ = run(verb, "--help")
-    assert code == 0 and f"gpt2lab {verb}" in out.split("Options:")[1]
+    assert code == 0 and f"gpt2lab {verb}" in out.split("--help")[1]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_long_help_lists_each_option_under_one_heading(verb):
+    command = commands.group.get_command(click.Context(commands.group), verb)
+    options = {
+        option.name: option.help
+        for option in command.params
+        if isinstance(option, click.Option) and not option.hidden
+    }
+    listed = [name for names in getattr(command, "headings", {}).values() for name in names]
+    assert len(options) <= 10 or set(options) <= set(listed)
+    assert all(listed.count(name) <= 1 for name in options)
+    for text in options.values():
+        sentence = text.partition("  [")[0]  # the default is in brackets
+        assert sentence[0].isupper() and sentence.endswith("."), text
 
 
 def test_no_verb_a_wrong_verb_a_wrong_flag(run):

@@ -25,18 +25,18 @@ from gpt2lab.errors import Failure, InputError
 
 #: Verb -> what it does. The verb `name` is the click command `command` of the module `name`.
 VERBS = {
-    "generate": "Continue a text, from a prompt, a file, standard input or nothing.",
+    "generate": "Generate text from a prompt, a file, standard input or nothing.",
     "chat": "Talk with a model in the terminal.",
-    "tokenize": "Turn text into tokens and back, and watch the merges.",
-    "score": "Tell how likely a text is: a token, a word, a byte, in all.",
-    "look": "See a model think: surprisal, logit lens, heads, the source at work.",
-    "prepare": "Turn texts into token shards for training.",
-    "train": "Train a model from scratch or on, exactly resumable.",
-    "finetune": "Train a model on your own texts.",
-    "convert": "Write a checkpoint in another format, and prove that it is the same.",
+    "tokenize": "Turn text into tokens and back; show the merges; learn a vocabulary.",
+    "score": "Compute the log-probability and perplexity of a text.",
+    "look": "Look inside a model: surprisal, logit lens, attention heads.",
+    "prepare": "Tokenize texts into shards for training.",
+    "train": "Train a model from scratch or continue training one.",
+    "finetune": "Fine-tune a model on your own texts.",
+    "convert": "Convert a checkpoint to another format and verify it.",
     "models": "List the models on this machine.",
-    "download": "Fetch a model from the Hugging Face hub.",
-    "bench": "Measure how fast this machine writes.",
+    "download": "Download a model from the Hugging Face hub.",
+    "bench": "Measure the throughput of this machine.",
 }
 
 PIPE_CLOSED = 141  # what a shell reports of a program that SIGPIPE ended
@@ -153,12 +153,12 @@ def _notes() -> Iterator[None]:
 @click.command(
     cls=Verbs,
     no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog='Example: gpt2lab generate "Once upon a time"',
 )
 @click.version_option(__version__, prog_name="gpt2lab")
 def group() -> None:
-    """Write with GPT-2: continue, chat, score, tokenize, and carry checkpoints between formats."""
+    """Run, train, convert and inspect GPT-2 models."""
 
 
 class _Nowhere(io.RawIOBase):

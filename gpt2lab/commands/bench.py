@@ -108,37 +108,43 @@ Examples:
   gpt2lab bench -m my-model --engine numpy --json
 
 \b
-decode 32      tokens/s of one text after 32 tokens
-decode 512     the same after half the context
-prefill 512    tokens/s of a prompt of half the context
-batch 8        tokens/s of 8 texts together, after 32 tokens
-of limit       a new token needs every weight once, and memory gives them at a
-               certain speed: the share of it that decode 32 reaches
-The engine's steps alone are timed; medians.""",
+decode 32      tokens/s of one sequence after 32 tokens
+decode 512     the same after half the context length
+prefill 512    tokens/s of a prompt of half the context length
+batch 8        tokens/s of 8 sequences in a batch, after 32 tokens
+of limit       each new token reads every weight once, so memory bandwidth limits
+               the throughput: the fraction of this limit that decode 32 reaches
+Only the steps of the engine are timed; the numbers are medians.""",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.option(
-    "-m", "--model", metavar="MODEL", help="Measure this model, in place of random weights."
+    "-m", "--model", metavar="MODEL", help="Measure this model instead of random weights."
 )
 @click.option(
     "--shape",
     metavar="SIZE",
-    help=f"Random weights of this shape: 124M, 355M, 774M, 1558M, fable.  [{SHAPE}]",
+    help=f"Measure random weights of this size: 124M, 355M, 774M, 1558M or fable.  [{SHAPE}]",
 )
-@click.option("--engine", metavar="NAME", help="cpu, numpy or torch.  [cpu where it can run]")
+@click.option(
+    "--engine",
+    metavar="NAME",
+    help="Inference engine: cpu, numpy or torch.  [cpu where it can run]",
+)
 @click.option(
     "--dtype",
     "dtypes",
     multiple=True,
-    metavar="KIND",
-    help="Of the weights; repeat it for more.  [float32, bfloat16 and int8, where the engine has "
-    "them]",
+    metavar="DTYPE",
+    help="Precision of the weights. Can be repeated.  [float32, bfloat16 and int8, where the "
+    "engine supports them]",
 )
-@click.option("--cache-dtype", metavar="KIND", help="Keys and values: float32, bfloat16 or int8.")
-@click.option("--threads", type=int, metavar="N", help="Of the cpu engine.  [one a core]")
-@click.option("--device", metavar="NAME", help="Of the torch engine: cpu, cuda, mps.")
-@click.option("--seconds", type=float, default=1.0, help="How long each case takes.  [1.0]")
-@click.option("--json", "as_json", is_flag=True, help="Everything as one JSON object.")
+@click.option(
+    "--cache-dtype", metavar="DTYPE", help="Precision of the KV cache: float32, bfloat16 or int8."
+)
+@click.option("--threads", type=int, metavar="N", help="Threads of the cpu engine.  [one per core]")
+@click.option("--device", metavar="NAME", help="Device of the torch engine: cpu, cuda or mps.")
+@click.option("--seconds", type=float, default=1.0, help="Time for each measurement.  [1.0]")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
 def command(
     model: str | None,
     shape: str | None,
@@ -147,9 +153,9 @@ def command(
     as_json: bool,
     **engine: Any,
 ) -> None:
-    """Measure how fast this machine writes, and how fast it could.
+    """Measure the throughput of this machine and compare it with its memory bandwidth.
 
-    Ctrl-C ends it early and shows what was measured until then.
+    Ctrl-C ends the measurement early and prints what was measured so far.
     """
     from gpt2lab import engines
     from gpt2lab.engines import benchmark

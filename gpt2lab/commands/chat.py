@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gpt2lab.commands import headings
+from gpt2lab.commands.headings import Headed
 from gpt2lab.commands.options import (
     allowed,
     ask,
@@ -36,24 +38,33 @@ _HELP = """/reset            forget everything said
 
 
 @click.command(
+    cls=Headed,
+    headings={
+        "Conversation": ("you", "them", "opening", "allow_special"),
+        **headings.MODEL,
+        **headings.SAMPLING,
+    },
     epilog="""\b
 Examples:
   gpt2lab chat
   gpt2lab chat --model 124M --them Socrates --you Pupil -t 0.7
 
-\b
-A base GPT-2 is no assistant: it continues a script of two speakers. The oldest
-turns are left out when the window is full. Ctrl-C ends an answer early.
-In the chat: /reset, /undo, /set temperature 0.7, /settings, /help, /quit."""
+A base GPT-2 is not an assistant: it continues the script of a conversation between two speakers.
+When the context window is full, the oldest turns are left out. Ctrl-C ends a reply early. Commands
+in the chat: /reset, /undo, /set temperature 0.7, /settings, /help, /quit.""",
 )
 @model_options
 @click.option("--you", default="You", metavar="NAME", help="Your name in the script.  [You]")
-@click.option("--them", default="Friend", metavar="NAME", help="The model's name.  [Friend]")
-@click.option("--opening", default="", metavar="TEXT", help="Text before the first line.")
+@click.option(
+    "--them", default="Friend", metavar="NAME", help="The model's name in the script.  [Friend]"
+)
+@click.option(
+    "--opening", default="", metavar="TEXT", help="Text of the script before the first line."
+)
 @special_option
 @sampling_options(skip=SKIPPED)
 def command(**flags: Any) -> None:
-    """Talk with a model."""
+    """Talk with a model in the terminal."""
     from gpt2lab.chat import Chat
 
     lm = load_model(flags["model"], **engine_options(flags))

@@ -21,21 +21,23 @@ Examples:
     "format_",
     required=True,
     metavar="FORMAT",
-    help="huggingface, openai, nanogpt or llmc.",
+    help="Format to write: huggingface, openai, nanogpt or llmc.",
 )
 @click.option(
-    "--verify", is_flag=True, help="Load the result and compare its logits with the source's."
+    "--verify", is_flag=True, help="Load the result and compare its logits with those of SOURCE."
 )
-@click.option("--force", is_flag=True, help="Replace TARGET when the new one is complete.")
-@click.option("--json", "as_json", is_flag=True, help="Print the proof as JSON.")
+@click.option(
+    "--force", is_flag=True, help="Replace an existing TARGET once the new one is complete."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
     source: str, target: str, format_: str, verify: bool, force: bool, as_json: bool
 ) -> None:
-    """Write the checkpoint SOURCE, of any format, as TARGET.
+    """Convert the checkpoint SOURCE, of any format, to TARGET.
 
     SOURCE is a path or the name of a model on this machine. TARGET must not exist, unless --force
-    is given; it appears when it is complete. With --verify, the largest difference of any logit and
-    the share of equal likeliest tokens are printed and stored in TARGET/verify.json.
+    is given; it appears when it is complete. --verify prints the largest difference of a logit and
+    how often the most probable token is the same, and stores them in TARGET/verify.json.
     """
     from pathlib import Path
 

@@ -45,12 +45,16 @@ class Meter:
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.argument("name")
-@click.option("--revision", metavar="NAME", help="A branch, tag or commit.  [main]")
-@click.option("--endpoint", metavar="URL", help="A mirror of the hub; else HF_ENDPOINT.")
-@click.option("--token", metavar="TOKEN", help="For gated and private models; better HF_TOKEN.")
-@click.option("--offline", is_flag=True, help="Only say where it is, as with HF_HUB_OFFLINE=1.")
-@click.option("--force", is_flag=True, help="Fetch again what is there already.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was fetched as JSON.")
+@click.option("--revision", metavar="NAME", help="Branch, tag or commit to download.  [main]")
+@click.option("--endpoint", metavar="URL", help="Mirror of the hub; HF_ENDPOINT by default.")
+@click.option(
+    "--token", metavar="TOKEN", help="Access token for gated and private models; prefer HF_TOKEN."
+)
+@click.option(
+    "--offline", is_flag=True, help="Only print where the model is, as with HF_HUB_OFFLINE=1."
+)
+@click.option("--force", is_flag=True, help="Download existing files again.")
+@click.option("--json", "as_json", is_flag=True, help="Print the downloaded model as JSON.")
 def command(
     name: str,
     revision: str | None,
@@ -60,12 +64,13 @@ def command(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Fetch the model NAME from the Hugging Face hub and print its folder.
+    """Download the model NAME from the Hugging Face hub and print its folder.
 
     NAME is an official size (124M, 355M, 774M, 1558M) or a name on the hub such as
-    distilbert/distilgpt2. Every file is checked against the hub's hash; where a mirror gives none,
-    a note names the files, and only their size is checked. Run again, a stopped download goes on.
-    It is kept in the cache that other tools of the hub use too (HF_HUB_CACHE or HF_HOME say where).
+    distilbert/distilgpt2. Each file is checked against the hash that the hub gives; where a mirror
+    gives none, a note names the files, and only their size is checked. The same command resumes an
+    interrupted download. Models are stored in the cache that other tools of the hub share
+    (HF_HUB_CACHE or HF_HOME set its place).
     """
     from gpt2lab.weights import find
     from gpt2lab.weights.hub import download

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from gpt2lab.commands import headings
+from gpt2lab.commands.headings import Headed
 from gpt2lab.commands.options import dataclass_options, field_kinds
 from gpt2lab.commands.text_options import reading_of, reading_options
 from gpt2lab.commands.train import joined
@@ -54,6 +56,13 @@ def _theirs(function: Any) -> Any:
 
 
 @click.command(
+    cls=Headed,
+    headings={
+        "Model and data": ("model", "val", "held_out"),
+        "Output": ("out", "resume", "allow_changes", "overwrite", "as_json"),
+        **headings.TRAINING,
+        **headings.READING,
+    },
     context_settings=SPELLING,
     epilog="""\b
 Examples:
@@ -62,24 +71,31 @@ Examples:
   gpt2lab finetune shakespeare.txt --model_name 124M --run_name run1 --steps 500
   gpt2lab finetune train.txt --output_dir out --num_train_epochs 3 --save_steps 500
 
-\b
-The flags of transformers' Trainer and of gpt-2-simple are understood, each with a note; where they
-differ from ours they are not listed here. The same command with --resume goes on.""",
+The flags of transformers' Trainer and of gpt-2-simple are accepted too, each with a note; they are
+not listed here. The same command with --resume resumes an interrupted run.""",
 )
 @click.argument("text", nargs=-1)
-@click.option("-m", "--model", metavar="MODEL", help="What to begin with.  [the bundled model]")
-@click.option("--out", metavar="RUN", help="The folder of the run.  [finetuned]")
-@click.option("--val", metavar="PATH", help="Validate on this.  [what is held out]")
-@click.option("--held-out", type=float, help="Share of the texts held out.  [0.01]")
+@click.option("-m", "--model", metavar="MODEL", help="Model to fine-tune.  [the bundled model]")
+@click.option("--out", metavar="RUN", help="Folder of the run.  [finetuned]")
+@click.option("--val", metavar="PATH", help="Validate on these texts.  [held-out documents]")
+@click.option(
+    "--held-out",
+    type=float,
+    help="Fraction of the documents that is held out for validation.  [0.01]",
+)
 @reading_options
-@click.option("--resume", is_flag=True, default=None, help="Go on with the run in --out.")
-@click.option("--allow-changes", is_flag=True, default=None, help="Of --resume: other settings.")
+@click.option("--resume", is_flag=True, default=None, help="Resume the run in --out.")
+@click.option(
+    "--allow-changes", is_flag=True, default=None, help="Let --resume change the settings."
+)
 @click.option("--overwrite", is_flag=True, default=None, help="Replace the run in --out.")
-@click.option("--json", "as_json", is_flag=True, help="Every record as a line of JSON on stdout.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print each record as a line of JSON on stdout."
+)
 @dataclass_options(TrainConfig, defaults=TUNING)
 @_theirs
 def command(text: tuple[str, ...], as_json: bool, **flags: Any) -> None:
-    """Train a model on TEXT: files, folders or patterns, of any kind that prepare reads."""
+    """Fine-tune a model on TEXT: files, folders or patterns, of any kind that prepare reads."""
     from gpt2lab.train.finetune import prepare_run
 
     given = {name: value for name, value in flags.items() if value is not None and value != ()}

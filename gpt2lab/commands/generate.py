@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpt2lab.commands import aliases
+from gpt2lab.commands import aliases, headings
+from gpt2lab.commands.headings import Headed
 from gpt2lab.commands.options import (
     ENGINE,
     allowed,
@@ -47,8 +48,8 @@ Key = tuple[int, int]  # prompt, index
 RULE = "=" * 20 + "\n"
 
 
-class _Generate(click.Command):
-    """The command, with the flags of other systems translated before click sees them."""
+class _Generate(Headed):
+    """The command, with the flags of other programs translated before click sees them."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         options = [param for param in self.params if isinstance(param, click.Option)]
@@ -61,6 +62,12 @@ class _Generate(click.Command):
 
 @click.command(
     cls=_Generate,
+    headings={
+        "Prompt": ("file", "lines", "ids", "unconditional", "allow_special"),
+        **headings.MODEL,
+        **headings.SAMPLING,
+        "Output": ("include_prompt", "delimiter", "out", "force", "as_json", "record", "replay"),
+    },
     epilog="""\b
 Examples:
   gpt2lab generate "Once upon a time"
@@ -68,35 +75,45 @@ Examples:
   gpt2lab generate --file prompts.txt --lines --json > texts.jsonl
   gpt2lab generate "Hello" --model path/to/checkpoint --preset openai --top-k 40
 
-\b
-At a terminal the text appears as it is written, after the prompt; with no prompt
-at all, prompts are asked for one after another. Unless a preset is given, texts
-are written with temperature 0.8 and top-p 0.95; beams search without drawing.""",
+At a terminal the text appears as it is generated, after the prompt; without a prompt, the command
+asks for one after another. Unless a preset is given, the temperature is 0.8 and top-p is 0.95; with
+--num-beams the temperature is 0.""",
 )
 @click.argument("prompt", required=False)
 @model_options
-@click.option("--file", metavar="PATH", help="Read the prompt from a file; - is standard input.")
-@click.option("--lines", is_flag=True, help="Every line of the file or input is a prompt.")
-@click.option("--ids", metavar="'ID ID ...'", help="The prompt as token ids.")
-@click.option("--unconditional", is_flag=True, help="No prompt: begin a new document.")
+@click.option("--file", metavar="PATH", help="Read the prompt from this file; - is standard input.")
+@click.option(
+    "--lines", is_flag=True, help="Take each line of the file or of standard input as a prompt."
+)
+@click.option("--ids", metavar="'ID ID ...'", help="Give the prompt as token ids.")
+@click.option("--unconditional", is_flag=True, help="Start a new document, without a prompt.")
 @special_option
 @click.option("--prompt", "prompt_flag", hidden=True)
 @sampling_options()
 @click.option("--max-length", type=int, hidden=True)
-@click.option("--ignore-end", is_flag=True, help="Write on past the model's end token.")
-@click.option("--overflow", default="refuse", help="Prompt too long: refuse, tail, head+tail.")
-@click.option("--endless", is_flag=True, help="Sample after sample until Ctrl-C.")
-@click.option("--batch-size", type=click.IntRange(1), default=16, help="Texts at once.  [16]")
+@click.option("--ignore-end", is_flag=True, help="Continue after the model's end token.")
+@click.option(
+    "--overflow",
+    default="refuse",
+    help="For a prompt that is too long: refuse it, or keep its tail or head+tail.  [refuse]",
+)
+@click.option("--endless", is_flag=True, help="Generate sample after sample until Ctrl-C.")
+@click.option("--batch-size", type=click.IntRange(1), default=16, help="Sequences per batch.  [16]")
 @click.option("--include-prompt", is_flag=True, help="Print the prompt before each text.")
-@click.option("--truncate", metavar="TEXT", help="End each text before this; like --stop.")
-@click.option("--delimiter", metavar="TEXT", help="Between texts.  [a line of =]")
-@click.option("--out", metavar="PATH", help="Write the texts to a new file.")
-@click.option("--force", is_flag=True, help="Let --out and --record replace a file.")
-@click.option("--json", "as_json", is_flag=True, help="One record a line, with ids and settings.")
-@click.option("--record", metavar="PATH", help="Save the records beside the text.")
-@click.option("--replay", metavar="PATH", help="Write the texts of saved records again.")
+@click.option("--truncate", metavar="TEXT", help="Stop before this text, as --stop does.")
+@click.option("--delimiter", metavar="TEXT", help="Print this between texts.  [a line of =]")
+@click.option("--out", metavar="PATH", help="Write the texts to this new file.")
+@click.option("--force", is_flag=True, help="Let --out and --record replace an existing file.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print a JSON record per text, with token ids and settings.",
+)
+@click.option("--record", metavar="PATH", help="Also save the records to this file.")
+@click.option("--replay", metavar="PATH", help="Generate the texts of these saved records again.")
 def command(prompt: str | None, **flags: Any) -> None:
-    """Continue a text: from PROMPT, a file, standard input, or nothing."""
+    """Generate text that continues PROMPT, a file or standard input, or text without a prompt."""
     prompt = prompt if prompt is not None else flags["prompt_flag"]
     if flags["replay"] is not None:
         _replay(flags)

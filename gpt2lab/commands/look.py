@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpt2lab.commands import looking
+from gpt2lab.commands.headings import Headed
 from gpt2lab.commands.options import (
     allowed,
     check_target,
@@ -29,6 +30,14 @@ if TYPE_CHECKING:
 
 
 @click.command(
+    cls=Headed,
+    headings={
+        "Model and prompt": ("model", "file", "ids", "allow_special", "after_end"),
+        "Prediction": ("position", "top", "token", "against"),
+        "Ablation": ("silence", "scale"),
+        "Other views": ("source", "layer", "run"),
+        "Output": ("html", "force", "as_json", "color"),
+    },
     epilog="""\b
 Examples:
   gpt2lab look "The cat sat on the"
@@ -37,43 +46,66 @@ Examples:
   gpt2lab look "The dog saw the boy. The" --token " dog" --against " boy" --silence 4.1
   gpt2lab look --run runs/letters --html grown.html
 
-\b
-Everything is computed by the reference in NumPy. Logarithms are natural, a head is
-LAYER.HEAD, both from 0."""
+The NumPy reference computes everything. Logarithms are natural. A head is LAYER.HEAD, both counted
+from 0.""",
 )
 @click.argument("prompt", required=False)
 @click.option(
     "-m",
     "--model",
     metavar="MODEL",
-    help="A folder or file of any format, an official size (124M), or a hub name; the bundled "
-    "model when not given.",
+    help="A checkpoint of any format, an official size (124M) or a name on the Hugging Face hub; "
+    "the bundled model by default.",
 )
-@click.option("--file", metavar="PATH", help="Read the prompt from a file; - is standard input.")
-@click.option("--ids", metavar="'ID ID ...'", help="The prompt as token ids.")
+@click.option("--file", metavar="PATH", help="Read the prompt from this file; - is standard input.")
+@click.option("--ids", metavar="'ID ID ...'", help="Give the prompt as token ids.")
 @special_option
-@click.option("--after-end", is_flag=True, help="Begin with the token that ends documents.")
-@click.option("--top", type=int, default=10, show_default=True, help="How many alternatives.")
-@click.option("--token", metavar="TEXT", help="Whose logit is taken apart.  [the likeliest]")
-@click.option("--against", metavar="TEXT", help="A token whose logit is taken off.")
-@click.option("--position", type=int, default=-1, help="At which position.  [the last]")
 @click.option(
-    "--silence", multiple=True, metavar="LAYER.HEAD", help="Silence a head; again for more."
+    "--after-end",
+    is_flag=True,
+    help="Put the end token before the prompt, as at the start of a document.",
+)
+@click.option("--top", type=int, default=10, help="Number of next tokens to list.  [10]")
+@click.option(
+    "--token",
+    metavar="TEXT",
+    help="Token whose logit is attributed to heads and layers.  [the most probable]",
 )
 @click.option(
-    "--scale", multiple=True, metavar="LAYER.HEAD=X", help="Scale what a head gives by X."
+    "--against", metavar="TEXT", help="Attribute the difference from the logit of this token."
 )
-@click.option("--source", is_flag=True, help="Walk through the source, with the numbers in it.")
-@click.option("--layer", type=int, help="Of --source: which layer is shown in full.  [0]")
+@click.option("--position", type=int, default=-1, help="Position of the prediction.  [the last]")
 @click.option(
-    "--run", metavar="DIR", help="A training run: its heads at every checkpoint, no prompt needed."
+    "--silence",
+    multiple=True,
+    metavar="LAYER.HEAD",
+    help="Ablate a head: set its output to zero. Can be repeated.",
 )
-@click.option("--html", metavar="FILE", help="Write one page that needs nothing else.")
-@click.option("--force", is_flag=True, help="Write over a page that is there.")
-@click.option("--json", "as_json", is_flag=True, help="Everything as one JSON object.")
-@click.option("--color", metavar="WHEN", default="auto", help="auto, always or never.  [auto]")
+@click.option(
+    "--scale",
+    multiple=True,
+    metavar="LAYER.HEAD=X",
+    help="Multiply the output of a head by X. Can be repeated.",
+)
+@click.option(
+    "--source",
+    is_flag=True,
+    help="Walk through the source code of the model, with the numbers of this prompt.",
+)
+@click.option("--layer", type=int, help="Layer that --source shows in full.  [0]")
+@click.option(
+    "--run",
+    metavar="DIR",
+    help="Show the heads at each checkpoint of this training run; no prompt is needed.",
+)
+@click.option("--html", metavar="FILE", help="Write one HTML page that works offline.")
+@click.option("--force", is_flag=True, help="Replace an existing page.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
+@click.option(
+    "--color", metavar="WHEN", default="auto", help="Use colours: auto, always or never.  [auto]"
+)
 def command(prompt: str | None, **flags: Any) -> None:
-    """See what a model makes of PROMPT: surprisal, logit lens, heads, the source at work."""
+    """Look inside a model as it reads PROMPT: surprisal, logit lens, heads, source code."""
     _check_flags(prompt, flags)
     target = check_target(flags["html"], flags["force"]) if flags["html"] is not None else None
     canvas = looking.Canvas(flags["color"])

@@ -153,22 +153,23 @@ def _engines() -> list[str]:
 @click.argument("folders", nargs=-1, metavar="[FOLDER]...")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 @click.option(
-    "-v", "--verbose", is_flag=True, help="Show where each model lies, and what computes."
+    "-v", "--verbose", is_flag=True, help="Also show the path of each model and the engines."
 )
 @click.option(
     "--check",
     is_flag=True,
-    help="Read the weights and compare their checksums, where there are any.",
+    help="Read the weights and verify their checksums, where there are any.",
 )
 def command(folders: tuple[str, ...], as_json: bool, verbose: bool, check: bool) -> None:
-    """List the models on this machine; with FOLDERs, those in them.
+    """List the models on this machine, or those in the FOLDERs.
 
-    Without FOLDER: the bundled model, the working folder, models/ and checkpoint/ in it, and the
-    cache of the Hugging Face hub. The network is not used.
+    Without FOLDER, the command lists the bundled model, the models in the working folder and in its
+    subfolders models/ and checkpoint/, and those in the cache of the Hugging Face hub. It does not
+    use the network.
 
-    --check looks at each file of weights: a checksum is in the file itself (torch's zip,
-    TensorFlow), in the manifest of a run, in what `convert --verify` wrote, or in the name that the
-    hub's cache gives it. The exit code is 1 when one differs.
+    --check verifies each file of weights. A checksum is in the file itself (torch's zip,
+    TensorFlow), in the manifest of a training run, in verify.json of `convert --verify`, or in the
+    file's name in the cache of the hub. The exit code is 1 if one differs.
     """
     from gpt2lab.weights import find
 

@@ -156,27 +156,35 @@ def _bias(text: str) -> tuple[int | str, float]:
 def model_options(function: F) -> F:
     """--model and what computes it; the latter arrives as keyword arguments of `load_model`."""
     for option in (
-        click.option("--device", metavar="NAME", help="Of the torch engine: cpu, cuda, mps."),
         click.option(
-            "--threads", type=int, metavar="N", help="Of the cpu engine; one a core by default."
+            "--device", metavar="NAME", help="Device of the torch engine: cpu, cuda or mps."
         ),
         click.option(
-            "--cache-dtype", metavar="KIND", help="Keys and values: float32, bfloat16 or int8."
+            "--threads",
+            type=int,
+            metavar="N",
+            help="Threads of the cpu engine; one per core by default.",
+        ),
+        click.option(
+            "--cache-dtype",
+            metavar="DTYPE",
+            help="Precision of the KV cache: float32, bfloat16 or int8.",
         ),
         click.option(
             "--dtype",
-            metavar="KIND",
-            help="Weights: float32 (exact), bfloat16, int8 (fastest); float64 with numpy or torch.",
+            metavar="DTYPE",
+            help="Precision of the weights: float32 (exact), bfloat16 or int8 (quantized, "
+            "fastest); float64 with numpy or torch.",
         ),
         click.option(
-            "--engine", metavar="NAME", help="What computes: cpu (the default), numpy or torch."
+            "--engine", metavar="NAME", help="Inference engine: cpu (the default), numpy or torch."
         ),
         click.option(
             "-m",
             "--model",
             metavar="MODEL",
-            help="A folder or file of any format, an official size (124M), or a hub name; "
-            "the bundled model when not given.",
+            help="A checkpoint of any format, an official size (124M) or a name on the Hugging "
+            "Face hub; the bundled model by default.",
         ),
     ):
         function = option(function)
@@ -188,7 +196,7 @@ def special_option(function: F) -> F:
     return click.option(
         "--allow-special",
         is_flag=True,
-        help="Read the names of special tokens in the text as those tokens, not as plain text.",
+        help="Encode the names of special tokens in the text as these tokens, not as plain text.",
     )(function)
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gpt2lab.commands import headings
+from gpt2lab.commands.headings import Headed
 from gpt2lab.commands.options import echo_json
 from gpt2lab.commands.text_options import READING, reading_of, reading_options
 
@@ -67,6 +69,13 @@ def _as_dict(done: Prepared) -> dict[str, Any]:
 
 
 @click.command(
+    cls=Headed,
+    headings={
+        "Output": ("out", "shard_tokens", "workers", "force", "as_json"),
+        "Vocabulary": ("model", "learn", "characters"),
+        "Validation set": ("held_out", "val", "seed"),
+        **headings.READING,
+    },
     epilog="""\b
 Examples:
   gpt2lab prepare book.txt --out tokens
@@ -74,38 +83,50 @@ Examples:
   gpt2lab prepare train.jsonl --val valid.jsonl --out tokens --learn 4096
   gpt2lab prepare reviews.csv --column title --column body --out tokens --model my-model
 
-\b
-TEXT is files, folders or patterns: .txt, .md, .csv, .tsv, .jsonl, .parquet, and .gz of them. A text
-file is one document, or several that lines <|endoftext|> part; a row and a line of JSON is one. At
-the end a few notes tell what was read. Broken off in any way, the same command goes on where it
-was."""
+TEXT is files, folders or patterns: .txt, .md, .csv, .tsv, .jsonl, .parquet, and .gz of these. A
+text file is one document, or several between lines <|endoftext|>; each row of a table and each line
+of JSON is a document. Notes at the end report what was read. The same command resumes after an
+interruption.""",
 )
 @click.argument("text", nargs=-1, required=True)
-@click.option("--out", required=True, metavar="DIR", help="The folder to make.")
+@click.option("--out", required=True, metavar="DIR", help="Folder for the token shards.")
 @click.option(
     "-m",
     "--model",
     "--vocabulary",
     "model",
     metavar="SOURCE",
-    help="Whose vocabulary: a model, a folder or file of one, 124M.  [GPT-2's]",
+    help="Encode with this vocabulary, or with that of this model.  [GPT-2's]",
 )
-@click.option("--learn", type=int, metavar="N", help="Learn a vocabulary of N tokens first.")
-@click.option("--characters", is_flag=True, help="One token for each character of the texts.")
 @click.option(
-    "--held-out", type=float, default=0.01, metavar="SHARE", help="Documents for val.  [0.01]"
+    "--learn", type=int, metavar="N", help="Learn a vocabulary of N tokens from the texts first."
 )
-@click.option("--val", multiple=True, metavar="TEXT", help="Texts for val; then none is held out.")
-@click.option("-s", "--seed", type=int, default=0, help="Which documents are held out.  [0]")
+@click.option("--characters", is_flag=True, help="Use a vocabulary of the characters in the texts.")
 @click.option(
-    "--shard-tokens", type=int, default=1 << 26, metavar="N", help="Of one file.  [67108864]"
+    "--held-out",
+    type=float,
+    default=0.01,
+    metavar="FRACTION",
+    help="Fraction of the documents that is held out for validation.  [0.01]",
 )
-@click.option("--workers", type=int, metavar="N", help="Threads; one a core by default.")
+@click.option(
+    "--val",
+    multiple=True,
+    metavar="TEXT",
+    help="Use these texts for validation and hold out none. Can be repeated.",
+)
+@click.option(
+    "-s", "--seed", type=int, default=0, help="Random seed of the train/validation split.  [0]"
+)
+@click.option(
+    "--shard-tokens", type=int, default=1 << 26, metavar="N", help="Tokens per file.  [67108864]"
+)
+@click.option("--workers", type=int, metavar="N", help="Threads; one per core by default.")
 @reading_options
-@click.option("--force", is_flag=True, help="Replace what was prepared in DIR before.")
-@click.option("--json", "as_json", is_flag=True, help="What was made, as JSON.")
+@click.option("--force", is_flag=True, help="Replace what was prepared in this folder before.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(text: tuple[str, ...], out: str, **flags: Any) -> None:
-    """Turn TEXTs into token shards for training."""
+    """Tokenize TEXTs into shards for training."""
     from gpt2lab.commands.options import vocabulary
     from gpt2lab.corpus.prepare import prepare
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gpt2lab.commands import headings
+from gpt2lab.commands.headings import Headed
 from gpt2lab.commands.options import (
     allowed,
     echo_json,
@@ -26,37 +28,42 @@ if TYPE_CHECKING:
 
 
 @click.command(
+    cls=Headed,
+    headings={
+        "Text": ("file", "ids", "allow_special", "stride", "after_end"),
+        **headings.MODEL,
+        "Output": ("per_token", "per_word", "as_json"),
+    },
     epilog="""\b
 Examples:
   gpt2lab score "The cat sat on the mat."
   gpt2lab score --file story.txt --per-token
   gpt2lab score --file book.txt --stride 256 --json
 
-\b
-Log-probabilities are natural logarithms. Perplexity is a token's; bits per byte
-compares models with different vocabularies."""
+Log-probabilities are natural logarithms. Perplexity is per token or per word; bits per byte allow a
+comparison of models with different vocabularies.""",
 )
 @click.argument("text", required=False)
 @model_options
-@click.option("--file", metavar="PATH", help="Read the text from a file; - is standard input.")
-@click.option("--ids", metavar="'ID ID ...'", help="The text as token ids.")
+@click.option("--file", metavar="PATH", help="Read the text from this file; - is standard input.")
+@click.option("--ids", metavar="'ID ID ...'", help="Give the text as token ids.")
 @special_option
-@click.option("--per-token", is_flag=True, help="A line for every token.")
-@click.option("--per-word", is_flag=True, help="A line for every word.")
+@click.option("--per-token", is_flag=True, help="Print a line for every token.")
+@click.option("--per-word", is_flag=True, help="Print a line for every word.")
 @click.option(
     "--stride",
     type=int,
-    help="How far the window moves in a text longer than it.  [half of it]",
+    help="Tokens by which the context window moves in a longer text.  [half of the window]",
 )
 @click.option(
     "--after-end/--not-after-end",
     default=None,
-    help="Score the first token as the beginning of a document, or leave it out.  [after the end "
-    "token where the model has one]",
+    help="Score the first token as the beginning of a document (after the end token), or do not "
+    "score it.  [--after-end if the model has an end token]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Everything as one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
 def command(text: str | None, file: str | None, **flags: Any) -> None:
-    """Tell how likely TEXT is: in all, a token, a word, a byte."""
+    """Compute the log-probability and perplexity of TEXT, in total and per token, word and byte."""
     if flags["ids"] is not None and (text is not None or file is not None):
         raise InputError("the text is given twice, as ids and as text; give one")
     given: Any = token_ids(flags["ids"]) if flags["ids"] is not None else None

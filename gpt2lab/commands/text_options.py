@@ -16,60 +16,70 @@ READING = (
 )  # fmt: skip
 
 
+_OPTIONS = (
+    click.option(
+        "--allow-special",
+        is_flag=True,
+        default=None,
+        help="Encode the names of special tokens in the texts as these tokens, not as plain text.",
+    ),
+    click.option(
+        "--split-at-end-token",
+        is_flag=True,
+        default=None,
+        help="Start a new document after each <|endoftext|>, also within a line.",
+    ),
+    click.option(
+        "--keep-line-ends",
+        is_flag=True,
+        default=None,
+        help="Keep the line ends \\r\\n and \\r; by default both become \\n.",
+    ),
+    click.option(
+        "--lines",
+        is_flag=True,
+        default=None,
+        help="Take each line of a text file as a document.",
+    ),
+    click.option(
+        "--header/--no-header",
+        default=None,
+        help="Whether the first row of a CSV file names the columns.  [detected]",
+    ),
+    click.option(
+        "--delimiter",
+        metavar="CHAR",
+        help="Delimiter of CSV files, a character or tab.  [detected]",
+    ),
+    click.option(
+        "--encoding",
+        metavar="NAME",
+        help="Encoding of the texts; utf-8:replace accepts invalid bytes.  [utf-8]",
+    ),
+    click.option(
+        "--separator", metavar="TEXT", help="Text between several columns or fields.  [\\n]"
+    ),
+    click.option(
+        "--field",
+        multiple=True,
+        metavar="NAME",
+        help="Field of JSON lines with the text. Can be repeated.  [text, or prompt and "
+        "completion]",
+    ),
+    click.option(
+        "--column",
+        "columns",
+        multiple=True,
+        metavar="NAME",
+        help="Column of CSV and parquet files with the text, a name or a number from 1. "
+        "Can be repeated.  [as for --field]",
+    ),
+)
+
+
 def reading_options(function: Any) -> Any:
     """How texts of other kinds than plain UTF-8 are read."""
-    for option in (
-        click.option(
-            "--allow-special",
-            is_flag=True,
-            default=None,
-            help="Names of special tokens in the texts are these tokens, not letters.",
-        ),
-        click.option(
-            "--split-at-end-token",
-            is_flag=True,
-            default=None,
-            help="A document ends at each <|endoftext|>, in a line too.",
-        ),
-        click.option(
-            "--keep-line-ends",
-            is_flag=True,
-            default=None,
-            help="Keep \\r\\n and \\r; by default both become \\n.",
-        ),
-        click.option(
-            "--lines", is_flag=True, default=None, help="Each line of a text file is a document."
-        ),
-        click.option(
-            "--header/--no-header",
-            default=None,
-            help="Whether the first row of a CSV names its columns.  [by its looks]",
-        ),
-        click.option(
-            "--delimiter", metavar="SIGN", help="Of a CSV: one character, or tab.  [found]"
-        ),
-        click.option(
-            "--encoding",
-            metavar="NAME",
-            help="Of the texts; utf-8:replace mends damaged ones.  [utf-8]",
-        ),
-        click.option(
-            "--separator", metavar="TEXT", help="Between several columns or fields.  [\\n]"
-        ),
-        click.option(
-            "--field",
-            multiple=True,
-            metavar="NAME",
-            help="Of JSON lines: what is the text.  [text, or prompt and completion]",
-        ),
-        click.option(
-            "--column",
-            "columns",
-            multiple=True,
-            metavar="NAME",
-            help="Of tables: what is the text, by name or number from 1.  [as for --field]",
-        ),
-    ):
+    for option in _OPTIONS:
         function = option(function)
     return function
 

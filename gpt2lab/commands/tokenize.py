@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gpt2lab.commands.headings import Headed
 from gpt2lab.commands.options import (
     allowed,
     echo_json,
@@ -27,6 +28,12 @@ _COLOURS = ("blue", "magenta", "cyan", "green", "yellow")
 
 
 @click.command(
+    cls=Headed,
+    headings={
+        "Text": ("model", "file", "decode", "allow_special", "allow"),
+        "Output": ("pieces", "steps", "as_json"),
+        "Learning a vocabulary": ("learn", "vocab_size", "characters"),
+    },
     epilog="""\b
 Examples:
   gpt2lab tokenize "Hello, world" --model 124M
@@ -34,21 +41,35 @@ Examples:
   gpt2lab tokenize --decode "7454 2402 257 640" --model 124M
   gpt2lab tokenize --learn my-vocabulary --vocab-size 8000 texts/*.txt
 
-\b
-The ids go to stdout, the pieces too at a terminal or with --pieces."""
+The token ids go to stdout; the text of each token is shown too at a terminal or with --pieces.""",
 )
 @click.argument("text", nargs=-1)
-@click.option("-m", "--model", metavar="MODEL", help="Whose vocabulary.  [the bundled model's]")
-@click.option("--file", metavar="PATH", help="Read the text from a file; - is standard input.")
-@click.option("--decode", is_flag=True, help="TEXT is token ids; print the text.")
-@click.option("--steps", is_flag=True, help="Show every merge.")
-@click.option("--pieces", is_flag=True, help="Show the pieces, in colour at a terminal.")
+@click.option(
+    "-m", "--model", metavar="MODEL", help="Model or vocabulary to use.  [the bundled model]"
+)
+@click.option("--file", metavar="PATH", help="Read the text from this file; - is standard input.")
+@click.option("--decode", is_flag=True, help="Decode TEXT, which is token ids, and print the text.")
+@click.option("--steps", is_flag=True, help="Show each merge of byte-pair encoding.")
+@click.option(
+    "--pieces", is_flag=True, help="Show the text of each token, in colour at a terminal."
+)
 @special_option
-@click.option("--allow", multiple=True, metavar="NAME", help="A special token to read as such.")
-@click.option("--learn", metavar="DIR", help="Learn a vocabulary from the files TEXT; save it.")
-@click.option("--vocab-size", type=int, default=8192, help="Of --learn.  [8192]")
+@click.option(
+    "--allow",
+    multiple=True,
+    metavar="NAME",
+    help="Encode this special token as such. Can be repeated.",
+)
+@click.option(
+    "--learn",
+    metavar="DIR",
+    help="Learn a vocabulary from the files TEXT and save it in this folder.",
+)
+@click.option("--vocab-size", type=int, default=8192, help="Number of tokens to learn.  [8192]")
 @click.option("--characters", is_flag=True, help="Learn a character-level vocabulary instead.")
-@click.option("--json", "as_json", is_flag=True, help="Ids, pieces and offsets as JSON.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print ids, texts and offsets of the tokens as JSON."
+)
 def command(text: tuple[str, ...], file: str | None, **flags: Any) -> None:
     """Turn TEXT into token ids, or ids into text."""
     if flags["learn"] is not None:

@@ -1,4 +1,4 @@
-"""`gpt2lab train`: train a model from scratch, or on from one; go on with a run."""
+"""`gpt2lab train`: train a model from scratch, continue training one, or resume a run."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gpt2lab.commands import headings
+from gpt2lab.commands.headings import Headed
 from gpt2lab.commands.options import dataclass_options, echo_json, given_of, printable
 from gpt2lab.commands.text_options import reading_of, reading_options
 from gpt2lab.commands.training import SPELLING, follow, teller
@@ -31,6 +33,15 @@ DEFAULT_SHAPE = {"layers": 6, "heads": 6, "width": 384, "context": 256}
 
 
 @click.command(
+    cls=Headed,
+    headings={
+        "Run": ("out", "resume", "allow_changes", "overwrite", "as_json"),
+        "Model": ("model", "size", "layers", "heads", "width", "context", "init"),
+        "Data": ("vocabulary", "weights", "val", "held_out"),
+        **headings.TRAINING,
+        **headings.READING,
+        "Inspection, without training": ("which_data", "dry_run", "world_size"),
+    },
     context_settings=SPELLING,
     epilog="""\b
 Examples:
@@ -40,35 +51,53 @@ Examples:
   gpt2lab train --resume runs/book --which-data 120
   torchrun --nproc-per-node 2 -m gpt2lab train tokens/ --out runs/two --epochs 1
 
-\b
 DATA is texts (files, folders, globs), a folder made by gpt2lab prepare, nanoGPT's .bin files or
-gpt-2-simple's .npz. Ctrl-C and SIGTERM save first; a run that was ended in any other way goes on
-from its last checkpoint, to the same weights.""",
+gpt-2-simple's .npz. Ctrl-C and SIGTERM save a checkpoint before the run stops; after any other end,
+--resume continues from the last checkpoint. The final weights are the same.""",
 )
 @click.argument("data", nargs=-1)
-@click.option("--out", metavar="RUN", help="The folder of the new run.")
-@click.option("--resume", metavar="RUN", help="Go on with the run in this folder.")
-@click.option("--allow-changes", is_flag=True, help="Of --resume: with other settings.")
-@click.option("--overwrite", is_flag=True, help="Replace the run that is in --out.")
-@click.option("-m", "--model", metavar="MODEL", help="Begin with this model, not from scratch.")
-@click.option("--size", metavar="SIZE", help="A new model of an official size: 124M, 355M, ...")
-@click.option("--layers", type=int, help="Of a new model.  [6]")
-@click.option("--heads", type=int, help="Of a new model.  [6]")
-@click.option("--width", type=int, help="Of a new model.  [384]")
-@click.option("--context", type=int, help="Of a new model: the longest text.  [256]")
-@click.option("--init", metavar="KIND", help="paper, openai or hf.  [paper]")
-@click.option("--vocabulary", metavar="MODEL", help="For texts.  [the model's, else GPT-2's]")
-@click.option("--weights", metavar="W,W", help="The share of each DATA, as in 0.65,0.35.")
-@click.option("--val", metavar="PATH", help="Validate on this.  [what prepare held out]")
-@click.option("--held-out", type=float, help="Share of texts held out.  [0.01]")
+@click.option("--out", metavar="RUN", help="Folder of the new run.")
+@click.option("--resume", metavar="RUN", help="Resume the run in this folder.")
+@click.option("--allow-changes", is_flag=True, help="Let --resume change the settings.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing run in --out.")
+@click.option("-m", "--model", metavar="MODEL", help="Continue training this model.")
+@click.option("--size", metavar="SIZE", help="Train a new model of an official size, as 124M.")
+@click.option("--layers", type=int, help="Layers of a new model.  [6]")
+@click.option("--heads", type=int, help="Attention heads per layer of a new model.  [6]")
+@click.option("--width", type=int, help="Embedding size of a new model.  [384]")
+@click.option("--context", type=int, help="Context length of a new model.  [256]")
+@click.option(
+    "--init", metavar="KIND", help="Initialization of a new model: paper, openai or hf.  [paper]"
+)
+@click.option(
+    "--vocabulary",
+    metavar="MODEL",
+    help="Encode texts with this vocabulary, or with that of this model.  [the model's, else "
+    "GPT-2's]",
+)
+@click.option("--weights", metavar="W,W", help="Mix the DATA in these proportions, as 0.65,0.35.")
+@click.option("--val", metavar="PATH", help="Validate on these texts.  [held-out documents]")
+@click.option(
+    "--held-out",
+    type=float,
+    help="Fraction of the documents that is held out for validation.  [0.01]",
+)
 @reading_options
-@click.option("--which-data", type=int, metavar="STEP", help="Show the texts of a step; no run.")
-@click.option("--dry-run", is_flag=True, help="Take one step of a made-up group; tell its memory.")
-@click.option("--world-size", type=int, metavar="N", help="Of --dry-run: processes.")
-@click.option("--json", "as_json", is_flag=True, help="Every record as a line of JSON on stdout.")
+@click.option(
+    "--which-data", type=int, metavar="STEP", help="Print the texts of this step of a run."
+)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Simulate one training step and print the memory that each process needs.",
+)
+@click.option("--world-size", type=int, metavar="N", help="Processes that --dry-run simulates.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print each record as a line of JSON on stdout."
+)
 @dataclass_options(TrainConfig)
 def command(data: tuple[str, ...], **flags: Any) -> None:
-    """Train a GPT-2 on DATA, in a new folder RUN, or go on with a run."""
+    """Train a GPT-2 on DATA in a new run, or resume a run."""
     if flags["dry_run"]:
         _dry_run(flags)
     elif flags["which_data"] is not None:

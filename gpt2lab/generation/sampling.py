@@ -29,46 +29,82 @@ class Sampling:
     The command line's flags are made from these lines.
     """
 
-    max_new_tokens: Annotated[int, "tokens to write at most"] = 128
-    min_new_tokens: Annotated[int, "no end token, sentence end or stop string before so many"] = 0
-    temperature: Annotated[float, "divides the logits; 0 takes the likeliest token"] = 1.0
-    top_k: Annotated[int, "keep the k likeliest tokens; 0 is off"] = 0
-    top_p: Annotated[float, "keep the likeliest tokens whose mass reaches p; 1 is off"] = 1.0
+    max_new_tokens: Annotated[int, "Stop after this many new tokens."] = 128
+    min_new_tokens: Annotated[
+        int, "Allow no end token, stop string or --end-on before this many new tokens."
+    ] = 0
+    temperature: Annotated[float, "Divide the logits by this; 0 is greedy decoding."] = 1.0
+    top_k: Annotated[int, "Sample from the k most probable tokens only; 0 is off."] = 0
+    top_p: Annotated[
+        float,
+        "Sample from the most probable tokens whose probabilities add up to p (nucleus "
+        "sampling); 1 is off.",
+    ] = 1.0
     min_p: Annotated[
-        float, "keep tokens with at least this share of the likeliest one's probability"
+        float,
+        "Drop tokens whose probability is below this fraction of the most probable one's; "
+        "0 is off.",
     ] = 0.0
-    typical_p: Annotated[float, "keep the tokens of most typical surprise whose mass reaches p"] = (
-        1.0
-    )
-    epsilon_cutoff: Annotated[float, "keep tokens at least this probable"] = 0.0
-    eta_cutoff: Annotated[float, "the same with a limit that falls with the entropy"] = 0.0
-    repetition_penalty: Annotated[float, "above 1, makes every token seen so far less likely"] = 1.0
-    presence_penalty: Annotated[float, "taken off the logit of a token written before"] = 0.0
-    frequency_penalty: Annotated[float, "taken off once for each time that it was written"] = 0.0
-    no_repeat_ngram_size: Annotated[int, "no run of so many tokens comes twice; 0 is off"] = 0
+    typical_p: Annotated[
+        float,
+        "Sample from the tokens whose surprisal is closest to the entropy and whose "
+        "probabilities add up to p (locally typical sampling); 1 is off.",
+    ] = 1.0
+    epsilon_cutoff: Annotated[float, "Drop tokens below this probability; 0 is off."] = 0.0
+    eta_cutoff: Annotated[
+        float,
+        "Drop tokens below a probability that decreases with the entropy (eta sampling); 0 is off.",
+    ] = 0.0
+    repetition_penalty: Annotated[
+        float, "Above 1, make every token of the prompt and the text less probable; 1 is off."
+    ] = 1.0
+    presence_penalty: Annotated[
+        float, "Subtract this from the logit of each token generated so far."
+    ] = 0.0
+    frequency_penalty: Annotated[
+        float, "Subtract this from a token's logit once for each time it was generated."
+    ] = 0.0
+    no_repeat_ngram_size: Annotated[
+        int, "Generate no sequence of this many tokens twice; 0 is off."
+    ] = 0
     bad_words: Annotated[
-        tuple[Any, ...], "a text (or, in Python, a list of ids) that is never written"
+        tuple[Any, ...],
+        "Never generate this text (in Python also a list of token ids). Can be repeated.",
     ] = ()
-    logit_bias: Annotated[Mapping[Any, float], "id or one-token text -> bias"] = field(
-        default_factory=dict, hash=False
-    )
-    stop: Annotated[tuple[str, ...], "texts that end the text and are not shown"] = ()
+    logit_bias: Annotated[
+        Mapping[Any, float],
+        "Add BIAS to the logit of TOKEN, an id or the text of one token. Can be repeated.",
+    ] = field(default_factory=dict, hash=False)
+    stop: Annotated[
+        tuple[str, ...], "Stop before this text, which is not printed. Can be repeated."
+    ] = ()
     stop_tokens: Annotated[
-        tuple[int, ...] | None, "ids that end the text, instead of the model's own"
+        tuple[int, ...] | None,
+        "Stop at this token id instead of at the model's end token. Can be repeated.",
     ] = None
-    end_on: Annotated[str | None, "'sentence' or 'paragraph': end where one ends"] = None
-    n: Annotated[int, "samples of each prompt"] = 1
+    end_on: Annotated[str | None, "Stop at the end of a 'sentence' or 'paragraph'."] = None
+    n: Annotated[int, "Generate this many samples for each prompt."] = 1
     num_beams: Annotated[
-        int, "beams; above 1 with temperature 0 is beam search, else beam sampling"
+        int,
+        "Use this many beams: beam search at temperature 0, otherwise beam sampling; 1 is off.",
     ] = 1
-    length_penalty: Annotated[float, "power of the length that a beam's score is divided by"] = 1.0
-    early_stopping: Annotated[bool | str, "when beams end: False, True or 'never'"] = False
-    seed: Annotated[int | None, "of the random streams; else one is drawn and recorded"] = None
-    preset: Annotated[
-        str | None, "the exact sampler of 'hf', 'openai', 'gpt-2-simple', 'nanogpt'"
+    length_penalty: Annotated[
+        float, "Divide the score of a beam by its length to the power of this."
+    ] = 1.0
+    early_stopping: Annotated[
+        bool | str, "When beam search ends: true, false or never, as in transformers."
+    ] = False
+    seed: Annotated[
+        int | None, "Seed of the random streams; by default a random one, which is recorded."
     ] = None
-    processors: Annotated[tuple[str, ...] | None, "names of processors in your own order"] = None
-    window_keep: Annotated[float, "share of the window that is encoded again when it is full"] = 0.5
+    preset: Annotated[
+        str | None,
+        "Sample exactly as 'hf', 'openai', 'gpt-2-simple' or 'nanogpt' does.",
+    ] = None
+    processors: Annotated[tuple[str, ...] | None, "Apply these processors, in this order."] = None
+    window_keep: Annotated[
+        float, "Fraction of the context window that is encoded again when the window is full."
+    ] = 0.5
 
     def __post_init__(self) -> None:
         for name, none in (("bad_words", ()), ("stop", ()), ("logit_bias", {})):

@@ -36,60 +36,81 @@ class TrainConfig:
     processes, so the same settings are the same run on one and on many.
     """
 
-    steps: Annotated[int | None, "budget: so many updates"] = None
-    epochs: Annotated[float | None, "budget: so many passes over the data"] = None
-    tokens: Annotated[int | None, "budget: so many tokens, counted in whole blocks"] = None
+    steps: Annotated[int | None, "Train for this many optimizer steps."] = None
+    epochs: Annotated[float | None, "Train for this many passes over the data."] = None
+    tokens: Annotated[int | None, "Train on this many tokens, rounded to whole blocks."] = None
     minutes: Annotated[
-        float | None, "budget: so much time in steps; such a run cannot be repeated"
+        float | None, "Train for this time, counted in steps; such a run is not reproducible."
     ] = None
 
-    batch_size: Annotated[int, "texts a step, over all processes"] = 16
+    batch_size: Annotated[int, "Sequences per step, over all processes."] = 16
     micro_batch: Annotated[
-        int | None, "texts computed at once by a process; the step's others are accumulated"
+        int | None,
+        "Sequences per process at a time; a larger batch uses gradient accumulation.",
     ] = None
-    block_size: Annotated[int | None, "tokens of a text; the model's context when not given"] = None
-    order: Annotated[str, "'packed' documents in a shuffled order, or random 'windows'"] = "packed"
+    block_size: Annotated[int | None, "Tokens per sequence; the context length by default."] = None
+    order: Annotated[
+        str, "Train on 'packed' documents in shuffled order, or on random 'windows'."
+    ] = "packed"
 
-    learning_rate: Annotated[float, "at its peak"] = 6e-4
-    final_learning_rate: Annotated[float | None, "at the end; a tenth of the peak if not given"] = (
-        None
-    )
+    learning_rate: Annotated[float, "Peak learning rate."] = 6e-4
+    final_learning_rate: Annotated[
+        float | None, "Learning rate at the end; a tenth of the peak by default."
+    ] = None
     warmup: Annotated[
-        int, "steps in which the rate rises to its peak; at most a tenth of the run"
+        int, "Steps in which the learning rate rises to its peak; at most a tenth of the run."
     ] = 100
-    schedule: Annotated[str, "how it falls: cosine, linear or constant"] = "cosine"
-    beta1: Annotated[float, "of AdamW"] = 0.9
-    beta2: Annotated[float, "of AdamW"] = 0.95
-    weight_decay: Annotated[float, "of matrices"] = 0.1
-    clip: Annotated[float, "longest gradient; 0 is off"] = 1.0
-    dropout: Annotated[float, "share of values dropped"] = 0.0
-    train_only: Annotated[str, "'all', or 'blocks': embeddings and the last norm stay"] = "all"
-    seed: Annotated[int, "of the order of the data and of dropout"] = 0
+    schedule: Annotated[
+        str, "How the learning rate falls after warmup: cosine, linear or constant."
+    ] = "cosine"
+    beta1: Annotated[float, "Decay rate of AdamW's mean of the gradients."] = 0.9
+    beta2: Annotated[float, "Decay rate of AdamW's mean of the squared gradients."] = 0.95
+    weight_decay: Annotated[float, "Weight decay for matrices."] = 0.1
+    clip: Annotated[float, "Clip gradients to this norm; 0 is off."] = 1.0
+    dropout: Annotated[float, "Dropout probability."] = 0.0
+    train_only: Annotated[
+        str, "Train 'all' parameters, or only 'blocks': embeddings and the last norm are frozen."
+    ] = "all"
+    seed: Annotated[int, "Random seed for the data order and dropout."] = 0
 
-    dtype: Annotated[str, "of the arithmetic: auto, float32 or bfloat16; weights are float32"] = (
-        "auto"
-    )
-    compile: Annotated[bool, "let torch compile each block"] = False
-    recompute: Annotated[bool, "less memory, a third more time (gradient checkpointing)"] = False
-    parallel: Annotated[str, "on several processes: 'ddp', or 'fsdp' where one cannot hold all"] = (
-        "ddp"
-    )
-    device: Annotated[str | None, "cpu, cuda or mps; cuda where there is one, else cpu"] = None
-    threads: Annotated[int | None, "of a CPU; one a core when not given"] = None
+    dtype: Annotated[
+        str,
+        "Precision of the computation: float32, bfloat16 (mixed precision) or auto, the faster "
+        "of the two; the weights are float32.",
+    ] = "auto"
+    compile: Annotated[bool, "Compile each block with torch.compile."] = False
+    recompute: Annotated[
+        bool, "Use gradient checkpointing: less memory, about a third more time."
+    ] = False
+    parallel: Annotated[
+        str, "With several processes: ddp, or fsdp if the model does not fit into one."
+    ] = "ddp"
+    device: Annotated[str | None, "Device: cpu, cuda or mps; cuda if available, else cpu."] = None
+    threads: Annotated[int | None, "CPU threads; one per core by default."] = None
 
-    on_spike: Annotated[str, "'skip' the step, go 'back' to the last saved one, or 'stop'"] = "skip"
-    spike_sigma: Annotated[float, "how far from the mean of 128 steps is a spike; 0 is off"] = 6.0
+    on_spike: Annotated[
+        str,
+        "After a loss spike, 'skip' the step, go 'back' to the last checkpoint, or 'stop'.",
+    ] = "skip"
+    spike_sigma: Annotated[
+        float, "Standard deviations above the mean of 128 steps that make a spike; 0 is off."
+    ] = 6.0
 
-    log_every: Annotated[int, "steps between lines of the log"] = 1
-    val_every: Annotated[int, "steps between validations; 0 is only at the end"] = 250
-    val_tokens: Annotated[int, "validate on so many, evenly spaced; 0 is all"] = 1 << 18
-    patience: Annotated[int, "stop after so many validations without a better one; 0 is off"] = 0
-    save_every: Annotated[int, "steps between checkpoints; 0 is only at the end"] = 500
-    save_total_limit: Annotated[int, "checkpoints kept beside the best; 0 is all"] = 2
-    sample_every: Annotated[int, "steps between samples; 0 is never"] = 500
-    sample_length: Annotated[int, "tokens of a sample"] = 60
+    log_every: Annotated[int, "Steps between log records."] = 1
+    val_every: Annotated[int, "Steps between validations; 0 validates only at the end."] = 250
+    val_tokens: Annotated[
+        int, "Validate on this many tokens, evenly spaced in the validation set; 0 is all."
+    ] = 1 << 18
+    patience: Annotated[
+        int, "Early stopping: stop after this many validations without improvement; 0 is off."
+    ] = 0
+    save_every: Annotated[int, "Steps between checkpoints; 0 saves only at the end."] = 500
+    save_total_limit: Annotated[int, "Checkpoints to keep besides the best one; 0 is all."] = 2
+    sample_every: Annotated[int, "Steps between generated samples; 0 is never."] = 500
+    sample_length: Annotated[int, "Tokens per sample."] = 60
     prompts: Annotated[
-        tuple[str, ...], "what a sample begins with, again for more; the start of a text if none"
+        tuple[str, ...],
+        "Prompt of a sample; by default a sample starts a new document. Can be repeated.",
     ] = ()
 
     def __post_init__(self) -> None:
