@@ -105,7 +105,6 @@ LONG_FILES: dict[str, str] = {
     "engines.cpu.kernels": "holds several ideas",
     "engines.cpu.tiles": "holds several ideas",
     "engines.torch.engine": "holds several ideas",
-    "files.torchfile": "holds several ideas",
     "lens.notebook": "holds several ideas",
     "lm": "holds several ideas",
     "text.tokenizer": "holds several ideas",

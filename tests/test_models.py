@@ -26,6 +26,7 @@ from gpt2lab.text.vocabulary import bpe_spec, byte_symbols
 from gpt2lab.weights import checksums, find, tensors
 from gpt2lab.weights.checkpoint import Checkpoint
 from gpt2lab.weights.formats import huggingface, llmc, nanogpt, openai, tensorbundle
+from tests.weights_helpers import torch_file
 
 CONFIG = Config(n_vocab=61, n_ctx=16, n_embd=8, n_head=2, n_layer=2)
 COUNT = 2376  # numbers in a model of that shape
@@ -314,7 +315,7 @@ def test_only_headers_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
         made = checkpoint()
         made.config = Config(**{**CONFIG.to_dict(), "activation_function": "gelu"})
         weights.save(made, format, format)
-    torchfile.write(make("bin") / "pytorch_model.bin", checkpoint().params)
+    torch_file(make("bin") / "pytorch_model.bin", checkpoint().params)
     Path("bin/model.safetensors").unlink()
     for module in (huggingface, tensorbundle, llmc, torchfile):
         monkeypatch.setattr(module, "floats", refuse)
@@ -350,7 +351,7 @@ def test_tensors_that_do_not_fit_the_configuration_are_told(
         value = torchfile.read(Path("m/ckpt.pt"))
         arrays = tensors.transposed(change(made.params))
         state = {f"transformer.{name}": array for name, array in arrays.items()}
-        torchfile.write(Path("m/ckpt.pt"), {"model": state, "model_args": value["model_args"]})
+        torch_file(Path("m/ckpt.pt"), {"model": state, "model_args": value["model_args"]})
     else:
         weights.save(made, "good", format)
         made.params = change(made.params)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 import tarfile
 import zipfile
 
@@ -12,7 +13,6 @@ import pytest
 
 from gpt2lab import weights
 from gpt2lab.errors import InputError
-from gpt2lab.files import torchfile
 from gpt2lab.weights import find
 from tests.weights_helpers import (
     config_json,
@@ -22,6 +22,7 @@ from tests.weights_helpers import (
     openai_folder,
     safetensors_file,
     tiny,
+    torch_file,
 )
 
 LFS = (
@@ -205,7 +206,7 @@ def test_what_is_whole_is_not_touched_by_what_lies_beside_it(tmp_path):
 
 
 def test_a_torch_file_is_not_called_an_archive(tmp_path):
-    torchfile.write(tmp_path / "x.pt", {"step": 3})
+    torch_file(tmp_path / "x.pt", {"step": 3})
     assert "packed" not in refusal(tmp_path / "x.pt")
     assert nanogpt_file(tmp_path / "n") and weights.load(tmp_path / "n").format == "nanogpt"
 
@@ -215,7 +216,7 @@ def test_a_meta_pkl_of_words_leaves_a_model_of_ids(tmp_path):
     'the', without a way to load it."""
     folder = nanogpt_file(tmp_path / "n")
     itos = {i: f"word{i}" for i in range(61)}
-    (folder / "meta.pkl").write_bytes(torchfile.pickled({"itos": itos})[0])
+    (folder / "meta.pkl").write_bytes(pickle.dumps({"itos": itos}))
     loaded = weights.load(folder)
     assert loaded.tokenizer is None
     assert any("vocabulary of words or pieces ('word0', " in note for note in loaded.notes)

@@ -14,7 +14,7 @@ import pytest
 from gpt2lab import weights
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError
-from gpt2lab.files import file_facts, torchfile
+from gpt2lab.files import file_facts
 from gpt2lab.text.tokenizer import Tokenizer, official
 from gpt2lab.weights import Checkpoint, tensors
 from gpt2lab.weights.convert import fixed_tokens
@@ -32,6 +32,7 @@ from tests.weights_helpers import (
     safetensors_file,
     same,
     tiny,
+    torch_file,
 )
 
 
@@ -264,7 +265,7 @@ def test_doubled_keys_inside_an_entry_are_refused(tmp_path):
 )
 def test_a_bin_that_holds_no_model(tmp_path, state, said):
     folder = hf_bin(tmp_path / "model")
-    torchfile.write(folder / "pytorch_model.bin", state)
+    torch_file(folder / "pytorch_model.bin", state)
     with pytest.raises(InputError, match=said):
         weights.load(folder)
 

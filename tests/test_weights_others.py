@@ -12,7 +12,6 @@ import pytest
 from gpt2lab import weights
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError
-from gpt2lab.files import torchfile
 from gpt2lab.text.tokenizer import Tokenizer, official
 from gpt2lab.weights import tensors
 from gpt2lab.weights.formats import openai, tensorbundle
@@ -27,6 +26,7 @@ from tests.weights_helpers import (
     same,
     simple_run,
     tiny,
+    torch_file,
     variables,
 )
 
@@ -155,7 +155,7 @@ def test_a_model_without_biases_has_zeros(tmp_path):
     (tmp_path / "out").mkdir()
     params = tiny(EXACT)
     no_bias = {name: array for name, array in params.items() if not name.endswith(".bias")}
-    torchfile.write(tmp_path / "out" / "ckpt.pt", nanogpt_value(no_bias, bias=False))
+    torch_file(tmp_path / "out" / "ckpt.pt", nanogpt_value(no_bias, bias=False))
     loaded = weights.load(tmp_path / "out")
     zeros = {name: np.zeros_like(array) for name, array in params.items() if name not in no_bias}
     assert same(loaded, {name: {**no_bias, **zeros}[name] for name in params})
@@ -174,7 +174,7 @@ def test_a_model_without_biases_has_zeros(tmp_path):
     ],
 )
 def test_model_args_that_do_not_fit(tmp_path, arguments, said):
-    torchfile.write(tmp_path / "ckpt.pt", nanogpt_value(tiny(EXACT), **arguments))
+    torch_file(tmp_path / "ckpt.pt", nanogpt_value(tiny(EXACT), **arguments))
     with pytest.raises(InputError, match=said):
         weights.load(tmp_path / "ckpt.pt")
 
@@ -243,7 +243,7 @@ def test_a_data_set_named_outside_is_not_looked_at(tmp_path, dataset):
     meta(tmp_path / "meta.pkl")
     (tmp_path / "data").mkdir()
     value = {**nanogpt_value(tiny(EXACT)), "config": {"dataset": dataset}}
-    torchfile.write(tmp_path / "out" / "ckpt.pt", value)
+    torch_file(tmp_path / "out" / "ckpt.pt", value)
     assert weights.load(tmp_path / "out").tokenizer is None
 
 

@@ -14,6 +14,7 @@ import pytest
 from gpt2lab.errors import InputError
 from gpt2lab.files import pickles, torchfile
 from gpt2lab.weights.formats import huggingface, nanogpt
+from tests.weights_helpers import torch_file
 
 
 def text(value: str) -> bytes:
@@ -169,7 +170,7 @@ def test_random_programs_never_do_anything_else(tmp_path):
 
 def entries(path, changed) -> None:
     """A written file, its bytes changed by a function."""
-    torchfile.write(path, {"a": np.arange(4, dtype="f4"), "b": np.arange(4, 8, dtype="f4")})
+    torch_file(path, {"a": np.arange(4, dtype="f4"), "b": np.arange(4, 8, dtype="f4")})
     data = bytearray(path.read_bytes())
     changed(data)
     path.write_bytes(data)

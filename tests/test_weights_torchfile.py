@@ -83,28 +83,8 @@ def test_an_optimizer_of_a_training_run_is_passed_over(tmp_path, zipped):
     assert state[0]["exp_avg"].shape == (3, 2)
 
 
-def test_written_files_load_in_torch_with_weights_only(tmp_path):
-    arrays = {
-        "f": np.arange(6, dtype=np.float32).reshape(2, 3),
-        "d": np.ones((), np.float64),
-        "i": np.arange(3),
-        "turned": np.arange(6, dtype=np.float32).reshape(2, 3).T,
-        "none": np.zeros((0, 2), np.float32),
-    }
-    plain = {"n": -5, "big": 2**40, "x": 0.1, "s": "ü", "l": [1, None], "t": (1, True), "e": {}}
-    torchfile.write(tmp_path / "f", {"arrays": {**arrays, "again": arrays["f"]}, **plain})
-    value = torch.load(tmp_path / "f", weights_only=True)
-    assert {key: value[key] for key in plain} == plain
-    for name, array in arrays.items():
-        assert np.array_equal(value["arrays"][name].numpy(), array), name
-    assert value["arrays"]["again"].data_ptr() == value["arrays"]["f"].data_ptr()
-    ours = torchfile.read(tmp_path / "f")
-    assert np.array_equal(ours["arrays"]["turned"].array(), arrays["turned"])
-
-
-def test_storages_of_written_files_are_mapped_in_place(tmp_path):
-    torchfile.write(tmp_path / "f", {"t": np.ones(5, np.float32)})
-    array = torchfile.read(tmp_path / "f")["t"].array()
+def test_storages_are_mapped_in_place(tmp_path):
+    array = torchfile.read(save({"t": torch.ones(5)}, tmp_path / "f", True))["t"].array()
     assert array.base is not None
     assert array.ctypes.data % 64 == 0
 

@@ -9,7 +9,6 @@ import pytest
 
 from gpt2lab import weights
 from gpt2lab.errors import InputError
-from gpt2lab.files import torchfile
 from gpt2lab.weights import tensors
 from tests.weights_helpers import (
     EXACT,
@@ -21,6 +20,7 @@ from tests.weights_helpers import (
     safetensors_file,
     same,
     tiny,
+    torch_file,
 )
 
 PREFIXES = [
@@ -50,12 +50,12 @@ def write(folder, kind, state):
     if kind == "safetensors":
         safetensors_file(folder / "model.safetensors", state)
     elif kind == "bin":
-        torchfile.write(folder / "pytorch_model.bin", state)
+        torch_file(folder / "pytorch_model.bin", state)
     else:
         files = [f"pytorch_model-0000{i}-of-00002.bin" for i in (1, 2)]
         shards = dict(zip(files, halves(state), strict=True))
         for file, part in shards.items():
-            torchfile.write(folder / file, part)
+            torch_file(folder / file, part)
         where = {name: file for file, part in shards.items() for name in part}
         index = folder / "pytorch_model.bin.index.json"
         index.write_text(json.dumps({"weight_map": where}))
@@ -77,7 +77,7 @@ def test_the_same_model_under_every_prefix(tmp_path, kind, prefix):
 def test_nanogpt_files_under_every_prefix(tmp_path, prefix, holder):
     value = nanogpt_value(masks(tiny(EXACT)), f"{prefix}transformer.")
     value[holder] = value.pop("model")
-    torchfile.write(tmp_path / "ckpt.pt", value)
+    torch_file(tmp_path / "ckpt.pt", value)
     assert same(weights.load(tmp_path), tiny(EXACT))
 
 
@@ -104,7 +104,7 @@ def test_wrappers_in_the_middle_of_a_name(tmp_path):
 )
 def test_a_training_state_holds_the_model(tmp_path, wrap):
     config_json(tmp_path / "m")
-    torchfile.write(tmp_path / "m" / "pytorch_model.bin", wrap(with_head(tiny())))
+    torch_file(tmp_path / "m" / "pytorch_model.bin", wrap(with_head(tiny())))
     assert same(weights.load(tmp_path / "m"), tiny())
     assert same(weights.load(tmp_path / "m" / "pytorch_model.bin"), tiny())
 
@@ -112,7 +112,7 @@ def test_a_training_state_holds_the_model(tmp_path, wrap):
 def test_the_state_of_an_optimizer_is_called_that(tmp_path):
     config_json(tmp_path / "m")
     state = {"state": {0: {"exp_avg": np.ones(3, np.float32)}}, "param_groups": []}
-    torchfile.write(tmp_path / "m" / "pytorch_model.bin", state)
+    torch_file(tmp_path / "m" / "pytorch_model.bin", state)
     with pytest.raises(InputError, match="is the state of an optimizer, not a model"):
         weights.load(tmp_path / "m")
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from gpt2lab import reference
 from gpt2lab.config import Config, parameter_shapes
-from gpt2lab.files import torchfile
 from gpt2lab.weights import Checkpoint, Params, tensors
 from gpt2lab.weights.convert import fixed_tokens
 from gpt2lab.weights.formats import huggingface, openai, tensorbundle
@@ -79,6 +79,22 @@ def prefixed(params: Params, prefix: str = "transformer.") -> Params:
     return {prefix + name: array for name, array in params.items()}
 
 
+def torch_file(path: Path, value: Any) -> None:
+    """Store a value by torch itself, its arrays as tensors; one array is one storage."""
+    torch = pytest.importorskip("torch")
+    made: dict[int, Any] = {}
+
+    def converted(value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            return made.setdefault(id(value), torch.tensor(value))
+        if isinstance(value, dict):
+            return {key: converted(item) for key, item in value.items()}
+        return [converted(item) for item in value] if isinstance(value, list) else value
+
+    with path.open("wb") as file:  # whose entries are then named archive/...
+        torch.save(converted(value), file)
+
+
 def masks(params: Params) -> Params:
     """The causal masks that old files carry along."""
     buffers = {f"h.{i}.attn.bias": np.tril(np.ones((1, 1, 12, 12), np.float32)) for i in range(2)}
@@ -117,7 +133,7 @@ def hf_sharded(folder: Path) -> Path:
 def hf_bin(folder: Path) -> Path:
     config_json(folder)
     params = masks(tiny())
-    torchfile.write(folder / "pytorch_model.bin", {**params, tensors.HEAD: params["wte.weight"]})
+    torch_file(folder / "pytorch_model.bin", {**params, tensors.HEAD: params["wte.weight"]})
     return folder
 
 
@@ -126,7 +142,7 @@ def hf_bin_sharded(folder: Path) -> Path:
     files = ("pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin")
     shards = dict(zip(files, halves(prefixed(tiny())), strict=True))
     for file, params in shards.items():
-        torchfile.write(folder / file, params)
+        torch_file(folder / file, params)
     _index(folder, "pytorch_model.bin.index.json", shards)
     return folder
 
@@ -205,7 +221,7 @@ def nanogpt_value(params: Params, prefix: str = "transformer.", **arguments: Any
 
 def nanogpt_file(folder: Path, prefix: str = "transformer.") -> Path:
     folder.mkdir(exist_ok=True)
-    torchfile.write(folder / "ckpt.pt", nanogpt_value(masks(tiny(EXACT)), prefix))
+    torch_file(folder / "ckpt.pt", nanogpt_value(masks(tiny(EXACT)), prefix))
     return folder
 
 

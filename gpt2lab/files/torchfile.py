@@ -3,8 +3,8 @@
 A torch file is a pickle plus raw storages, and a pickle is a program, which `pickles` reads as
 data: the few names that weights need are known here, every other one is refused by name. Both
 layouts are read: the zip of torch >= 1.6, whose storages are mapped and held against their CRC-32,
-and the older stream. The writer makes the zip that `torch.load(weights_only=True)` takes. What the
-values mean is told in `nanogpt` and `huggingface`.
+and the older stream. What the values mean is described in `nanogpt` and `huggingface`. torch itself
+writes such files.
 
 Source of the layouts: torch/serialization.py and torch/_utils.py of torch 2.13.
 """
@@ -14,10 +14,9 @@ from __future__ import annotations
 import io
 import math
 import struct
-import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -387,94 +386,3 @@ def read(path: Path) -> Any:
             return _read_stream(path)
     with accessing(path), path.open("rb"):
         raise InputError(f"{path}: not a torch file; it is empty, damaged or of another format")
-
-
-# --- writing ---
-
-
-def _text(text: str) -> bytes:
-    data = text.encode("utf-8")
-    return b"X" + struct.pack("<I", len(data)) + data
-
-
-def _integer(number: int) -> bytes:
-    if -(2**31) <= number < 2**31:
-        return b"J" + struct.pack("<i", number)
-    data = number.to_bytes(number.bit_length() // 8 + 1, "little", signed=True)
-    return b"\x8a" + bytes([len(data)]) + data  # LONG1
-
-
-def _tensor(array: np.ndarray, key: str) -> bytes:
-    kind = {"float32": b"FloatStorage", "float64": b"DoubleStorage", "int64": b"LongStorage"}
-    steps = _steps(array.shape)
-    storage = _text("storage") + b"ctorch\n" + kind[array.dtype.name] + b"\n"
-    storage = b"(" + storage + _text(key) + _text("cpu") + _integer(array.size) + b"tQ"
-    shape = b"(" + b"".join(map(_integer, array.shape)) + b"t"
-    stride = b"(" + b"".join(map(_integer, steps)) + b"t"
-    hooks = b"ccollections\nOrderedDict\n)R"
-    arguments = storage + _integer(0) + shape + stride + b"\x89" + hooks  # offset 0, no gradient
-    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + arguments + b"tR"
-
-
-def _pickled(value: Any, arrays: list[np.ndarray]) -> Iterator[bytes]:
-    """The value as pickle opcodes of protocol 2; its arrays are collected, each object once."""
-    if isinstance(value, np.ndarray):
-        if not any(value is array for array in arrays):
-            arrays.append(value)
-        key = next(i for i, array in enumerate(arrays) if array is value)
-        yield _tensor(value, str(key))
-    elif value is None or isinstance(value, bool):
-        yield {None: b"N", True: b"\x88", False: b"\x89"}[value]
-    elif isinstance(value, int):
-        yield _integer(value)
-    elif isinstance(value, float):
-        yield b"G" + struct.pack(">d", value)
-    elif isinstance(value, str):
-        yield _text(value)
-    elif isinstance(value, dict):
-        yield b"}("
-        for key, item in value.items():
-            yield from _pickled(key, arrays)
-            yield from _pickled(item, arrays)
-        yield b"u"
-    elif isinstance(value, (list, tuple)):
-        yield b"](" if isinstance(value, list) else b"("
-        for item in value:
-            yield from _pickled(item, arrays)
-        yield b"e" if isinstance(value, list) else b"t"
-    else:
-        raise TypeError(f"no place for a {type(value).__name__} in a torch file")
-
-
-def pickled(value: Any) -> tuple[bytes, list[np.ndarray]]:
-    """Plain values and arrays as a pickle, and the arrays whose storages it refers to by number."""
-    arrays: list[np.ndarray] = []
-    return b"\x80\x02" + b"".join(_pickled(value, arrays)) + b".", arrays
-
-
-def _entry(archive: zipfile.ZipFile, name: str, data: Any) -> None:
-    """One stored entry that begins at a multiple of 64, as torch's do, so that it can be mapped."""
-    info = zipfile.ZipInfo(f"archive/{name}", (1980, 1, 1, 0, 0, 0))
-    size = memoryview(data).nbytes
-    large = size >= 2**31
-    assert archive.fp is not None
-    start = archive.fp.tell() + 30 + len(info.filename) + 4 + 20 * large
-    padding = -start % 64
-    info.extra = struct.pack("<HH", 0x4246, padding) + bytes(padding)
-    with archive.open(info, "w", force_zip64=large) as file:
-        file.write(data)
-
-
-def write(path: Path, value: Any) -> None:
-    """Store dicts, lists, text, numbers, None and float or int64 arrays as torch.save would.
-
-    An array that stands in several places is one storage, as tied weights are in torch.
-    """
-    program, arrays = pickled(value)
-    with accessing(path, "written"), zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        _entry(archive, "data.pkl", program)
-        _entry(archive, "byteorder", sys.byteorder.encode())
-        for number, array in enumerate(arrays):
-            flat = np.ascontiguousarray(array).reshape(-1)
-            _entry(archive, f"data/{number}", flat.data.cast("B") if flat.size else b"")
-        _entry(archive, "version", b"3\n")

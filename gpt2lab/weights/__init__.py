@@ -2,7 +2,7 @@
 
 Each format is a module with `recognise(path)`, `shape(path)` (by headers alone), `load(path)` and,
 where it can be written, `save(checkpoint, folder)`; a further format is one more line in `FORMATS`.
-No torch and no TensorFlow is needed for any of them. Proof that a conversion changed nothing is
+Reading needs neither torch nor TensorFlow. Proof that a conversion changed nothing is
 `convert`'s.
 """
 

@@ -8,13 +8,15 @@ Source: karpathy/nanoGPT `model.py`, `train.py`, `sample.py`, `data/shakespeare_
 
 from __future__ import annotations
 
+import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gpt2lab.config import Config, parameter_shapes
-from gpt2lab.errors import InputError, few, quoted
+from gpt2lab.errors import InputError, MissingExtraError, few, quoted
 from gpt2lab.files import torchfile
 from gpt2lab.files.io import accessing, is_file_name, read_head
 from gpt2lab.files.visible import shown
@@ -186,7 +188,22 @@ def load(path: Path) -> Checkpoint:
 # --- writing ---
 
 
-def _fresh_optimizer(params: Params) -> dict[str, Any]:
+def _torch() -> Any:
+    try:
+        import torch
+    except ImportError:
+        raise MissingExtraError("writing nanoGPT's ckpt.pt", "torch", "train") from None
+    return torch
+
+
+def _as_tensor(array: np.ndarray) -> Any:
+    """The array as a float32 tensor of torch, of the same memory where that is possible."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # mapped files cannot be written to, and are not
+        return _torch().from_numpy(np.ascontiguousarray(array, np.float32))
+
+
+def _fresh_optimizer(params: dict[str, Any]) -> dict[str, Any]:
     """The state of an AdamW before its first step, in nanoGPT's two groups, so that train.py can
     go on from the file: matrices decay, vectors do not. Its settings are train.py's defaults."""
     count = sum(array.ndim >= 2 for array in params.values())
@@ -205,7 +222,7 @@ def _save_meta(tokenizer: Tokenizer, path: Path) -> None:
         "itos": dict(enumerate(alphabet)),
         "stoi": {character: token for token, character in enumerate(alphabet)},
     }
-    path.write_bytes(torchfile.pickled(meta)[0])
+    path.write_bytes(pickle.dumps(meta, protocol=2))
 
 
 def save(checkpoint: Checkpoint, folder: Path) -> None:
@@ -217,8 +234,7 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
     tensors.must_be_plain(checkpoint, FORMAT)
     config = checkpoint.config
     params = {
-        name: np.ascontiguousarray(array, np.float32)
-        for name, array in tensors.transposed(checkpoint.params).items()
+        name: _as_tensor(array) for name, array in tensors.transposed(checkpoint.params).items()
     }
     state = {f"transformer.{name}": array for name, array in params.items()}
     state[tensors.HEAD] = params["wte.weight"]  # one storage, as torch saves tied weights
@@ -234,7 +250,7 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
     }
     with accessing(folder, "written"):
         folder.mkdir(parents=True, exist_ok=True)
-        torchfile.write(folder / "ckpt.pt", value)
+        _torch().save(value, folder / "ckpt.pt")
         tokenizer = checkpoint.tokenizer
         if tokenizer is not None and tokenizer.kind == "characters":
             _save_meta(tokenizer, folder / "meta.pkl")
