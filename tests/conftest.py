@@ -3,14 +3,37 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 
 import pytest
+
+WORKER = os.environ.get("PYTEST_XDIST_WORKER")
+if WORKER:  # the processes share the cores, so each computes with one thread, and its children too
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
 
 from gpt2lab.commands import main
 from gpt2lab.engines.cpu import cpu_features
 
 DTYPES = ("float32", "bfloat16", "int8")
+
+#: Files that take longest come first, so that no process waits for another at the end.
+SLOW = (
+    "distributed",
+    "train_run",
+    "torchrun",
+    "train_commands",
+    "cpu_engine",
+    "recipes",
+    "lens_page",
+)
+
+
+def pytest_collection_modifyitems(items):
+    names = [f"test_{name}.py" for name in SLOW]
+    order = {name: place for place, name in enumerate(names)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 @pytest.fixture(scope="session", autouse=True)
