@@ -14,7 +14,9 @@ import pytest
 
 from .support import FABLE, ROOT
 
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+NAMES = ("README.md", "README.zh-CN.md")
+TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in NAMES}
+TEXT = TEXTS["README.md"]
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)
 
 
@@ -63,6 +65,25 @@ def split_numbers(text: str) -> tuple[str, list[float]]:
     return re.sub(fractions, "#", text), [float(x) for x in re.findall(fractions, text)]
 
 
+def test_both_languages_show_the_same_code():
+    """So that what is run for one page holds for the other."""
+    [english, chinese] = [
+        re.findall(r"```(\w+)\n(.*?)```", text, re.DOTALL) for text in TEXTS.values()
+    ]
+    assert chinese == english
+    [english, chinese] = [re.findall(r"^#+ ", text, re.MULTILINE) for text in TEXTS.values()]
+    assert chinese == english
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_short_and_its_tree_exists(name):
+    assert TEXTS[name].count("\n") < 200
+    [tree] = re.findall(r"```\ngpt2lab/\n(.*?)```", TEXTS[name], re.DOTALL)
+    parts = re.findall(r"(?<=  )[\w.]+(?:/|\.py)(?= )", tree)
+    assert len(parts) == 12
+    assert all((ROOT / "gpt2lab" / part).exists() for part in parts)
+
+
 def test_the_first_command_prints_text():
     [line] = [
         line for body in blocks("sh") for line in body.splitlines() if "pip install . &&" in line
@@ -95,7 +116,7 @@ def test_the_python_runs():
 
 def test_every_link_leads_somewhere():
     for name in (
-        "README.md",
+        *NAMES,
         "CONTRIBUTING.md",
         *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")),
     ):
@@ -104,7 +125,8 @@ def test_every_link_leads_somewhere():
             assert ((ROOT / name).parent / link).exists(), f"{name}: {link}"
 
 
-def test_the_table_of_commands_is_the_program_s():
+@pytest.mark.parametrize("name", NAMES)
+def test_the_table_of_commands_is_the_program_s(name):
     from gpt2lab.commands import VERBS
 
-    assert re.findall(r"^\| `gpt2lab (\w+)` \|", TEXT, re.MULTILINE) == list(VERBS)
+    assert re.findall(r"^\| `gpt2lab (\w+)` \|", TEXTS[name], re.MULTILINE) == list(VERBS)
