@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -153,6 +155,23 @@ def test_the_library_neither_prints_nor_parses_arguments(name):
 
 
 PARSERS = {"argparse", "click", "rich"}
+
+
+def test_every_library_that_is_imported_is_declared():
+    """filelock and tqdm once came only because another library required them."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lists = [project["dependencies"], *project["optional-dependencies"].values()]
+    declared = {re.match(r"[\w-]+", line)[0].replace("-", "_") for lines in lists for line in lines}
+    imported = set()
+    for path in FILES.values():
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(node.module.split(".")[0])
+    foreign = imported - sys.stdlib_module_names - {"gpt2lab", "llvmlite"}  # llvmlite: Numba's own
+    assert foreign <= declared
+
 
 HEAVY = ["torch", "transformers", "tensorflow", "numba", "starlette", "uvicorn", "gradio", "jax"]
 
