@@ -421,7 +421,7 @@ def test_memory_stays_what_it_was(params):
     seen = set()
     for i in range(200):
         list(drawn(engine, [[i % CONFIG.n_vocab, 1]], s))
-        seen.add(tuple(buffer.ctypes.data for buffer in engine._spare))
+        seen.add(tuple(buffer.ctypes.data for buffer in engine.memory.spare))
     assert len(seen) == 1
 
 
@@ -480,7 +480,7 @@ def test_a_step_that_is_broken_off_leaves_slots_as_they_were(params, monkeypatch
     ("given", "words"),
     [
         ({"dtype": "int4"}, ("'int4'", "float32, bfloat16, int8")),
-        ({"dtype": "float64", "engine": "cpu"}, ("'float64'", "cpu engine")),
+        ({"dtype": "float64", "engine": "cpu"}, ("'float64'", "float32, bfloat16, int8")),
         ({"cache_dtype": "fp8"}, ("'fp8'", "float32, bfloat16, int8")),
         ({"threads": 0}, ("threads is 0", "1 to 256")),
         ({"engine": "numpy", "threads": 2}, ("numpy engine takes no number of threads", "cpu")),
@@ -604,7 +604,7 @@ def test_a_folder_in_the_place_of_a_kernel_leaves_no_other_file(tmp_path):
 
 
 def built(value, key="a model", size=40 << 20):
-    plan, calls = packed_cache.Plan(), []
+    plan, calls = packed_cache.PackPlan(), []
 
     def fill(out):
         calls.append(1)

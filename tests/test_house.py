@@ -103,9 +103,6 @@ LONG_FILES: dict[str, str] = {
     "corpus.batches": "holds several ideas",
     "corpus.prepare": "holds several ideas",
     "corpus.shards": "holds several ideas",
-    "engines.cpu.engine": "holds several ideas",
-    "engines.cpu.kernels": "holds several ideas",
-    "engines.cpu.tiles": "holds several ideas",
     "engines.torch.engine": "holds several ideas",
     "lens.notebook": "holds several ideas",
     "lm": "holds several ideas",
@@ -119,12 +116,7 @@ LONG_FILES: dict[str, str] = {
     "weights.hub.transfer": "holds several ideas",
 }
 #: Functions of more than 60 lines, with the reason.
-LONG_FUNCTIONS: dict[str, str] = {
-    "engines.cpu.kernels.step_kernel": "a closure that Numba compiles",
-    "engines.cpu.kernels.store_kernels": "a closure that Numba compiles",
-    "engines.cpu.engine._pack": "a closure that Numba compiles",
-    "engines.cpu.tiles._tile": "a closure that Numba compiles",
-}
+LONG_FUNCTIONS: dict[str, str] = {}
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -28,7 +28,14 @@ from gpt2lab.files.kept import cache_folder, keep
 log = logging.getLogger(__name__)
 
 LARGEST = 64 << 20  # bytes of all kernels; one has a few hundred thousand
-_SOURCES = ("compile_cache.py", "kernels.py", "tiles.py", "layout.py", "cpu_features.py")
+_SOURCES = (
+    *("compile_cache.py", "cpu_features.py", "layout.py", "phases.py", "tickets.py", "rows.py"),
+    *("matrix.py", "kv.py", "attention.py", "step.py"),
+    *(
+        f"llvm/{name}.py"
+        for name in ("builder", "products", "tile", "vector_math", "rows", "memory")
+    ),
+)
 _ARGUMENTS = {"run": 3, "crew": 5}
 
 
@@ -106,9 +113,9 @@ def compile_object(function: Any, signature: Any, name: str, target: Target) -> 
     """
     import llvmlite.binding as llvm
 
-    from gpt2lab.engines.cpu import tiles
+    from gpt2lab.engines.cpu.llvm.builder import BODIES, bodies
 
-    for wanted in tiles.BODIES:  # Numba loads what it compiles; it is never run there
+    for wanted in BODIES:  # Numba loads what it compiles; it is never run there
         llvm.add_symbol(wanted, _address(_abort()))
     function.compile(signature.args)
     result = function.overloads[signature.args]
@@ -117,14 +124,14 @@ def compile_object(function: Any, signature: Any, name: str, target: Target) -> 
     for item in [*glue.functions, *glue.global_variables]:
         if not item.is_declaration:
             item.linkage = "internal"
-    called = {item.name for item in glue.functions if item.is_declaration} & set(tiles.BODIES)
+    called = {item.name for item in glue.functions if item.is_declaration} & set(BODIES)
     parameters = ", ".join(f"i64 %a{i}" for i in range(_ARGUMENTS[name]))
     wrapper = _WRAPPER.format(name=name, inner=inner, parameters=parameters, arguments=parameters)
     module = llvm.parse_assembly(str(glue) + wrapper)
     code = _target_machine(target)
     builder = llvm.create_pass_builder(code, llvm.create_pipeline_tuning_options(speed_level=2))
     if called:
-        vectors = llvm.parse_assembly(tiles.bodies(called, module.triple, module.data_layout))
+        vectors = llvm.parse_assembly(bodies(called, module.triple, module.data_layout))
         builder.getModulePassManager().run(vectors, builder)
         module.link_in(vectors)
         for item in module.functions:
@@ -180,7 +187,7 @@ def _address(function: Any) -> int:
 _engines: list[Any] = []
 
 
-class Library:
+class CompiledCode:
     """Object code that has been loaded: C functions that run without Python's lock."""
 
     def __init__(self, code: bytes, name: str, target: Target) -> None:
@@ -197,20 +204,20 @@ class Library:
         self.call = ctypes.CFUNCTYPE(None, *kinds)(self.address)
 
 
-_loaded: dict[tuple[str, Target], Library] = {}
+_loaded: dict[tuple[str, Target], CompiledCode] = {}
 
 
 def _label(*parts: str) -> str:
     return "-".join(part for part in parts if part)
 
 
-def library(name: str, target: Target, weights: str = "", cache: str = "") -> Library:
+def library(name: str, target: Target, weights: str = "", cache: str = "") -> CompiledCode:
     """A compiled function: "crew", or "run" for weights and cache of some dtypes."""
     label = _label(name, weights, cache)
     with forks.whole():  # llvmlite has a lock of its own
         if (label, target) not in _loaded:
             code = _read(_file(label, target)) or _compiled(name, target, weights, cache)
-            _loaded[label, target] = Library(code, name, target)
+            _loaded[label, target] = CompiledCode(code, name, target)
         return _loaded[label, target]
 
 
@@ -266,8 +273,9 @@ def in_background(weights: str, cache: str) -> subprocess.Popen[bytes] | None:
 
 
 def _make(name: str, target: Target, weights: str, cache: str) -> bytes:
-    from gpt2lab.engines.cpu import kernels
+    from gpt2lab.engines.cpu import step, tickets
 
     _give_symbols()
-    made = kernels.step_kernel(target, weights, cache) if name == "run" else kernels.crew
-    return compile_object(made, kernels.SIGNATURES[name], name, target)
+    if name == "crew":
+        return compile_object(tickets.crew, tickets.CREW, name, target)
+    return compile_object(step.step_kernel(target, weights, cache), step.RUN, name, target)

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from gpt2lab import forks
-from gpt2lab.engines.cpu.layout import STEP, Step
+from gpt2lab.engines.cpu.layout import STEP, KStep
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,11 @@ class Target:
         """The product that serves weights of a dtype, a key of `layout.STEP`."""
         return {"float32": "float", "bfloat16": self.bfloat16, "int8": self.int8}[dtype]
 
-    def step(self, dtype: str) -> Step:
+    def packs(self, dtype: str) -> bool:
+        """Whether that product takes rows in another form than float32."""
+        return self.product(dtype) not in ("float", "shift")
+
+    def step(self, dtype: str) -> KStep:
         """That product's step along K."""
         return STEP[self.product(dtype)]
 

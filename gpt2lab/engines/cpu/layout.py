@@ -8,15 +8,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum, auto
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+f32: Any = np.float32
+i32: Any = np.int32
+i64: Any = np.int64
+
 
 @dataclass(frozen=True)
-class Step:
+class KStep:
     """One step of a product along K.
 
     numbers: how many numbers of K it takes. weight_bytes: of one column. activation_bytes: of one
@@ -31,14 +36,17 @@ class Step:
 
 
 STEP = {
-    "float": Step(1, 4, 4, 256),
-    "shift": Step(2, 4, 8, 128),
-    "pairs": Step(2, 4, 4, 128),
-    "byte": Step(1, 1, 4, 256),
-    "int16": Step(2, 2, 4, 64),  # 128 numbers: 128 * 127 * 32767 stays below 2^31
-    "vnni": Step(4, 4, 4, 32),
-    "dot": Step(4, 4, 4, 32),
+    "float": KStep(1, 4, 4, 256),
+    "shift": KStep(2, 4, 8, 128),
+    "pairs": KStep(2, 4, 4, 128),
+    "byte": KStep(1, 1, 4, 256),
+    "int16": KStep(2, 2, 4, 64),  # 128 numbers: 128 * 127 * 32767 stays below 2^31
+    "vnni": KStep(4, 4, 4, 32),
+    "dot": KStep(4, 4, 4, 32),
 }
+
+
+CACHE_PRODUCT = {"float32": "float", "bfloat16": "shift", "int8": "byte"}  # of keys and values
 
 
 class _Words(IntEnum):
@@ -52,7 +60,13 @@ class _Words(IntEnum):
 class Job(_Words):
     """The words of a job."""
 
+    # What each step changes.
     SERIAL = auto()  # of this step among the engine's
+    ROWS = auto()  # new tokens of this step
+    GROUPS = auto()  # neighbouring rows of one sequence that attend together
+    LAST = auto()  # rows whose logits are wanted
+    LOGITS = auto()  # address, [LAST, LOGITS_STRIDE]
+    # The model.
     LAYERS = auto()
     EMBED = auto()  # E
     HEADS = auto()
@@ -61,9 +75,6 @@ class Job(_Words):
     INNER = auto()
     ACTIVATION = auto()  # 0 the tanh form of GELU, 1 the exact one, 2 relu
     EPSILON = auto()  # the bits of a float32
-    ROWS = auto()  # new tokens of this step
-    GROUPS = auto()  # neighbouring rows of one sequence that attend together
-    LAST = auto()  # rows whose logits are wanted
     # Buffers that all threads share.
     X = auto()  # [ROWS, X_STRIDE] the residual stream
     X_STRIDE = auto()
@@ -73,7 +84,6 @@ class Job(_Words):
     SCALES_STRIDE = auto()
     WIDE = auto()  # [ROWS, WIDE_STRIDE] attention's output, then the inside of the MLP
     WIDE_STRIDE = auto()
-    LOGITS = auto()  # [LAST, LOGITS_STRIDE]
     LOGITS_STRIDE = auto()
     # Buffers of one thread each, SCRATCH_STRIDE apart; the others are offsets into them.
     SCRATCH = auto()
@@ -100,14 +110,11 @@ class Job(_Words):
     V_PANEL = auto()  # bytes of one panel of values
     POSITIONS = auto()  # n_ctx up to whole panels
     WORKERS = auto()
-    # How many tickets each phase is cut into; FEW: every thread prepares rows for itself.
-    FEW = auto()
-    T_ROWS = auto()
-    T_HEADS = auto()
-    T_PROJECT = auto()
-    T_FC = auto()
-    T_LAST = auto()
-    T_LOGITS = auto()
+    FEW = auto()  # whether every thread prepares rows for itself
+    TICKETS = auto()  # this word and the next ones: how many tickets each phase has (`phases`)
+
+
+JOB_WORDS = len(Job) + 9  # there are ten phases
 
 
 class Layer(_Words):
@@ -145,6 +152,13 @@ class Control(IntEnum):
 
 
 SHUT = 0x40000000  # a ticket beyond every job's: in CLAIM, it says that nobody draws
+
+
+def constants(words: type[IntEnum]) -> Any:
+    """The numbers of an enumeration as a module's, which every Numba takes as an index."""
+    module = ModuleType(words.__name__)
+    module.__dict__.update({word.name: int(word) for word in words})
+    return module
 
 
 def ceil_to(number: int, multiple: int) -> int:

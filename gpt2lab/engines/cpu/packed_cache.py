@@ -1,9 +1,9 @@
 """Packed weights: one block of memory, kept on disk for the next start.
 
-A `Plan` lists arrays and how each is filled; `build` reads the block from the user's cache folder
-where it was made before, else fills it and keeps it there. A file that is damaged, cut off or of
-another layout is made again. The block is read, not mapped: memory of its own can have large pages,
-and a file that goes away does not matter.
+A `PackPlan` lists arrays and how each is filled; `build` reads the block from the user's cache
+folder where it was made before, else fills it and keeps it there. A file that is damaged, truncated
+or of another layout is made again. The block is read, not mapped: memory of its own can have large
+pages, and a file that goes away does not matter.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _HEAD = struct.Struct("<16sQQ")  # magic, bytes, crc32c
 _PART = 16 << 20
 
 
-class Plan:
+class PackPlan:
     """Arrays that will lie in one block, each at a multiple of 64 bytes."""
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ def _fill(
 def layout_key(*parts: Any) -> str:
     """A short hash of a layout: some values, and the code that packs."""
     digest = hashlib.sha256(repr(parts).encode())
-    for name in ("packing.py", "layout.py", "packed_cache.py", "engine.py"):
+    for name in ("packing.py", "layout.py", "packed_cache.py", "weights.py"):
         digest.update((Path(__file__).parent / name).read_bytes())
     return digest.hexdigest()[:16]
 

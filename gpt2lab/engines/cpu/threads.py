@@ -13,14 +13,14 @@ import threading
 
 import numpy as np
 
-from gpt2lab.engines.cpu.compile_cache import Library
+from gpt2lab.engines.cpu.compile_cache import CompiledCode
 from gpt2lab.engines.cpu.layout import SHUT, Control
 
 
 class Workers:
     """A crew of `count` threads, the caller's included."""
 
-    def __init__(self, count: int, code: Library) -> None:
+    def __init__(self, count: int, code: CompiledCode) -> None:
         self.count = count
         self._code = code
         self.lock = threading.Lock()  # held by whoever fills a job and runs it
@@ -65,7 +65,7 @@ _crews: dict[int, Workers] = {}
 _making = threading.Lock()
 
 
-def crew(count: int, code: Library) -> Workers:
+def crew(count: int, code: CompiledCode) -> Workers:
     """The process's workers of this count; engines share them, one step at a time."""
     with _making:
         if count not in _crews:
