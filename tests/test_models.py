@@ -20,7 +20,7 @@ from gpt2lab import weights
 from gpt2lab.commands.models import command, disk, short
 from gpt2lab.config import SIZES, Config, parameter_shapes
 from gpt2lab.errors import InputError
-from gpt2lab.files import torchfile
+from gpt2lab.files import safetensors_file, torchfile
 from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.text.vocabulary import bpe_spec, byte_symbols
 from gpt2lab.weights import checksums, find, tensors
@@ -317,7 +317,7 @@ def test_only_headers_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
         weights.save(made, format, format)
     torch_file(make("bin") / "pytorch_model.bin", checkpoint().params)
     Path("bin/model.safetensors").unlink()
-    for module in (huggingface, tensorbundle, llmc, torchfile):
+    for module in (safetensors_file, tensorbundle, llmc, torchfile):
         monkeypatch.setattr(module, "floats", refuse)
     monkeypatch.setattr(checksums, "file_sha256", refuse)
     assert [found.problem for found in find.listing()] == [None] * 6

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from gpt2lab.errors import Failure, InputError
+from gpt2lab.files import safetensors_file
 from gpt2lab.files.io import accessing
 
 from .support import ROOT
@@ -190,7 +191,7 @@ def test_training_stops_early_when_validation_no_longer_gets_better(tmp_path, mo
 
 
 def test_a_full_disk_loses_nothing_and_the_run_goes_on(tmp_path, monkeypatch):
-    folder, real = tmp_path / "run", huggingface.write_safetensors
+    folder, real = tmp_path / "run", safetensors_file.write
     fails = iter([False, True, True])
 
     def full(path, arrays):
@@ -199,7 +200,7 @@ def test_a_full_disk_loses_nothing_and_the_run_goes_on(tmp_path, monkeypatch):
             with accessing(path, "written"):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    monkeypatch.setattr(huggingface, "write_safetensors", full)
+    monkeypatch.setattr(safetensors_file, "write", full)
     records = finished(start(folder, val_every=0))
     failed = [r for r in records if r["kind"] == "not_saved"]
     assert [r["step"] for r in failed] == [3, 6]
@@ -214,7 +215,7 @@ def test_a_full_disk_at_the_end_is_a_failure_and_the_last_checkpoint_is_whole(
     tmp_path, monkeypatch
 ):
     folder = tmp_path / "run"
-    run, real = start(folder, val_every=0, save_every=5), huggingface.write_safetensors
+    run, real = start(folder, val_every=0, save_every=5), safetensors_file.write
 
     def full(path, arrays):
         real(path, arrays)
@@ -222,7 +223,7 @@ def test_a_full_disk_at_the_end_is_a_failure_and_the_last_checkpoint_is_whole(
             with accessing(path, "written"):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    monkeypatch.setattr(huggingface, "write_safetensors", full)
+    monkeypatch.setattr(safetensors_file, "write", full)
     with pytest.raises(Failure, match="No space left"):
         finished(run)
     assert checkpoint_files.pointed(folder, "latest") == "step-00000010"

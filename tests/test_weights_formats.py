@@ -12,7 +12,7 @@ import pytest
 from gpt2lab import reference, weights
 from gpt2lab.errors import InputError
 from gpt2lab.weights import Checkpoint, tensors
-from gpt2lab.weights.formats import wrapped
+from gpt2lab.weights.formats import state_dict
 from tests.support import DATA, GOLDEN, ROOT
 from tests.weights_helpers import (
     EXACT,
@@ -171,7 +171,7 @@ def test_the_page_on_formats_lists_them_all():
     written = {row[1]: row[3].startswith("yes") for row in rows if len(row) == 5}
     written = {name: yes for name, yes in written.items() if name in weights.FORMATS}
     assert written == {name: name in weights.writable() for name in weights.FORMATS}
-    assert all(f"`{holder}`" in text for holder in wrapped.HOLDERS)
+    assert all(f"`{holder}`" in text for holder in state_dict.HOLDERS)
 
 
 def test_no_heavy_import():

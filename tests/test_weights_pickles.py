@@ -13,7 +13,7 @@ import pytest
 
 from gpt2lab.errors import InputError
 from gpt2lab.files import pickles, torchfile
-from gpt2lab.weights.formats import huggingface, nanogpt
+from gpt2lab.weights.formats import nanogpt, state_dict
 from tests.weights_helpers import torch_file
 
 
@@ -104,7 +104,7 @@ def streamed(program: bytes, path):
 
 def wanted(path):
     value = torchfile.read(path)
-    return huggingface.tensors_of(value, str(path))
+    return state_dict.tensors_of(value, str(path))
 
 
 @pytest.mark.parametrize("layout", [zipped, streamed])

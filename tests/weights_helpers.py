@@ -15,7 +15,7 @@ from gpt2lab import reference
 from gpt2lab.config import Config, parameter_shapes
 from gpt2lab.weights import Checkpoint, Params, tensors
 from gpt2lab.weights.convert import fixed_tokens
-from gpt2lab.weights.formats import huggingface, openai, tensorbundle
+from gpt2lab.weights.formats import hf_config, openai, tensorbundle
 
 PLAIN = Config(n_vocab=61, n_ctx=12, n_embd=16, n_head=2, n_layer=2)
 EXACT = Config(n_vocab=61, n_ctx=12, n_embd=16, n_head=2, n_layer=2, activation_function="gelu")
@@ -71,7 +71,7 @@ def safetensors_file(path: Path, params: Params, dtype: str = "F32") -> None:
 
 def config_json(folder: Path, config: Config = PLAIN, **changes: Any) -> None:
     folder.mkdir(exist_ok=True)
-    values = {**huggingface.config_values(config, tied=True), **changes}
+    values = {**hf_config.written(config, tied=True), **changes}
     (folder / "config.json").write_text(json.dumps(values), encoding="utf-8")
 
 

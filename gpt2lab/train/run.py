@@ -32,6 +32,7 @@ import torch
 from gpt2lab.config import Config
 from gpt2lab.corpus.batches import Batches, Evaluation
 from gpt2lab.errors import Failure, InputError, MissingExtraError
+from gpt2lab.files import safetensors_file
 from gpt2lab.files.atomic import sync, write_whole
 from gpt2lab.files.io import accessing
 from gpt2lab.files.json_files import checked, read_json, write_json
@@ -219,7 +220,7 @@ class Run:
             huggingface.save(self.checkpoint(params), folder)
             if kept is not None:
                 arrays = {name: value.detach().cpu().numpy() for name, value in kept.items()}
-                huggingface.write_safetensors(folder / OPTIMIZER, arrays)
+                safetensors_file.write(folder / OPTIMIZER, arrays)
             write_json(folder / STATE, self._state(updates))
 
     def _tidy(self) -> None:

@@ -23,8 +23,7 @@ from gpt2lab.files.visible import shown
 from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.weights import recommended, tensors, tokenizer_files
 from gpt2lab.weights.checkpoint import Checkpoint, Params
-from gpt2lab.weights.formats import wrapped
-from gpt2lab.weights.formats.huggingface import tensors_of
+from gpt2lab.weights.formats import state_dict
 
 FORMAT = "nanogpt"
 DEFAULTS = {  # GPTConfig
@@ -89,12 +88,8 @@ def _params(
     state: Any, config: Config, bias: bool, where: str, headers: bool = False
 ) -> tuple[Params, tuple[str, ...]]:
     """The model's tensors, and a note on the heads left out beside it."""
-    params: Params = {}
-    for name, array in tensors_of(state, where, headers).items():
-        if tensors.bare(name) in params:
-            raise InputError(f"{where}: the tensor {shown(name)} comes twice")
-        params[tensors.bare(name)] = array
-    params, notes = wrapped.without_heads(params)
+    found = state_dict.tensors_of(state, where, headers)
+    params, notes = state_dict.without_heads(state_dict.joined([(Path(where), found)], Path(where)))
     if "wte.weight" not in params and tensors.HEAD in params:  # always tied
         params["wte.weight"] = params[tensors.HEAD]
     if not bias and config.n_layer <= len(params):
@@ -162,7 +157,7 @@ def _opened(path: Path) -> tuple[Path, dict[str, Any], Any, Config, bool]:
         raise InputError(f"{path}: holds several checkpoints ({listed}); give one of the files")
     file, where = files[0], str(files[0])
     value = torchfile.read(file)
-    state = wrapped.state_of(value, where)
+    state = state_dict.state_of(value, where)
     if not isinstance(value, dict) or state is value:
         raise InputError(f"{where}: holds no 'model'; it is not from nanoGPT's train.py")
     return (file, value, state, *_config(value.get("model_args"), where))

@@ -32,7 +32,7 @@ from gpt2lab.files.json_files import parse_json
 from gpt2lab.files.visible import reason, shown
 from gpt2lab.weights import find
 from gpt2lab.weights.find import OFFICIAL
-from gpt2lab.weights.formats import huggingface
+from gpt2lab.weights.formats import hf_config, huggingface
 from gpt2lab.weights.hub import transfer as web
 from gpt2lab.weights.hub.transfer import Hub, Remote, look
 
@@ -278,7 +278,7 @@ def _checked_config(hub: Hub, config: Remote) -> Config:
             _fetch_checked(hub, config, path, None)
             _check_kind(hub, parse_json(path.read_bytes(), f"{hub.repo}: config.json"))
             try:
-                return huggingface.configuration(Path(folder))
+                return hf_config.configuration(Path(folder))
             except InputError as error:
                 raise InputError(str(error).replace(folder, hub.repo)) from error
 
