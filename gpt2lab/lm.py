@@ -521,7 +521,7 @@ def place(source: str | Path | None = None, download: bool = True) -> Path:
     from gpt2lab.weights.hub import download as hub
 
     try:
-        return hub.download(name, say=log.warning)
+        return hub.download(name)
     except (InputError, Failure) as error:
         kind = Failure if isinstance(error, Failure) else InputError
         raise kind(f"{name} is not on this machine, and {error}") from error

@@ -690,7 +690,7 @@ def test_a_full_disk(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     server.repos["me/tiny"] = gpt2()
     little = type("Usage", (), {"free": 500})
     with monkeypatch.context() as full:
-        full.setattr(hub.shutil, "disk_usage", lambda path: little)
+        full.setattr("shutil.disk_usage", lambda path: little)
         with pytest.raises(Failure, match=r"model.safetensors needs .* free; make room"):
             fetch(server)
     if Path("/dev/full").exists():  # a file on which every write fails as on a full disk

@@ -112,7 +112,6 @@ LONG_FILES: dict[str, str] = {
     "train.report": "holds several ideas",
     "train.run": "holds several ideas",
     "train.start": "holds several ideas",
-    "weights.hub.transfer": "holds several ideas",
 }
 #: Functions of more than 60 lines, with the reason.
 LONG_FUNCTIONS: dict[str, str] = {}

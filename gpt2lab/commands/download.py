@@ -75,7 +75,6 @@ def command(
     from gpt2lab.weights import find
     from gpt2lab.weights.hub import download
 
-    notes: list[str] = []
     meter = Meter() if sys.stderr.isatty() else None
     try:
         path = download.download(
@@ -86,13 +85,10 @@ def command(
             offline=offline,
             force=force,
             progress=meter,
-            say=notes.append,
         )
     finally:
         if meter:
             meter.end()
-    for note in notes:
-        click.echo(f"note: {note}", err=True)
     if as_json:
         found = find.describe(path, find.hub_name(name) or name, "hub cache")
         click.echo(to_json(as_dict(found), ensure_ascii=True, indent=2))

@@ -98,12 +98,18 @@ def writable() -> list[str]:
     return [name for name, format in FORMATS.items() if hasattr(format, "save")]
 
 
+def writer(format: str) -> ModuleType:
+    """The module of a format that can be written; InputError, with their names, for another."""
+    if format not in writable():
+        raise InputError(f"format {format!r} cannot be written; known: {', '.join(writable())}")
+    return FORMATS[format]
+
+
 def save(checkpoint: Checkpoint, folder: Path | str, format: str = "huggingface") -> None:
     """Write a new folder in a format; it appears whole or not at all.
 
     Raises InputError when the folder exists, or the format cannot hold the model.
     """
-    if format not in writable():
-        raise InputError(f"format {format!r} cannot be written; known: {', '.join(writable())}")
+    module = writer(format)
     with new_folder(Path(folder)) as temporary:
-        FORMATS[format].save(checkpoint, temporary)
+        module.save(checkpoint, temporary)

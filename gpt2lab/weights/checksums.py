@@ -19,21 +19,12 @@ from gpt2lab.files import torchfile
 from gpt2lab.files.file_facts import known_sha256
 from gpt2lab.files.io import accessing, file_sha256, is_file_name, map_bytes
 from gpt2lab.files.json_files import checked, read_json
-from gpt2lab.weights import foreign
+from gpt2lab.weights import foreign, tokenizer_files
 from gpt2lab.weights.formats import tensorbundle
 
 MANIFEST, RECORD = "manifest.json", "verify.json"
-MODEL = (  # what a checkpoint of a run consists of, as far as it is there
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-    "special_tokens_map.json",
-)
+#: What a checkpoint of a run consists of, as far as it is there.
+MODEL = ("config.json", "generation_config.json", "model.safetensors", *tokenizer_files.FILES)
 NEEDED = ("config.json", "model.safetensors")
 _WEIGHTS = re.compile(r".*(\.(safetensors|bin|pt|pth|index)|\.data-\d+-of-\d+)", re.ASCII)
 Hashed = Callable[[Path], str]

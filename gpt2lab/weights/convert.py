@@ -155,15 +155,13 @@ def convert(
     no `force`), or overlaps with the source; then `target` is as it was.
     """
     source, target = Path(source), Path(target)
-    if format not in weights.writable():
-        known = ", ".join(weights.writable())
-        raise InputError(f"format {format!r} cannot be written; known: {known}")
+    writer = weights.writer(format)
     _refuse_overlap(source, target)
     if force:
         _refuse_strangers(target)
     with new_folder(target, force=force) as temporary:
         checkpoint = weights.load(source)
-        weights.FORMATS[format].save(checkpoint, temporary)
+        writer.save(checkpoint, temporary)
         report = Report(str(source), str(target), checkpoint.format, format)
         result = _read_back(temporary, format)
         compared = _check_likeness(checkpoint, result, format)

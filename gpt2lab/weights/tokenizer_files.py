@@ -15,6 +15,16 @@ from gpt2lab.text.tokenizer import Tokenizer, official
 
 OFFICIAL = 50257
 PADDED = 50304  # the next multiple of 64 and of 128, to which trainers round it up
+FILES = (  # every file that a vocabulary may be read from
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
 PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 FOREIGN = ("vocab.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 
