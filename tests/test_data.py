@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2lab.corpus.batches import CYCLE, ORDERS, Batch, Batches, evaluation
-from gpt2lab.corpus.shards import Tokens, TokenSet
+from gpt2lab.corpus.token_set import Tokens, TokenSet
 from gpt2lab.errors import InputError
 from gpt2lab.text.tokenizer import Tokenizer
 

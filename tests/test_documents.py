@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import logging
 from pathlib import Path
 
@@ -10,44 +11,24 @@ import pytest
 from click.testing import CliRunner
 
 from gpt2lab.commands.prepare import command
-from gpt2lab.corpus.documents import Found, Reading, decoding, documents, encodings, plain
+from gpt2lab.corpus.documents import Findings, Reading, decoding, encodings, plain, text_files
+from gpt2lab.corpus.open import open_set
 from gpt2lab.corpus.prepare import prepare
-from gpt2lab.corpus.shards import open_set
 from gpt2lab.errors import InputError
 from gpt2lab.text.tokenizer import Tokenizer, official
 from gpt2lab.text.vocabulary import byte_symbols
 
+from .corpus_helpers import MARK, texts_of, write
 from .support import ROOT
 
 CASES = ROOT.parent / "shared" / "cases" / "texts"
-MARK = "<|endoftext|>"
 JOKES = [f"Why did bear {n} cross the lake, and the road? To see the sea." for n in range(60)]
 
 
-def write(path: Path, text: str | bytes, encoding: str = "utf-8") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(text if isinstance(text, bytes) else text.encode(encoding))
-    return path
-
-
-def texts_of(*paths: Path, **reading) -> list[str]:
-    """Whole documents."""
-    found, parts = [], []
-    for piece in documents(paths, Reading(**reading)):
-        parts.append(piece.text)
-        if piece.last:
-            found.append("".join(parts))
-            parts = []
-    assert not parts
-    return found
-
-
 def told(path: Path | list[Path], out: Path, **more) -> str:
-    """The notes of preparing a text."""
-    notes: list[str] = []
+    """The report of preparing a text."""
     paths = path if isinstance(path, list) else [path]
-    prepare(paths, out, say=notes.append, held_out=0, **more)
-    return "\n".join(notes)
+    return "\n".join(prepare(paths, out, held_out=0, **more).read)
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -395,9 +376,8 @@ def test_the_report_is_short_and_kept(tmp_path, caplog):
     assert len(done.read) == 6 and all(len(line) < 300 for line in done.read)
     assert done.read[0] == "read 301 files (300 CSV, 1 text), documents: 301"
     assert done.read[-1] == f"the first document begins {f'a{MARK}'!r}"
-    notes: list[str] = []
-    again = prepare(paths, tmp_path / "out", held_out=0, say=notes.append)
-    assert again == done and len(notes) == 1 and notes[0].endswith(done.read[0])
+    again = prepare(paths, tmp_path / "out", held_out=0)
+    assert again == done and not again.is_new and again.left_as_it_is().endswith(done.read[0])
 
 
 def test_a_switch_that_changes_texts_makes_another_set(tmp_path):
@@ -422,12 +402,12 @@ def test_a_column_that_nothing_asks_for_is_said(tmp_path):
 def test_the_flags(tmp_path):
     path = write(tmp_path / "a.csv", f"q~a\nQ~one{MARK}two\n")
     flags = ["--delimiter", "~", "--column", "q", "--column", "a", "--separator", "\\t",
-             "--split-at-end-token", "--held-out", "0", "--header"]  # fmt: skip
+             "--split-at-end-token", "--held-out", "0", "--header", "--json"]  # fmt: skip
     done = CliRunner().invoke(command, [str(path), "--out", str(tmp_path / "out"), *flags])
     assert done.exit_code == 0, done.output
     assert (
         "columns 'q' and 'a', joined by '\\t', of 'q', 'a'; header in line 1, delimiter ~"
-        in done.stderr
+        in json.loads(done.stdout)["read"][1]
     )
     data = open_set(tmp_path / "out")
     assert data is not None
@@ -457,12 +437,10 @@ def test_texts_of_public_reports():
     ):
         with pytest.raises(InputError, match=words):
             texts_of(CASES / name)
-    found = Found()
+    found = Findings()
     assert "\r" not in "".join(decoding.clean_texts(*_source(CASES / "crlf.txt"), found))
     assert found.windows == 120
 
 
 def _source(path: Path):
-    from gpt2lab.corpus.documents import sources
-
-    return sources([path])[0], Reading(), lambda done: None
+    return text_files([path])[0], Reading(), lambda done: None

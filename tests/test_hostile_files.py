@@ -270,7 +270,7 @@ def prepared(folder: Path) -> Path:
 
 
 def opened(folder: Path):
-    from gpt2lab.corpus.shards import open_set
+    from gpt2lab.corpus.open import open_set
 
     return open_set(folder)
 
@@ -285,7 +285,7 @@ def test_a_prepared_folder_without_its_manifest_is_no_text(tmp_path):
 
 @pytest.mark.parametrize("value", WRONG, ids=repr)
 def test_a_sets_manifest_of_wrong_types(tmp_path, value):
-    """A shard's name of null was a traceback."""
+    """A shard's size of null was a traceback."""
     folder = prepared(tmp_path / "set")
     good = json.loads((folder / "manifest.json").read_text())
 
@@ -304,13 +304,15 @@ def test_a_sets_manifest_of_wrong_types(tmp_path, value):
     for key in ("shards", "sha256"):
         if (key, type(value)) not in (("shards", list), ("sha256", str)) or value == [[]]:
             tried(lambda m, key=key: m["splits"]["train"].update({key: value}))
-    for key in ("name", "bytes", "sha256", "tokens", "documents"):
+    for key in ("tokens", "documents", "tokens_sha256", "ends_sha256"):
         tried(lambda m, key=key: m["splits"]["train"]["shards"][0].update({key: value}))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no pipes to make")
 @pytest.mark.parametrize("kind", ["pipe", "link to itself", "device"])
-@pytest.mark.parametrize("name", ["train-00000.tokens", "manifest.json"])
+@pytest.mark.parametrize(
+    "name", ["train-00000.tokens.npy", "train-00000.ends.npy", "manifest.json"]
+)
 def test_a_set_with_a_pipe_or_a_device(tmp_path, name, kind):
     folder = prepared(tmp_path / "set")
     special(folder / name, kind)

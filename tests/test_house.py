@@ -101,8 +101,6 @@ def test_no_room_has_a_circle_inside(place):
 LONG_FILES: dict[str, str] = {
     "commands.generate": "holds several ideas",
     "corpus.batches": "holds several ideas",
-    "corpus.prepare": "holds several ideas",
-    "corpus.shards": "holds several ideas",
     "engines.torch.engine": "holds several ideas",
     "lens.notebook": "holds several ideas",
     "lm": "holds several ideas",

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import json
+import logging
 import os
 import pickle
 import random
@@ -24,26 +25,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2lab.commands.prepare import command
+from gpt2lab.corpus import encode, encoding_pass, holdout
 from gpt2lab.corpus import prepare as room
-from gpt2lab.corpus import shards
 from gpt2lab.corpus.batches import Batches
-from gpt2lab.corpus.documents import (
-    Piece,
-    Reading,
-    Source,
-    decoding,
-    documents,
-    pieces,
-    plain,
-    sources,
-)
+from gpt2lab.corpus.documents import Reading, decoding, document_parts, plain, text_files
+from gpt2lab.corpus.manifest import MANIFEST, summary
+from gpt2lab.corpus.open import open_set
 from gpt2lab.corpus.prepare import prepare
-from gpt2lab.corpus.shards import ShardWriter, TokenSet, open_set
+from gpt2lab.corpus.prepare_log import PROGRESS
+from gpt2lab.corpus.shard_file import Mark, ShardWriter, _RowWriter, read_row, token_dtype
+from gpt2lab.corpus.token_set import TokenSet
 from gpt2lab.errors import Failure, InputError, MissingExtraError
+from gpt2lab.files.io import accessing
 from gpt2lab.text.tokenizer import Tokenizer, official
 
+from .corpus_helpers import MARK, parts_of, texts_of, write
+
 END = 50256
-MARK = "<|endoftext|>"
 
 
 def prose(words: int, seed: int = 0) -> str:
@@ -54,27 +52,9 @@ def prose(words: int, seed: int = 0) -> str:
     return "".join(draw.choice(known) + draw.choice(ends) for _ in range(words))
 
 
-def write(path: Path, text: str | bytes, encoding: str = "utf-8") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(text if isinstance(text, bytes) else text.encode(encoding))
-    return path
-
-
 def story(count: int, seed: int = 0, words: int = 40) -> str:
     """Documents parted by marker lines."""
     return f"\n{MARK}\n".join(prose(words, seed * 1000 + n).strip() for n in range(count))
-
-
-def texts_of(*paths: Path | str, **reading) -> list[str]:
-    """Whole documents."""
-    found, parts = [], []
-    for piece in documents(paths, Reading(**reading)):
-        parts.append(piece.text)
-        if piece.last:
-            found.append("".join(parts))
-            parts = []
-    assert not parts
-    return found
 
 
 def decoded(data: TokenSet | None) -> list[str]:
@@ -96,14 +76,18 @@ def files_of(folder: Path) -> dict[str, str]:
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
 
 
-def unexpected(line: str) -> None:
-    """Notes where none are expected but those of what was read."""
-    assert line.startswith(("read ", "line ends: ", "the first document begins ")), line
+@pytest.fixture
+def notes(caplog):
+    """A function: what was logged since it was last asked, but for the report of what was read."""
+    caplog.set_level(logging.INFO, logger="gpt2lab")
 
+    def take() -> list[str]:
+        report = ("read ", "line ends: ", "the first ")
+        found = [line for line in caplog.messages if not line.startswith(report)]
+        caplog.clear()
+        return found
 
-def noted(notes: list[str]) -> list[str]:
-    """The notes before the report of what was read."""
-    return [line for line in notes if not line.startswith(("read ", "line ends: ", "the first "))]
+    return take
 
 
 def small(**more):
@@ -162,7 +146,7 @@ def test_pieces_have_the_tokens_of_the_whole(tmp_path, monkeypatch, name):
     text = prose(3000)
     data = text.encode()
     path = write(tmp_path / name, gzip.compress(data) if name.endswith("gz") else data)
-    found = list(pieces(sources([path])[0], Reading()))
+    found = list(document_parts(text_files([path])[0], Reading()))
     assert "".join(piece.text for piece in found) == text
     assert [piece.last for piece in found] == [False] * (len(found) - 1) + [True]
     assert all(len(piece.text) <= 128 for piece in found) and len(found) > 100
@@ -175,7 +159,7 @@ def test_a_long_text_needs_little_memory(tmp_path):
     for name, unit in (("spaces.txt", "word " * 2000), ("none.txt", "漢字，" * 1000)):
         path = write(tmp_path / name, unit * (30_000_000 // len(unit.encode())))
         tracemalloc.start()
-        count = sum(len(piece.text) for piece in documents([path]))
+        count = sum(len(piece.text) for piece in parts_of(path))
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert count > 9_000_000 and peak < 20 << 20
@@ -226,15 +210,14 @@ def test_parquet_without_its_library(tmp_path, monkeypatch):
         texts_of(path)
 
 
-def test_folders_and_patterns(tmp_path):
+def test_folders_and_patterns(tmp_path, notes):
     for name in ("b.txt", "a/z.md", "a/y.txt.gz", "a/.hidden.txt", ".git/x.txt", "c.py", "d.tsv"):
         data = name.encode()
         write(tmp_path / name, gzip.compress(data) if name.endswith("gz") else data)
     assert texts_of(tmp_path) == ["b.txt", "a/y.txt.gz", "a/z.md"]
     assert texts_of(str(tmp_path / "**" / "*.md"), tmp_path / "c.py") == ["a/z.md", "c.py"]
-    notes: list[str] = []
-    found = sources([tmp_path / "b.txt", str(tmp_path / "*.txt")], say=notes.append)
-    assert len(found) == 1 and "b.txt is named twice; it is read once" in notes[0]
+    found = text_files([tmp_path / "b.txt", str(tmp_path / "*.txt")])
+    assert len(found) == 1 and "b.txt is named twice; it is read once" in notes()[0]
     write(tmp_path / "odd [1].txt", "odd")
     assert texts_of(tmp_path / "odd [1].txt") == ["odd"]
 
@@ -302,11 +285,10 @@ def test_the_offset_of_a_wrong_byte_counts_in_the_whole_file(tmp_path, monkeypat
         texts_of(path)
 
 
-def test_an_empty_file_among_others_is_left_out(tmp_path):
-    notes: list[str] = []
+def test_an_empty_file_among_others_is_left_out(tmp_path, notes):
     paths = [write(tmp_path / "a.txt", "text"), write(tmp_path / "b.txt", "")]
-    assert len(sources(paths, say=notes.append)) == 1
-    assert notes == [f"{paths[1]} is empty; it is left out"]
+    assert len(text_files(paths)) == 1
+    assert notes() == [f"{paths[1]} is empty; it is left out"]
 
 
 # --- shards ---------------------------------------------------------------------------------------
@@ -323,9 +305,8 @@ def test_documents_end_with_the_end_token(tmp_path):
     assert kept and held
     ids = [id_ for part in kept for id_ in [*official().encode(part), END]]
     assert train.tokens[:].tolist() == ids
-    assert len(list((tmp_path / "out").glob("train-*.tokens"))) > 1
+    assert len(list((tmp_path / "out").glob("train-*.tokens.npy"))) > 1
     assert not list((tmp_path / "out").glob("*.part")) and not (tmp_path / "out/.lock").exists()
-    train.verify()
 
 
 def test_the_manifest_tells_all(tmp_path):
@@ -350,12 +331,10 @@ def test_the_manifest_tells_all(tmp_path):
         entry = manifest["splits"][split]
         assert entry["tokens"] == done.tokens[split] == sum(s["tokens"] for s in entry["shards"])
         assert entry["documents"] == done.documents[split]
-        for shard in entry["shards"]:
-            data = (tmp_path / "out" / shard["name"]).read_bytes()
-            assert (len(data), hashlib.sha256(data).hexdigest()) == (
-                shard["bytes"],
-                shard["sha256"],
-            )
+        for number, shard in enumerate(entry["shards"]):
+            for kind in ("tokens", "ends"):
+                data = (tmp_path / "out" / f"{split}-{number:05d}.{kind}.npy").read_bytes()
+                assert hashlib.sha256(data).hexdigest() == shard[f"{kind}_sha256"]
             assert shard["highest"] == END
     assert manifest["settings"]["seed"] == 0 and manifest["vocabulary"]["n_vocab"] == 50257
     assert done.characters == sum(map(len, texts_of(path)))
@@ -363,7 +342,7 @@ def test_the_manifest_tells_all(tmp_path):
 
 @pytest.mark.parametrize("workers", [2, 5])
 def test_workers_change_no_byte(tmp_path, monkeypatch, workers):
-    monkeypatch.setattr(room, "CHUNK", 500)
+    monkeypatch.setattr(encode, "CHUNK", 500)
     paths = [write(tmp_path / f"{n}.txt", story(40, n)) for n in range(3)]
     prepare(paths, tmp_path / "one", **small())
     prepare(paths, tmp_path / "many", **small(workers=workers))
@@ -388,7 +367,7 @@ def test_long_documents_are_moved_whole_when_held_out(tmp_path, monkeypatch):
     """Which side one falls on shows at its end; until then it stands among those kept."""
     monkeypatch.setattr(plain, "PIECE", 200)
     monkeypatch.setattr(decoding, "BLOCK", 200)
-    monkeypatch.setattr(room, "CHUNK", 300)
+    monkeypatch.setattr(encode, "CHUNK", 300)
     monkeypatch.setattr(ShardWriter, "FLUSH", 50)
     path = write(tmp_path / "a.txt", story(30, words=300))
     prepare([path], tmp_path / "pieces", **small(held_out=0.3))
@@ -409,9 +388,8 @@ def test_characters_have_no_end_token(tmp_path):
 
 def test_a_vocabulary_is_learned_first(tmp_path):
     pytest.importorskip("tokenizers")
-    notes: list[str] = []
     path = write(tmp_path / "a.txt", story(40))
-    done = prepare([path], tmp_path / "out", learn=300, say=notes.append)
+    done = prepare([path], tmp_path / "out", learn=300)
     data = open_set(tmp_path / "out")
     assert data is not None and data.tokenizer is not None
     assert done.n_vocab == data.n_vocab == 300 and data.end_token == 299
@@ -464,23 +442,21 @@ def test_a_document_stays_on_its_side(tmp_path):
 @given(st.integers(2, 6), st.sampled_from([1e-9, 0.01, 0.5, 0.99999]), st.integers(0, 50))
 @settings(max_examples=60, deadline=None)
 def test_there_is_one_on_each_side(count, share, seed):
-    source = Source(Path("a"), "a", "text", False, 1)
-    texts = [Piece(source, n, f"text {n}", True) for n in range(count)]
-    limit = room._limit(texts, share, seed, pytest.fail)
-    numbers = list(room._numbers(texts, seed))
+    texts = [(f"text {n}", True) for n in range(count)]
+    limit = holdout.holdout_limit(texts, share, seed)
+    numbers = list(holdout.numbers(texts, seed))
     assert min(numbers) < limit <= max(numbers)
-    assert room._limit(texts, 0, seed, pytest.fail) == 0
+    assert holdout.holdout_limit(texts, 0, seed) == 0
 
 
-def test_a_single_document_is_kept_and_said(tmp_path):
-    notes: list[str] = []
+def test_a_single_document_is_kept_and_said(tmp_path, notes):
     path = write(tmp_path / "a.txt", prose(200))
-    done = prepare([path], tmp_path / "out", say=notes.append)
+    done = prepare([path], tmp_path / "out")
     assert done.documents == {"train": 1, "val": 0}
-    assert "there is one document only: nothing is held out; name texts" in notes[0]
+    assert "there is one document only: nothing is held out; name texts" in notes()[0]
     path = write(tmp_path / "b.txt", f"same\n{MARK}\nsame")
-    done = prepare([path], tmp_path / "same", say=notes.append)
-    assert done.documents == {"train": 2, "val": 0} and "the same text" in noted(notes)[1]
+    done = prepare([path], tmp_path / "same")
+    assert done.documents == {"train": 2, "val": 0} and "the same text" in notes()[0]
 
 
 def test_named_texts_are_held_out_alone(tmp_path):
@@ -494,34 +470,34 @@ def test_named_texts_are_held_out_alone(tmp_path):
 
 SLOW = """
 import sys, time
-from gpt2lab.corpus import prepare as room
-room.COMMIT, room.CHUNK = 0.0, 2000
+from gpt2lab.corpus import encode, encoding_pass, prepare
+encoding_pass.COMMIT, encode.CHUNK = 0.0, 2000
 def wait(progress): time.sleep(0.004)
-room.prepare(sys.argv[2:], sys.argv[1], held_out=0.1, shard_tokens=3000, workers=2, progress=wait)
+prepare.prepare(
+    sys.argv[2:], sys.argv[1], held_out=0.1, shard_tokens=3000, workers=2, progress=wait
+)
 """
 
 
-def state(journal: Path) -> tuple[int, int]:
-    """Which file the journal is, as each start writes a new one, and its lines."""
+def inode(path: Path) -> int:
+    """Which file this is: every commit writes a new one."""
     try:
-        return journal.stat().st_ino, journal.read_bytes().count(b"\n")
+        return path.stat().st_ino
     except FileNotFoundError:
-        return 0, 0
+        return 0
 
 
 def broken_off(arguments: list[str], out: Path, draw: random.Random) -> bool:
-    """Start the work in a process and kill it a little later; whether that came in time."""
-    before, _ = state(out / shards.JOURNAL)
+    """Start the work in a process and kill it after some commits; whether that came in time."""
     process = subprocess.Popen([sys.executable, "-c", SLOW, str(out), *arguments])
-    wanted = draw.randint(4, 40)
-    while process.poll() is None:
-        file, count = state(out / shards.JOURNAL)
-        if file != before and count >= wanted:
-            break
-        time.sleep(0.001)
+    left, last = draw.randint(3, 30), inode(out / PROGRESS)
+    while process.poll() is None and left:
+        if (found := inode(out / PROGRESS)) != last:
+            left, last = left - 1, found
+        time.sleep(0.0005)
     process.kill()
-    process.wait()
-    return not (out / shards.MANIFEST).exists()
+    assert process.wait() in (0, -9)
+    return not (out / MANIFEST).exists()
 
 
 def test_killed_at_any_time_it_gives_the_same_bytes(tmp_path):
@@ -552,51 +528,51 @@ def stopping_after(count: int):
 
 
 def half_done(paths: list[Path], out: Path, monkeypatch, chunks: int = 20, **more) -> None:
-    monkeypatch.setattr(room, "COMMIT", 0.0)
-    monkeypatch.setattr(room, "CHUNK", 500)
+    monkeypatch.setattr(encoding_pass, "COMMIT", 0.0)
+    monkeypatch.setattr(encode, "CHUNK", 500)
     with pytest.raises(KeyboardInterrupt):
         prepare(paths, out, progress=stopping_after(chunks), **small(**more))
-    assert (out / shards.JOURNAL).exists()
+    assert (out / PROGRESS).exists()
 
 
 @pytest.mark.parametrize("changed", [0, 1, 2])
-def test_a_text_changed_in_between_is_read_again(tmp_path, monkeypatch, changed):
+def test_a_text_changed_in_between_is_read_again(tmp_path, monkeypatch, notes, changed):
     paths = [write(tmp_path / f"{n}.txt", story(30, n)) for n in range(3)]
     half_done(paths, tmp_path / "out", monkeypatch, chunks=18)
     # Of the same size: the time or the content has to show it.
     data = paths[changed].read_bytes()
     write(paths[changed], data[:-5] + b"other")
-    notes: list[str] = []
-    prepare(paths, tmp_path / "out", say=notes.append, **small())
+    prepare(paths, tmp_path / "out", **small())
     begun = {0: True, 1: True, 2: False}[changed]
     said = [f"{paths[changed]} has changed since; it and what follows it is read again"]
-    assert noted(notes) == (said if begun else [])
+    assert notes() == (said if begun else [])
     prepare(paths, tmp_path / "new", **small())
     assert files_of(tmp_path / "out") == files_of(tmp_path / "new")
 
 
-def test_a_text_touched_in_between_is_not_read_again(tmp_path, monkeypatch):
+def test_a_text_touched_in_between_is_not_read_again(tmp_path, monkeypatch, notes):
     paths = [write(tmp_path / f"{n}.txt", story(30, n)) for n in range(3)]
     half_done(paths, tmp_path / "out", monkeypatch)
     for path in paths:
         os.utime(path, (1, 1))
-    prepare(paths, tmp_path / "out", say=unexpected, **small())
+    prepare(paths, tmp_path / "out", **small())
+    assert not notes()
     prepare(paths, tmp_path / "new", **small())
     assert files_of(tmp_path / "out") == files_of(tmp_path / "new")
 
 
 @pytest.mark.parametrize("more", [{"characters": True}, {"learn": 300}])
-def test_a_learned_vocabulary_stays_with_its_texts(tmp_path, monkeypatch, more):
+def test_a_learned_vocabulary_stays_with_its_texts(tmp_path, monkeypatch, notes, more):
     paths = [write(tmp_path / f"{n}.txt", story(30, n)) for n in range(2)]
     half_done(paths, tmp_path / "out", monkeypatch, **more)
-    prepare(paths, tmp_path / "out", say=unexpected, **small(**more))
+    prepare(paths, tmp_path / "out", **small(**more))
+    assert not notes()
     prepare(paths, tmp_path / "new", **small(**more))
     assert files_of(tmp_path / "out") == files_of(tmp_path / "new")
     half_done(paths, tmp_path / "again", monkeypatch, **more)
     write(paths[1], story(30, 7))
-    notes: list[str] = []
-    prepare(paths, tmp_path / "again", say=notes.append, **small(**more))
-    assert "the texts that the vocabulary was learned from have changed" in notes[0]
+    prepare(paths, tmp_path / "again", **small(**more))
+    assert "the texts that the vocabulary was learned from have changed" in notes()[0]
     prepare(paths, tmp_path / "changed", **small(**more))
     assert files_of(tmp_path / "again") == files_of(tmp_path / "changed")
 
@@ -611,35 +587,36 @@ def test_other_settings_do_not_go_on(tmp_path, monkeypatch):
     assert files_of(tmp_path / "out") == files_of(tmp_path / "new")
 
 
-def test_a_damaged_journal_begins_anew(tmp_path, monkeypatch):
+@pytest.mark.parametrize("damage", [b'"at', b'"to"'])
+def test_a_damaged_log_is_not_continued(tmp_path, monkeypatch, notes, damage):
     paths = [write(tmp_path / "a.txt", story(40))]
     half_done(paths, tmp_path / "out", monkeypatch, chunks=10)
-    journal = tmp_path / "out" / shards.JOURNAL
-    journal.write_bytes(journal.read_bytes().replace(b'"at"', b'"at', 1))
-    notes: list[str] = []
-    prepare(paths, tmp_path / "out", say=notes.append, **small())
-    assert "damaged; all begins anew" in notes[0]
+    journal = tmp_path / "out" / PROGRESS
+    journal.write_bytes(journal.read_bytes().replace(b'"at"', damage, 1))
+    prepare(paths, tmp_path / "out", **small())
+    assert "damaged; everything is prepared from the beginning" in notes()[0]
     prepare(paths, tmp_path / "new", **small())
     assert files_of(tmp_path / "out") == files_of(tmp_path / "new")
 
 
-def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
+def test_a_full_disk_loses_nothing(tmp_path, monkeypatch, notes):
     paths = [write(tmp_path / "a.txt", story(60))]
-    monkeypatch.setattr(room, "COMMIT", 0.0)
-    monkeypatch.setattr(room, "CHUNK", 500)
-    flush, calls = ShardWriter._flush, iter(range(1000))
+    monkeypatch.setattr(encoding_pass, "COMMIT", 0.0)
+    monkeypatch.setattr(encode, "CHUNK", 500)
+    flush, calls = _RowWriter.flush, iter(range(1000))
 
     def full(writer):
         if next(calls) == 30:
-            with shards.accessing(tmp_path / "out" / "x", "written"):
+            with accessing(tmp_path / "out" / "x", "written"):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         flush(writer)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ShardWriter, "_flush", full)
+        patch.setattr(_RowWriter, "flush", full)
         with pytest.raises(Failure, match="No space left on device; free some space"):
             prepare(paths, tmp_path / "out", **small())
-    prepare(paths, tmp_path / "out", say=unexpected, **small())
+    prepare(paths, tmp_path / "out", **small())
+    assert not notes()
     prepare(paths, tmp_path / "new", **small())
     assert files_of(tmp_path / "out") == files_of(tmp_path / "new")
 
@@ -657,10 +634,9 @@ def test_done_again_it_does_nothing(tmp_path):
     path, out = write(tmp_path / "a.txt", story(20)), tmp_path / "out"
     first = prepare([path], out, **small())
     before = {p: p.stat().st_mtime_ns for p in out.iterdir()}
-    notes: list[str] = []
-    assert prepare([path], out, say=notes.append, **small(workers=3)) == first
+    again = prepare([path], out, **small(workers=3))
+    assert again == first and (first.is_new, again.is_new) == (True, False)
     assert {p: p.stat().st_mtime_ns for p in out.iterdir()} == before
-    assert "was prepared from these texts already" in notes[0]
     with pytest.raises(InputError, match=r"was prepared otherwise \(seed 0 there, 1 now\)"):
         prepare([path], out, **small(seed=1))
     write(path, story(20, 3))
@@ -723,7 +699,7 @@ def out(tmp_path) -> Path:
 
 
 def test_a_changed_byte_is_found(out):
-    path = out / "train-00000.tokens"
+    path = out / "train-00000.tokens.npy"
     data = bytearray(path.read_bytes())
     data[200] ^= 1
     path.write_bytes(data)
@@ -731,45 +707,40 @@ def test_a_changed_byte_is_found(out):
         hashlib.sha256(data).hexdigest(),
         json.loads((out / "manifest.json").read_text()),
     )
-    said = wanted["splits"]["train"]["shards"][0]["sha256"]
+    said = wanted["splits"]["train"]["shards"][0]["tokens_sha256"]
     with pytest.raises(InputError, match=f"its sha256 is {found}, the manifest says {said}"):
         open_set(out)
     assert open_set(out, "val") is not None
 
 
 def test_a_shard_of_another_size_is_found(out):
-    path = out / "train-00000.tokens"
+    path = out / "train-00000.tokens.npy"
     size = path.stat().st_size
     path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(InputError, match=f"has {size - 8} bytes, the manifest says {size}"):
+    with pytest.raises(InputError, match=f"{size - 136} bytes of numbers, its header says"):
         open_set(out)
     path.unlink()
-    with pytest.raises(InputError, match=r"train-00000.tokens: cannot be read"):
+    with pytest.raises(InputError, match=r"train-00000.tokens.npy: cannot be read"):
         open_set(out)
 
 
 def test_an_id_above_the_vocabulary_is_found(out):
-    path = out / "train-00000.tokens"
-    data = bytearray(path.read_bytes())
-    data[64 + 2 * 7 : 64 + 2 * 8] = (60000).to_bytes(2, "little")
-    path.write_bytes(data)
-    with pytest.raises(
-        InputError, match="the id 60000 at token 7 is outside the vocabulary, whose"
-    ):
+    path = out / "manifest.json"
+    path.write_text(path.read_text().replace('"highest": 50256', '"highest": 60000'))
+    with pytest.raises(InputError, match="its highest id is 60000, that of the vocabulary 50256"):
         open_set(out)
 
 
-def test_verify_finds_what_happens_later(out):
-    data = open_set(out)
-    assert data is not None
-    data.verify()
-    with (out / "train-00000.tokens").open("r+b") as file:
-        file.seek(300)
-        byte = file.read(1)[0]
-        file.seek(300)
-        file.write(bytes([byte ^ 1]))
-    with pytest.raises(InputError, match="its sha256 is"):
-        data.verify()
+def test_a_set_of_an_earlier_version_is_refused_and_can_be_replaced(out, tmp_path):
+    path = out / "manifest.json"
+    path.write_text(path.read_text().replace('"version": 2', '"version": 1'))
+    (out / "train-00000.tokens").write_bytes(b"gpt2toks")
+    again = f"prepare the texts again: gpt2lab prepare TEXT --out {out} --force"
+    for call in (lambda: open_set(out), lambda: prepare([tmp_path / "a.txt"], out, **small())):
+        with pytest.raises(InputError, match=f"an earlier version of gpt2lab, .*{again}"):
+            call()
+    prepare([tmp_path / "a.txt"], out, force=True, **small())
+    assert open_set(out) is not None and not (out / "train-00000.tokens").exists()
 
 
 def test_another_vocabulary_in_the_folder_is_found(out, tmp_path):
@@ -783,9 +754,8 @@ def test_another_vocabulary_in_the_folder_is_found(out, tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"version": 1', '"version": 2', "version 2; expected 'gpt2lab token shards', 1"),
+        ('"version": 2', '"version": 3', "version 3; expected 'gpt2lab token shards', 2"),
         ('"highest": ', '"lowest": ', "damaged"),
-        ('"name": "train-00000', '"name": "../train-00000', "damaged"),
         ('"splits"', '"parts"', "damaged"),
         ("{", "[", "not valid JSON"),
     ],
@@ -799,22 +769,46 @@ def test_a_manifest_that_makes_no_sense(out, old, new, message):
 
 def test_a_shard_alone_leads_to_its_folder(out):
     with pytest.raises(InputError, match="one shard of a set; give its folder"):
-        open_set(out / "train-00000.tokens")
+        open_set(out / "train-00000.tokens.npy")
 
 
 def test_wide_ids(tmp_path):
     """Above 65,536 tokens an id takes four bytes."""
-    writer = ShardWriter(tmp_path, "train", 70_000, "00" * 32, 100, shards.Mark())
+    writer = ShardWriter(tmp_path, "train", 70_000, 100, Mark())
     writer.add(np.array([1, 69_999, 3]))
     writer.end()
-    [name] = writer.finish()
-    raw = shards.map_bytes(tmp_path / name)
-    header = shards.read_header(tmp_path / name, raw)
-    assert (header.width, header.tokens, header.documents) == (4, 3, 1)
-    assert shards.ids_of(raw, header).tolist() == [1, 69_999, 3]
-    assert shards.ends_of(raw, header).tolist() == [3]
-    entry = shards.summary(tmp_path, [name])
-    assert entry["shards"][0]["highest"] == 69_999
+    assert writer.finish() == 1 and token_dtype(70_000) == np.uint32
+    assert np.load(tmp_path / "train-00000.tokens.npy").tolist() == [1, 69_999, 3]
+    assert np.load(tmp_path / "train-00000.ends.npy").tolist() == [3]
+    assert summary(tmp_path, "train", 1, 70_000)["shards"][0]["highest"] == 69_999
+
+
+HOSTILE = {
+    "an object": np.array([{"a": 1}], object),
+    "another type": np.arange(9, dtype=np.int16),
+    "two dimensions": np.zeros((3, 3), np.uint16),
+    "big-endian": np.arange(9, dtype=">u2"),
+}
+
+
+@pytest.mark.parametrize("kind", [*HOSTILE, "cut off", "longer", "empty", "huge", "text"])
+def test_a_shard_that_is_another_npy_is_refused_by_its_header(tmp_path, kind):
+    path = tmp_path / "a.npy"
+    np.save(path, HOSTILE.get(kind, np.arange(9, dtype=np.uint16)), allow_pickle=True)
+    data = path.read_bytes()
+    data = {
+        "cut off": data[:-3],
+        "longer": data + b"ab",
+        "empty": b"",
+        "huge": data.replace(b"(9,), }          ", b"(9000000000000,), }"[:19].ljust(17)),
+        "text": b"\x93NUMPY\x01\x00" + b"(" * 200,
+    }.get(kind, data)
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"not an .npy file|its header says"):
+        read_row(path, token_dtype(50257))
+    with pytest.raises(InputError, match="has 9 numbers, the manifest says 8"):
+        np.save(path, np.arange(9, dtype=np.uint16))
+        read_row(path, token_dtype(50257), 8)
 
 
 # --- what others made -----------------------------------------------------------------------------
@@ -844,7 +838,6 @@ def test_nanogpts_characters(tmp_path):
     assert (train.n_vocab, train.end_token, train.ends.tolist()) == (10, None, [15])
     batch = Batches([(train, 1.0)], block=4, batch=2, order="windows", seed=0).rows(0)
     assert batch.tokens.shape == (2, 4)
-    train.verify()
     with pytest.raises(InputError, match="tokens of another vocabulary"):
         open_set(folder, tokenizer=official())
 
@@ -1011,12 +1004,12 @@ def test_the_users_mistakes_are_one_line_and_exit_code_2(tmp_path, data, more, m
 PRESSED = """
 import os, signal, sys
 from gpt2lab import commands
-from gpt2lab.corpus import prepare as room
-room.COMMIT, room.CHUNK, commit = 0.0, 500, room._Work._commit
+from gpt2lab.corpus import encode, encoding_pass as room
+room.COMMIT, encode.CHUNK, commit = 0.0, 500, room.EncodingPass._commit
 def pressed(work):
     commit(work)
     os.kill(os.getpid(), signal.SIGINT)
-room._Work._commit = pressed
+room.EncodingPass._commit = pressed
 commands.main(["prepare", sys.argv[1], "--out", sys.argv[2], "--workers", "2"])
 """
 
@@ -1029,7 +1022,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     assert done.returncode == 130 and not done.stdout
     said = f"stopped; what is done stays in {out}, the same command goes on"
     assert done.stderr.strip() == said
-    assert (out / shards.JOURNAL).exists() and not (out / shards.MANIFEST).exists()
-    prepare([path], out, say=unexpected)
+    assert (out / PROGRESS).exists() and not (out / MANIFEST).exists()
+    prepare([path], out)
     prepare([path], tmp_path / "new")
     assert files_of(out) == files_of(tmp_path / "new")

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from gpt2lab import weights
 from gpt2lab.commands import group
 from gpt2lab.config import Config
+from gpt2lab.corpus.open import open_set
 from gpt2lab.corpus.prepare import prepare
-from gpt2lab.corpus.shards import open_set
 from gpt2lab.errors import InputError
 from gpt2lab.lm import LM, load
 from gpt2lab.text.tokenizer import StreamDecoder, Tokenizer

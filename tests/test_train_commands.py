@@ -159,11 +159,11 @@ def test_texts_are_prepared_once_for_two_attempts(text, tmp_path):
     """And again when the second attempt wants them otherwise."""
     words = ["train", text, "--out", tmp_path / "run", *SMALL, "--steps", 2, "--vocabulary", FABLE]
     assert gpt2lab(*words, "--prompts", "x " * 99, check=False).returncode == 2
-    made = (tmp_path / "run" / "data" / "train-00000.tokens").stat().st_mtime_ns
+    made = (tmp_path / "run" / "data" / "train-00000.tokens.npy").stat().st_mtime_ns
     assert gpt2lab(*words, "--prompts", "x " * 99, check=False).returncode == 2
-    assert (tmp_path / "run" / "data" / "train-00000.tokens").stat().st_mtime_ns == made
+    assert (tmp_path / "run" / "data" / "train-00000.tokens.npy").stat().st_mtime_ns == made
     gpt2lab(*words, "--held-out", 0.5)
-    assert (tmp_path / "run" / "data" / "train-00000.tokens").stat().st_mtime_ns != made
+    assert (tmp_path / "run" / "data" / "train-00000.tokens.npy").stat().st_mtime_ns != made
 
 
 def test_finetune_understands_other_trainers(text, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import warnings
@@ -140,27 +139,6 @@ def test_the_public_words(run, texts):
             finetune(texts[0], dataset=texts[1], **words)
     assert start.state_of(run)["step"] == 3
     assert "bird" in trained_on(run, 3)
-
-
-def test_a_set_from_before_the_settings_of_reading_is_still_that_of_its_texts(run, texts):
-    """Its manifest names none of them: each stood as "None there" in a refusal of the same text."""
-    from gpt2lab.corpus.documents import READING
-
-    path = run / "data" / "manifest.json"
-    manifest = json.loads(path.read_text())
-    for name in READING:
-        manifest["settings"].pop(name, None)
-    path.write_text(json.dumps(manifest))
-    records, _ = go([texts[0]], out=str(run), resume=True)
-    assert records[0]["kind"] == "note"  # it was over
-    with pytest.raises(InputError, match=r"\(lines False there, True now\)"):
-        go([texts[0]], out=str(run), resume=True, lines=True)
-    crlf = (CAT.replace(". ", ".\r\n")).encode()
-    (run.parent / "a.txt").write_bytes(crlf)
-    manifest["sources"][0].update(bytes=len(crlf), sha256=hashlib.sha256(crlf).hexdigest())
-    path.write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match=r"\(keep_line_ends True there, False now\)"):
-        go([texts[0]], out=str(run), resume=True)
 
 
 @pytest.mark.parametrize(

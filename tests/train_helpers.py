@@ -11,7 +11,7 @@ import numpy as np
 
 from gpt2lab import reference, weights
 from gpt2lab.config import Config
-from gpt2lab.corpus import shards
+from gpt2lab.corpus.token_set import TokenSet
 from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.train import start as opening
 from gpt2lab.train.config import TrainConfig
@@ -24,12 +24,12 @@ CONFIG = Config(
 )  # fmt: skip
 
 
-def token_set(text: str = TEXT, name: str = "text", documents: int = 6) -> shards.TokenSet:
+def token_set(text: str = TEXT, name: str = "text", documents: int = 6) -> TokenSet:
     """The text in so many documents, each with its end token."""
     end = LETTERS.n_vocab - 1
     ids = LETTERS.encode_array(text)
     parts = [np.append(part, end) for part in np.array_split(ids, documents)]
-    return shards.TokenSet.of(
+    return TokenSet.of(
         name, np.concatenate(parts), n_vocab=LETTERS.n_vocab, end_token=end, tokenizer=LETTERS
     )
 

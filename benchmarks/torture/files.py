@@ -138,11 +138,10 @@ def loaded(path: Path) -> str:
 
 def _opened(path: Path) -> str:
     """A prepared set as a hash."""
-    from gpt2lab.corpus.shards import open_set
+    from gpt2lab.corpus.open import open_set
 
     tokens = open_set(path)
     assert tokens is not None
-    tokens.verify()
     return tokens.fingerprint
 
 
@@ -310,7 +309,7 @@ def _trained(home: Path) -> tuple[Path, Path]:
 def training_cases(home: Path, tries: int, chance: random.Random) -> Iterator[Case]:
     """Prepared sets and runs."""
     tokens, run = _trained(home)
-    names = frozenset(p.name for p in tokens.iterdir() if p.suffix == ".tokens")
+    names = frozenset(p.name for p in tokens.iterdir() if p.suffix == ".npy")
     yield from damaged("prepared sets", tokens, _opened, names, tries, chance)
     newest = run / (run / "latest").read_text().strip()
     held = frozenset(p.name for p in newest.iterdir() if p.suffix == ".safetensors")

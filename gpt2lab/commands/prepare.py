@@ -13,7 +13,8 @@ from gpt2lab.commands.options import echo_json
 from gpt2lab.commands.text_options import READING, reading_of, reading_options
 
 if TYPE_CHECKING:
-    from gpt2lab.corpus.prepare import Prepared, Progress
+    from gpt2lab.corpus.encoding_pass import PrepareProgress
+    from gpt2lab.corpus.prepare import Prepared
 
 
 class Meter:
@@ -22,7 +23,7 @@ class Meter:
     def __init__(self) -> None:
         self._bar: Any = None
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: PrepareProgress) -> None:
         if self._bar is None:
             from tqdm import tqdm
 
@@ -33,12 +34,6 @@ class Meter:
         told = f"{progress.tokens:,} tokens, {progress.documents:,} documents"
         self._bar.set_postfix_str(told, refresh=False)
         self._bar.update(progress.bytes - self._bar.n)
-
-    def line(self, text: str) -> None:
-        """A note above the bar."""
-        if self._bar is not None:
-            self._bar.clear()
-        click.echo(f"note: {text}", err=True)
 
     def close(self) -> None:
         """Leave the bar as it stands."""
@@ -135,13 +130,13 @@ def command(text: tuple[str, ...], out: str, **flags: Any) -> None:
     reading, rest = reading_of(flags), {k: v for k, v in flags.items() if k not in READING}
     meter = Meter()
     try:
-        done = prepare(
-            text, out, tokenizer=tokenizer, say=meter.line, progress=meter, **reading, **rest
-        )
+        done = prepare(text, out, tokenizer=tokenizer, progress=meter, **reading, **rest)
     except KeyboardInterrupt:
         meter.close()
         click.echo(f"stopped; what is done stays in {out}, the same command goes on", err=True)
         raise
     finally:
         meter.close()
+    if not done.is_new:
+        click.echo(f"note: {done.left_as_it_is()}", err=True)
     echo_json(_as_dict(done)) if as_json else click.echo(_told(done))

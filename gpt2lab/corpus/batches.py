@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gpt2lab.corpus.shards import TokenSet
+from gpt2lab.corpus.token_set import TokenSet
 from gpt2lab.errors import InputError
 
 CYCLE = 1000  # samples in which every set has exactly its share

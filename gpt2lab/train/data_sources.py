@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpt2lab.corpus.open import open_set
 from gpt2lab.corpus.prepare import PreparedOtherwiseError, prepare
-from gpt2lab.corpus.shards import SPLITS, TokenSet, open_set
+from gpt2lab.corpus.token_set import SPLITS, TokenSet
 from gpt2lab.errors import InputError
 from gpt2lab.files.json_files import checked
 from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.train.parallel.group import ALONE, Group
 
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
+
 HELD_OUT = 0.01  # the share of texts that is held out where nothing else is said
 
 
@@ -61,7 +64,9 @@ def _prepared(
 
     def make() -> None:
         try:
-            prepare(texts, folder, tokenizer=tokenizer, **options)
+            done = prepare(texts, folder, tokenizer=tokenizer, **options)
+            if not done.is_new:
+                log.info(done.left_as_it_is())
         except PreparedOtherwiseError:
             prepare(texts, folder, tokenizer=tokenizer, force=True, **options)
 
@@ -72,7 +77,7 @@ def _prepared(
 
 def _check_unread(data: Sequence[str], options: dict[str, Any]) -> None:
     """Raise InputError for an option of reading texts where there are none."""
-    given = [name for name, value in options.items() if name != "say" and value is not None]
+    given = [name for name, value in options.items() if value is not None]
     if given:
         raise InputError(
             f"{given[0]} is about reading texts, and {data[0]} holds tokens already; leave it out, "
@@ -107,6 +112,7 @@ def gather(
     where it was `named`, sets must have been made with it. options: of `prepare`. Validation is on
     the held-out part of the first set that has one, or on `val`, a set or a text.
     """
+    options.pop("say", None)  # of callers that have not moved to logging
     if not data:
         raise InputError("no data; name texts, or a folder made by gpt2lab prepare")
     wanted = tokenizer if named else None
@@ -133,9 +139,10 @@ def gather(
         val_path = _prepared([val], folder / "val", tokenizer, group, **options)
     gathered = _opened(paths, shares, val_path, wanted)
     if val_path is not None and _is_trained_on(gathered):
-        options.get("say", str)(
-            f"validation is on {val}, which is trained on: its loss says nothing of other texts; "
-            "name another text, or leave --val out and a part is held out"
+        log.warning(
+            "validation is on %s, which is trained on: its loss says nothing of other texts; "
+            "name another text, or leave --val out and a part is held out",
+            val,
         )
     return gathered
 

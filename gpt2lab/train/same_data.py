@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from gpt2lab import weights
+from gpt2lab.corpus.manifest import MANIFEST, read_manifest
+from gpt2lab.corpus.open import open_set
 from gpt2lab.corpus.prepare import PreparedOtherwiseError, prepare
-from gpt2lab.corpus.shards import MANIFEST, SPLITS, TokenSet, open_set, read_manifest
+from gpt2lab.corpus.token_set import SPLITS, TokenSet
 from gpt2lab.errors import Failure, InputError
 from gpt2lab.lm import place
 from gpt2lab.text.tokenizer import Tokenizer
@@ -61,7 +63,7 @@ def _made_otherwise(
     vocabulary = _vocabulary(settings, tokenizer)
     settings.pop(_VOCABULARY, None)
     try:
-        prepare(texts, path, say=lambda line: None, **vocabulary, **{**settings, **options})
+        prepare(texts, path, **vocabulary, **{**settings, **options})
     except PreparedOtherwiseError as error:
         return str(error).partition("(")[2].rpartition(")")[0]
     return None

@@ -17,7 +17,7 @@ from typing import Any
 from gpt2lab import __version__, forks
 from gpt2lab.config import Config
 from gpt2lab.corpus.batches import Batches, Part, evaluation
-from gpt2lab.corpus.shards import TokenSet, vocabulary_hash
+from gpt2lab.corpus.token_set import TokenSet, vocabulary_hash
 from gpt2lab.errors import InputError, MissingExtraError, quoted
 from gpt2lab.files.io import accessing
 from gpt2lab.files.json_files import checked, read_json

@@ -66,7 +66,7 @@ def train(
     from gpt2lab import reference
     from gpt2lab.config import Config
     from gpt2lab.corpus.batches import Batches
-    from gpt2lab.corpus.shards import TokenSet
+    from gpt2lab.corpus.token_set import TokenSet
     from gpt2lab.train import start as opening
     from gpt2lab.train import step as loop
     from gpt2lab.train.config import TrainConfig

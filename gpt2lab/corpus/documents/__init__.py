@@ -11,21 +11,19 @@ stays the same: a long document comes in pieces. Turning them into ids is `prepa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 from gpt2lab.corpus.documents.fields import read_jsonl
-from gpt2lab.corpus.documents.finding import sources
+from gpt2lab.corpus.documents.finding import text_files
 from gpt2lab.corpus.documents.plain import read_text
 from gpt2lab.corpus.documents.reading import (
     READING,
     SHOWN,
-    Found,
-    Piece,
+    DocumentPart,
+    Findings,
+    OnRead,
     Reading,
-    Say,
-    Seen,
-    Source,
+    TextFile,
     ignored,
     read_by,
 )
@@ -33,11 +31,11 @@ from gpt2lab.corpus.documents.summary import report
 from gpt2lab.corpus.documents.tables import read_csv, read_parquet
 
 __all__ = [
-    "READING", "Found", "Piece", "Reading", "Say", "Source", "documents", "pieces", "read_by",
-    "report", "sources",
+    "READING", "DocumentPart", "Findings", "Reading", "TextFile", "document_parts", "read_by",
+    "report", "text_files",
 ]  # fmt: skip
 
-_Reader = Callable[[Source, Reading, Seen, Found], Iterator[tuple[str, bool]]]
+_Reader = Callable[[TextFile, Reading, OnRead, Findings], Iterator[tuple[str, bool]]]
 _READERS: dict[str, _Reader] = {
     "text": read_text,
     "csv": read_csv,
@@ -46,32 +44,24 @@ _READERS: dict[str, _Reader] = {
 }
 
 
-def pieces(
-    source: Source, reading: Reading, seen: Seen = ignored, found: Found | None = None
-) -> Iterator[Piece]:
+def document_parts(
+    file: TextFile, reading: Reading, on_read: OnRead = ignored, found: Findings | None = None
+) -> Iterator[DocumentPart]:
     """The documents of one file, long ones in pieces; those of white space alone are left out.
 
-    seen: told how many bytes of the file are read so far. found: filled with what the reading
+    on_read: told how many bytes of the file are read so far. found: filled with what the reading
     shows. Raises InputError, in one line that names the file and the place, for what is no text,
     another encoding, a missing column or field.
     """
     document, is_open, tail = 0, False, ""
-    found = found if found is not None else Found()
-    found.kind = source.kind
+    found = found if found is not None else Findings()
+    found.kind = file.kind
     longest = max(map(len, reading.special), default=1)
-    for text, last in _READERS[source.kind](source, reading, seen, found):
+    for text, last in _READERS[file.kind](file, reading, on_read, found):
         if is_open or not last or text.strip():
             found.count(reading.special, tail, text)
             if not found.first:
                 found.first = text.lstrip()[:SHOWN]
-            yield Piece(source, document, text, last)
+            yield DocumentPart(file, document, text, last)
             document, is_open = document + last, not last
             tail = "" if last else text[-longest + 1 :]
-
-
-def documents(
-    paths: Iterable[Path | str], reading: Reading | None = None, *, say: Say = ignored
-) -> Iterator[Piece]:
-    """All documents of files, folders and patterns, in their order; see `sources`, `pieces`."""
-    for source in sources(paths, say=say):
-        yield from pieces(source, reading or Reading())

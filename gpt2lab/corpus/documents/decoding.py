@@ -8,10 +8,10 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from typing import Any, BinaryIO
+from typing import Any
 
 from gpt2lab.corpus.documents import encodings
-from gpt2lab.corpus.documents.reading import Found, Reading, Seen, Source, ignored
+from gpt2lab.corpus.documents.reading import Findings, OnRead, Reading, TextFile, ignored
 from gpt2lab.errors import InputError
 from gpt2lab.files.io import accessing
 from gpt2lab.files.visible import reason
@@ -21,32 +21,28 @@ BLOCK = 1 << 20  # bytes read at once
 _LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)")
 
 
-def _opened(source: Source, file: BinaryIO) -> Any:
-    return gzip.GzipFile(fileobj=file) if source.packed else file
-
-
-def _blocks(source: Source, seen: Seen) -> Iterator[bytes]:
-    """The bytes of a file, unpacked; seen: told how far in the file that is."""
-    with accessing(source.path), source.path.open("rb") as file:
-        stream = _opened(source, file)
+def _blocks(file: TextFile, on_read: OnRead) -> Iterator[bytes]:
+    """The bytes of a file, unpacked; on_read: told how far in the file that is."""
+    with accessing(file.path), file.path.open("rb") as raw:
+        stream: Any = gzip.GzipFile(fileobj=raw) if file.packed else raw
         while True:
             try:
                 block = stream.read(BLOCK)
             except (EOFError, zlib.error, gzip.BadGzipFile) as error:
                 raise InputError(
-                    f"{source.name}: a damaged gzip ({reason(error)}); copy it again"
+                    f"{file.name}: a damaged gzip ({reason(error)}); copy it again"
                 ) from error
             if not block:
                 return
-            seen(file.tell())
+            on_read(raw.tell())
             yield block
 
 
 class _Decoder:
     """Decodes a file block by block, and knows where it stands when that fails."""
 
-    def __init__(self, source: Source, name: str, repair: str, is_given: bool) -> None:
-        self._source, self._name, self._is_given = source, name, is_given
+    def __init__(self, file: TextFile, name: str, repair: str, is_given: bool) -> None:
+        self._text_file, self._name, self._is_given = file, name, is_given
         self._decoder = codecs.getincrementaldecoder(name)(repair)
         self._offset = self._lines = 0
 
@@ -65,27 +61,27 @@ class _Decoder:
     def _refused(self, error: UnicodeDecodeError, start: int, final: bool) -> InputError:
         data, at = error.object, error.start
         line = self._lines + data[:at].count(b"\n") + 1
-        inside = " of what is packed in it" if self._source.packed else ""
+        inside = " of what is packed in it" if self._text_file.packed else ""
         where = f"byte {data[at]:#04x} in line {line}, at offset {start + at}{inside}"
         nearby = data[data.rfind(b"\n", 0, at) + 1 :]
         if self._is_given:
-            return encodings.wrong(self._source.name, self._name, where, nearby)
-        blocks = _blocks(self._source, ignored)
-        return encodings.not_utf8(self._source.name, where, nearby, blocks, final)
+            return encodings.wrong(self._text_file.name, self._name, where, nearby)
+        blocks = _blocks(self._text_file, ignored)
+        return encodings.not_utf8(self._text_file.name, where, nearby, blocks, final)
 
     def _no_text(self, block: bytes) -> InputError:
         at = self._offset + max(block.find(b"\0"), 0)
-        return encodings.zeros(self._source.name, at, block)
+        return encodings.zeros(self._text_file.name, at, block)
 
 
-def texts(source: Source, reading: Reading, seen: Seen, found: Found) -> Iterator[str]:
+def texts(file: TextFile, reading: Reading, on_read: OnRead, found: Findings) -> Iterator[str]:
     """The text of a file, block by block, whole characters only, line ends as they are."""
-    blocks = _blocks(source, seen)
+    blocks = _blocks(file, on_read)
     first = next(blocks, b"")
     name, repair = reading.codec
     if reading.encoding is None:
         name = encodings.marked(first) or name
-    decode = _Decoder(source, name, repair, reading.encoding is not None)
+    decode = _Decoder(file, name, repair, reading.encoding is not None)
     found.encoding = name
     for block in chain([first], blocks, [b""]):  # the empty one ends the file
         text = decode(block, final=not block)
@@ -103,7 +99,7 @@ def _held(blocks: Iterable[str]) -> Iterator[str]:
     yield pending
 
 
-def cleaned(text: str, reading: Reading, found: Found) -> str:
+def cleaned(text: str, reading: Reading, found: Findings) -> str:
     r"""A text with \n for every line end, unless they are to be kept; the others are counted."""
     if "\r" not in text:
         return text
@@ -112,9 +108,11 @@ def cleaned(text: str, reading: Reading, found: Found) -> str:
     return text if reading.keep_line_ends else text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def clean_texts(source: Source, reading: Reading, seen: Seen, found: Found) -> Iterator[str]:
+def clean_texts(
+    file: TextFile, reading: Reading, on_read: OnRead, found: Findings
+) -> Iterator[str]:
     """`texts`, each `cleaned`."""
-    for text in _held(texts(source, reading, seen, found)):
+    for text in _held(texts(file, reading, on_read, found)):
         yield cleaned(text, reading, found)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from gpt2lab.corpus.documents.decoding import cleaned, lines_of, texts
 from gpt2lab.corpus.documents.plain import whole
-from gpt2lab.corpus.documents.reading import Found, Reading, Seen, Source
+from gpt2lab.corpus.documents.reading import Findings, OnRead, Reading, TextFile
 from gpt2lab.errors import InputError, few, quoted
 from gpt2lab.files.visible import reason, shown
 
@@ -66,7 +66,7 @@ def as_text(where: str, value: Any, what: str) -> str:
     return value
 
 
-def joined(cells: Sequence[str], reading: Reading, found: Found) -> Iterator[tuple[str, bool]]:
+def joined(cells: Sequence[str], reading: Reading, found: Findings) -> Iterator[tuple[str, bool]]:
     """The cells of one row that are its text, as one; empty ones leave nothing behind."""
     text = reading.separator.join(filter(None, cells))
     return whole(cleaned(text, reading, found), reading)
@@ -102,14 +102,14 @@ def _missing(where: str, name: str, names: Sequence[str]) -> InputError:
 
 
 def read_jsonl(
-    source: Source, reading: Reading, seen: Seen, found: Found
+    file: TextFile, reading: Reading, on_read: OnRead, found: Findings
 ) -> Iterator[tuple[str, bool]]:
     """The documents of a file of JSON lines."""
     chosen: list[str] = []
-    for number, line in enumerate(lines_of(texts(source, reading, seen, found)), 1):
+    for number, line in enumerate(lines_of(texts(file, reading, on_read, found)), 1):
         if not line.strip():
             continue
-        where = f"{source.name}: line {number}"
+        where = f"{file.name}: line {number}"
         value = _object(where, line)
         if not chosen:
             chosen = _chosen(where, value, reading)

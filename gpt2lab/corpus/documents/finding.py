@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from gpt2lab.corpus.documents.reading import Say, Source, ignored
+from gpt2lab.corpus.documents.reading import TextFile
 from gpt2lab.errors import InputError
 from gpt2lab.files.io import accessing, read_head
+
+log = logging.getLogger(__name__)
 
 #: What a name says of a text; all others are plain text.
 KINDS = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
@@ -84,54 +87,53 @@ def _files(given: str, leave_out: Path | None, left: Counter[str]) -> Iterator[P
         yield path
 
 
-def _source(path: Path) -> Source:
+def _text_file(path: Path) -> TextFile:
     """What a file is; InputError for one that holds no text."""
     if not path.is_file():
         what = "is no ordinary file" if os.path.lexists(path) else "there is no such file"
         raise InputError(f"{path}: {what}; give text files, folders or patterns")
-    with accessing(path), path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
+    with accessing(path), path.open("rb") as opened:
+        size = opened.seek(0, os.SEEK_END)
     head, suffix = read_head(path, 8), _suffix(path)
     if head.startswith(PARQUET):
-        return Source(path, str(path), "parquet", False, size)
+        return TextFile(path, str(path), "parquet", False, size)
     for mark, what in _STRANGE.items():
         if head.startswith(mark):
             raise InputError(f"{path}: no text but {what}")
     if suffix in (".json", ".parquet") and size:
         wanted = "JSON lines (.jsonl), one object a line" if suffix == ".json" else "a parquet file"
         raise InputError(f"{path}: its name says {suffix}; expected {wanted}")
-    return Source(path, str(path), KINDS.get(suffix, "text"), head.startswith(GZIP), size)
+    return TextFile(path, str(path), KINDS.get(suffix, "text"), head.startswith(GZIP), size)
 
 
-def sources(
+def text_files(
     paths: Iterable[Path | str],
     *,
     leave_out: Path | None = None,
     left: Counter[str] | None = None,
-    say: Say = ignored,
-) -> list[Source]:
+) -> list[TextFile]:
     """The files behind paths, folders and patterns, each once, in the order given.
 
-    leave_out: a folder that is not looked into. Files without a byte are left out too, and said.
-    left: is told how many files of a folder are left out for their names, by extension. Raises
-    InputError when nothing is left, for what is missing, and for files that are no text.
+    leave_out: a folder that is not looked into. Files without a byte are left out too, with a
+    warning. left: counts the files of folders that are left out for their names, by extension.
+    Raises InputError when nothing is left, for what is missing, and for files that are no text.
     """
-    found: dict[Path, Source] = {}
+    found: dict[Path, TextFile] = {}
     empty: list[str] = []
     left = Counter() if left is None else left
     leave_out = leave_out.resolve() if leave_out else None
     for given in paths:
         for path in _files(str(given), leave_out, left):
-            source = _source(path)
-            if not source.size:
-                empty.append(source.name)
+            file = _text_file(path)
+            if not file.size:
+                empty.append(file.name)
             elif path.resolve() in found:
-                say(f"{path} is named twice; it is read once")
+                log.warning("%s is named twice; it is read once", path)
             else:
-                found[path.resolve()] = source
+                found[path.resolve()] = file
     if not found:
         named = ", ".join(empty) or "no files"
         raise InputError(f"{named}: empty; give at least one file with text in it")
     for name in empty:
-        say(f"{name} is empty; it is left out")
+        log.warning("%s is empty; it is left out", name)
     return list(found.values())

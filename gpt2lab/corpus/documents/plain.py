@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 
 from gpt2lab.corpus.documents.decoding import clean_texts, lines_of
-from gpt2lab.corpus.documents.reading import Found, Reading, Seen, Source
+from gpt2lab.corpus.documents.reading import Findings, OnRead, Reading, TextFile
 from gpt2lab.text.bpe import WHITE_SPACE
 from gpt2lab.text.learn import last_cut
 from gpt2lab.text.tokenizer_config import END_OF_TEXT
@@ -125,10 +125,10 @@ def whole(text: str, reading: Reading) -> Iterator[tuple[str, bool]]:
 
 
 def read_text(
-    source: Source, reading: Reading, seen: Seen, found: Found
+    file: TextFile, reading: Reading, on_read: OnRead, found: Findings
 ) -> Iterator[tuple[str, bool]]:
     """The documents of a text file."""
-    blocks = clean_texts(source, reading, seen, found)
+    blocks = clean_texts(file, reading, on_read, found)
     if reading.lines:
         for line in lines_of(blocks):
             yield from whole(line.rstrip("\r\n"), reading)

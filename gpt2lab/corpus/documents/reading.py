@@ -12,8 +12,7 @@ from gpt2lab.errors import InputError, few, quoted
 from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.text.tokenizer_config import END_OF_TEXT
 
-Say = Callable[[str], None]
-Seen = Callable[[int], None]
+OnRead = Callable[[int], None]
 
 SHOWN = 60  # characters of the first document that a report repeats
 #: Delimiters that a shell makes hard to type.
@@ -128,7 +127,7 @@ def _check_codec(name: str, repair: str) -> None:
         ) from None
 
 
-class Source(NamedTuple):
+class TextFile(NamedTuple):
     """One file; name: as it was given. kind: text, csv, jsonl or parquet. size: bytes."""
 
     path: Path
@@ -138,17 +137,17 @@ class Source(NamedTuple):
     size: int
 
 
-class Piece(NamedTuple):
-    """A document, or the next piece of a long one. document: its number in the source, from 0."""
+class DocumentPart(NamedTuple):
+    """A document, or the next piece of a long one. document: its number in the file, from 0."""
 
-    source: Source
+    file: TextFile
     document: int
     text: str
     last: bool
 
 
 @dataclass
-class Found:
+class Findings:
     r"""What reading one file has shown so far, in plain values: they are kept in the manifest.
 
     windows, mac: line ends \r\n and \r. names: how often the name of a special token stands in a

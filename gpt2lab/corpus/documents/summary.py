@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from gpt2lab.corpus.documents.finding import counted
-from gpt2lab.corpus.documents.reading import Found, Reading
+from gpt2lab.corpus.documents.reading import Findings, Reading
 from gpt2lab.errors import few
 from gpt2lab.files.visible import shown
 
@@ -18,7 +18,7 @@ _KINDS = {"text": "text", "csv": "CSV", "jsonl": "JSON lines", "parquet": "parqu
 _SIGNS = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "|", " ": "space"}
 
 
-def _files(found: Sequence[Found], documents: int, left: Counter[str]) -> str:
+def _files(found: Sequence[Findings], documents: int, left: Counter[str]) -> str:
     kinds = Counter(_KINDS[each.kind] for each in found)
     each = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
     line = f"read {len(found)} file{'s' * (len(found) != 1)} ({each}), documents: {documents:,}"
@@ -27,7 +27,7 @@ def _files(found: Sequence[Found], documents: int, left: Counter[str]) -> str:
     return line
 
 
-def _where(each: Found, reading: Reading) -> str:
+def _where(each: Findings, reading: Reading) -> str:
     """Where the texts of a table, or of JSON lines, stand."""
     kind = "field" if each.kind == "jsonl" else "column"
     names = " and ".join(shown(repr(name[:40])) for name in each.columns)
@@ -43,7 +43,7 @@ def _where(each: Found, reading: Reading) -> str:
     return line + (f"; {each.uncut} rows with delimiters taken whole" if each.uncut else "")
 
 
-def _tables(found: Sequence[Found], reading: Reading) -> list[str]:
+def _tables(found: Sequence[Findings], reading: Reading) -> list[str]:
     """One line for all tables; most are alike."""
     ways = Counter(_where(each, reading) for each in found if each.columns)
     if not ways:
@@ -56,7 +56,7 @@ def _tables(found: Sequence[Found], reading: Reading) -> list[str]:
     return [line]
 
 
-def _line_ends(found: Sequence[Found], reading: Reading) -> list[str]:
+def _line_ends(found: Sequence[Findings], reading: Reading) -> list[str]:
     windows, mac = sum(each.windows for each in found), sum(each.mac for each in found)
     kinds = [f"{windows:,} of Windows (\\r\\n)"] if windows else []
     kinds += [f"{mac:,} \\r alone"] if mac else []
@@ -66,7 +66,7 @@ def _line_ends(found: Sequence[Found], reading: Reading) -> list[str]:
     return [f"line ends: {' and '.join(kinds)} {done}"]
 
 
-def _names(found: Sequence[Found], reading: Reading) -> list[str]:
+def _names(found: Sequence[Findings], reading: Reading) -> list[str]:
     """How often names of special tokens stand in texts, and what they are taken for."""
     counts: Counter[str] = Counter()
     for each in found:
@@ -82,7 +82,7 @@ def _names(found: Sequence[Found], reading: Reading) -> list[str]:
     return [f"in the texts stand {there}, as plain letters; {ways}"]
 
 
-def _encodings(found: Sequence[Found]) -> list[str]:
+def _encodings(found: Sequence[Findings]) -> list[str]:
     names = Counter(each.encoding for each in found if each.kind != "parquet")
     repaired = sum(each.repaired for each in found)
     if set(names) <= {"utf-8"} and not repaired:
@@ -92,7 +92,7 @@ def _encodings(found: Sequence[Found]) -> list[str]:
 
 
 def report(
-    found: Sequence[Found], documents: int, left: Counter[str], reading: Reading
+    found: Sequence[Findings], documents: int, left: Counter[str], reading: Reading
 ) -> list[str]:
     """What was read, in at most six lines. left: files of folders that were not, by extension."""
     first = next((each.first for each in found if each.first), "")

@@ -12,7 +12,7 @@ from typing import Any
 
 from gpt2lab.corpus.documents.decoding import lines_of, texts
 from gpt2lab.corpus.documents.fields import TEXT, as_text, joined, listed, usual
-from gpt2lab.corpus.documents.reading import Found, Reading, Seen, Source
+from gpt2lab.corpus.documents.reading import Findings, OnRead, Reading, TextFile
 from gpt2lab.errors import InputError, MissingExtraError, quoted
 from gpt2lab.files.io import accessing
 from gpt2lab.files.visible import reason, shown
@@ -27,7 +27,7 @@ _SENTENCE = re.compile(r"""[.!?…。！？]["'”’»）)]*$|[，。！？；]
 
 
 def columns(
-    source: Source, names: Sequence[str], reading: Reading, first: Sequence[str] = ()
+    file: TextFile, names: Sequence[str], reading: Reading, first: Sequence[str] = ()
 ) -> list[int]:
     """Which columns of a table are the text; InputError that lists those there are.
 
@@ -35,31 +35,29 @@ def columns(
     """
     there = listed(first or names)
     if wanted := reading.columns or reading.field:
-        return [_column(source, names, name, there) for name in wanted]
+        return [_column(file, names, name, there) for name in wanted]
     found = usual(names)
     if found is not None:
         return found
     if not first:
         raise InputError(
-            f"{source.name}: which column? choose with --column; it has {there}; --no-header if "
+            f"{file.name}: which column? choose with --column; it has {there}; --no-header if "
             "these are no names"
         )
     raise InputError(
-        f"{source.name}: which column? choose by number with --column; the first row has {there}, "
+        f"{file.name}: which column? choose by number with --column; the first row has {there}, "
         "which are taken for texts, not for names (--header); where each line is one text, save it "
         "as .txt and give --lines"
     )
 
 
-def _column(source: Source, names: Sequence[str], name: str, there: str) -> int:
+def _column(file: TextFile, names: Sequence[str], name: str, there: str) -> int:
     if names.count(name) == 1:
         return names.index(name)
     if name.isascii() and name.isdigit() and 0 < int(name) <= len(names):
         return int(name) - 1
     problem = "several columns" if names.count(name) else "no column"
-    raise InputError(
-        f"{source.name}: {problem} {quoted(name)}; choose among {there}, also by number"
-    )
+    raise InputError(f"{file.name}: {problem} {quoted(name)}; choose among {there}, also by number")
 
 
 # --- the form of a CSV ----------------------------------------------------------------------------
@@ -185,7 +183,7 @@ class _Lines:
         return text.rstrip("\r\n")
 
 
-def _rows(source: Source, lines: _Lines, sign: str) -> Iterator[tuple[int, list[str], str]]:
+def _rows(file: TextFile, lines: _Lines, sign: str) -> Iterator[tuple[int, list[str], str]]:
     """(line, cells, the row as it stands) of a CSV; quotes may hold delimiters and line ends."""
     csv.field_size_limit(max(csv.field_size_limit(), FIELD))
     rows = csv.reader(iter(lines), delimiter=sign, strict=True)
@@ -194,7 +192,7 @@ def _rows(source: Source, lines: _Lines, sign: str) -> Iterator[tuple[int, list[
             row = next(rows, None)
         except csv.Error as error:
             raise InputError(
-                f"{source.name}: line {lines.start}: no CSV ({reason(error)}); a quote may be "
+                f"{file.name}: line {lines.start}: no CSV ({reason(error)}); a quote may be "
                 "missing or not doubled"
             ) from error
         if row is None:
@@ -204,7 +202,7 @@ def _rows(source: Source, lines: _Lines, sign: str) -> Iterator[tuple[int, list[
             yield start, row, text
 
 
-def _fitted(where: str, row: list[str], text: str, form: _Form, found: Found) -> list[str]:
+def _fitted(where: str, row: list[str], text: str, form: _Form, found: Findings) -> list[str]:
     """The cells of a row, as many as the table has columns.
 
     In a table of one column a row with delimiters is a text with commas, and taken whole. More
@@ -223,23 +221,23 @@ def _fitted(where: str, row: list[str], text: str, form: _Form, found: Found) ->
 
 
 def read_csv(
-    source: Source, reading: Reading, seen: Seen, found: Found
+    file: TextFile, reading: Reading, on_read: OnRead, found: Findings
 ) -> Iterator[tuple[str, bool]]:
     """The documents of a CSV, one a row."""
-    lines = lines_of(texts(source, reading, seen, found))
+    lines = lines_of(texts(file, reading, on_read, found))
     sample, skipped, sign = _sampled(lines), 0, reading.delimiter
     if sample and (declared := _SEP.fullmatch(sample[0])):
         sample, skipped, sign = sample[1:], 1, sign or declared[1]
     form = _form(sample, sign, reading)
-    wanted = columns(source, form.names, reading, form.first)
+    wanted = columns(file, form.names, reading, form.first)
     found.columns, found.among = [form.names[at] for at in wanted], form.names
     found.delimiter = form.delimiter if form.declared > 1 else ""
     recorded = _Lines(chain(sample, lines), skipped)
-    for line, row, text in _rows(source, recorded, form.delimiter):
+    for line, row, text in _rows(file, recorded, form.delimiter):
         if not form.first and found.header is None:
             found.header = line
             continue
-        cells = _fitted(f"{source.name}: line {line}", row, text, form, found)
+        cells = _fitted(f"{file.name}: line {line}", row, text, form, found)
         yield from joined([cells[at] for at in wanted], reading, found)
 
 
@@ -247,7 +245,7 @@ def read_csv(
 
 
 def read_parquet(
-    source: Source, reading: Reading, seen: Seen, found: Found
+    file: TextFile, reading: Reading, on_read: OnRead, found: Findings
 ) -> Iterator[tuple[str, bool]]:
     """The documents of a parquet file, one a row."""
     try:
@@ -255,25 +253,25 @@ def read_parquet(
     except ImportError:
         raise MissingExtraError("reading parquet", "pyarrow", "parquet") from None
     try:
-        with accessing(source.path), parquet.ParquetFile(source.path) as file:
-            names = file.schema_arrow.names
-            wanted = [names[at] for at in columns(source, names, reading)]
+        with accessing(file.path), parquet.ParquetFile(file.path) as table:
+            names = table.schema_arrow.names
+            wanted = [names[at] for at in columns(file, names, reading)]
             found.columns, found.among = wanted, names
-            for group in range(file.num_row_groups):
-                for batch in file.iter_batches(1024, row_groups=[group], columns=wanted):
-                    for cells in _cells(source, batch, wanted):
+            for group in range(table.num_row_groups):
+                for batch in table.iter_batches(1024, row_groups=[group], columns=wanted):
+                    for cells in _cells(file, batch, wanted):
                         yield from joined(cells, reading, found)
-                seen(source.size * (group + 1) // file.num_row_groups)
+                on_read(file.size * (group + 1) // table.num_row_groups)
     except ArrowException as error:
         raise InputError(
-            f"{source.name}: not a whole parquet file ({reason(error)}); copy it again"
+            f"{file.name}: not a whole parquet file ({reason(error)}); copy it again"
         ) from error
 
 
-def _cells(source: Source, batch: Any, wanted: Sequence[str]) -> Iterator[list[str]]:
+def _cells(file: TextFile, batch: Any, wanted: Sequence[str]) -> Iterator[list[str]]:
     values = [batch.column(name).to_pylist() for name in wanted]
     for row in zip(*values, strict=True):
         yield [
-            as_text(source.name, cell, f"column {shown(name)}")
+            as_text(file.name, cell, f"column {shown(name)}")
             for name, cell in zip(wanted, row, strict=True)
         ]
