@@ -21,9 +21,11 @@ import gpt2lab
 from gpt2lab import lens
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError
-from gpt2lab.lens import notebook, page, page_steps
+from gpt2lab.lens import page, page_steps
+from gpt2lab.lens.prediction import SURPRISING
 from gpt2lab.lens.walkthrough import walk
 from gpt2lab.lm import LM
+from gpt2lab.pages import document, palette, text
 from gpt2lab.weights import Checkpoint
 
 from .support import ROOT, TINY, tiny_params
@@ -112,9 +114,9 @@ class Tags(HTMLParser):
 # ---- Colours and signs.
 
 
-@pytest.mark.parametrize("scale", [notebook.shade, notebook.heat])
+@pytest.mark.parametrize("scale", [palette.shade, palette.heat])
 def test_a_scale_goes_one_way_in_lightness_and_ink_is_read_on_it(scale):
-    light = [notebook.luminance(scale(i / 100)) for i in range(101)]
+    light = [palette.luminance(scale(i / 100)) for i in range(101)]
     assert all(a > b for a, b in itertools.pairwise(light))
     assert scale(-1) == scale(0) == scale(float("nan"))
     assert scale(7) == scale(1)
@@ -122,29 +124,29 @@ def test_a_scale_goes_one_way_in_lightness_and_ink_is_read_on_it(scale):
 
 def test_ink_on_any_colour_has_the_contrast_that_wcag_asks_for():
     for value in np.linspace(-1, 1, 401):
-        for scale in (notebook.shade, notebook.heat, notebook.diverging):
-            paper = notebook.luminance(scale(float(value)))
-            letters = 0.0 if notebook.ink(scale(float(value))) == "#000" else 1.0
+        for scale in (palette.shade, palette.heat, palette.diverging):
+            paper = palette.luminance(scale(float(value)))
+            letters = 0.0 if palette.ink(scale(float(value))) == "#000" else 1.0
             ratio = (max(paper, letters) + 0.05) / (min(paper, letters) + 0.05)
             assert ratio >= 4.5
 
 
 def test_the_two_sides_of_zero_differ_in_blue_and_not_in_red_and_green_alone():
     for value in (0.3, 0.6, 1.0):
-        (r, _, b), (red, _, blue) = notebook.diverging(value), notebook.diverging(-value)
+        (r, _, b), (red, _, blue) = palette.diverging(value), palette.diverging(-value)
         assert b - r > 15
         assert red - blue > 15
 
 
 def test_what_cannot_be_seen_gets_a_sign():
-    assert notebook.plain(" a\n\t\r\x00\x1b") == "·a↵⇥␍␀␛"
-    assert notebook.plain("\u202ea\u200b\u2003\x85") == r"\u{202e}a\u{200b}\u{2003}\u{85}"
-    assert notebook.plain("") == "∅"
-    assert notebook.plain("\u0301") == "◌\u0301"
-    assert notebook.signs("a b") == [("a", False), ("·", True), ("b", False)]
-    assert notebook.plain("\\xf0") == "\\xf0"
+    assert text.plain(" a\n\t\r\x00\x1b") == "·a↵⇥␍␀␛"
+    assert text.plain("\u202ea\u200b\u2003\x85") == r"\u{202e}a\u{200b}\u{2003}\u{85}"
+    assert text.plain("") == "∅"
+    assert text.plain("\u0301") == "◌\u0301"
+    assert text.signs("a b") == [("a", False), ("·", True), ("b", False)]
+    assert text.plain("\\xf0") == "\\xf0"
     every = "".join(map(chr, range(0x3000)))
-    assert notebook.plain(every).isprintable()
+    assert text.plain(every).isprintable()
 
 
 # ---- Fragments.
@@ -163,15 +165,15 @@ def test_every_result_shows_itself_without_script_or_style_sheet():
 def test_hostile_tokens_are_read_as_text():
     model = tiny(tokenizer=Hostile())
     t = lens.trace(model, IDS)
-    shown = Tags(notebook.next_tokens(lens.next_tokens(t)))
-    piece = notebook.plain(model.tokenizer.pieces([96])[0])
-    assert piece == notebook.plain(HOSTILE + "96")
+    shown = Tags((lens.next_tokens(t))._repr_html_())
+    piece = text.plain(model.tokenizer.pieces([96])[0])
+    assert piece == text.plain(HOSTILE + "96")
     assert piece in shown.words
 
 
 def test_the_numbers_of_a_text_stand_in_it(fable):
     n = lens.next_tokens(fable.trace(TEXT))
-    fragment = notebook.next_tokens(n)
+    fragment = (n)._repr_html_()
     found = Tags(fragment)
     for row in n.expected[1:-1]:
         assert any(
@@ -179,18 +181,18 @@ def test_the_numbers_of_a_text_stand_in_it(fable):
             for title in found.titles
         )
     for name, value in n.names(n.next):
-        assert f"{notebook.plain(name)}" in found.words
-        assert notebook.percent(value) in found.words
+        assert f"{text.plain(name)}" in found.words
+        assert text.percent(value) in found.words
         assert f"probability {value!r}" in found.titles
     surprising = max(n.expected[1:-1], key=lambda row: row.surprisal)
-    colour = notebook.heat(surprising.surprisal / notebook.SURPRISING)
-    assert f"rgb{colour}" in fragment
+    colour = palette.heat(surprising.surprisal / SURPRISING)
+    assert palette.css(colour) in fragment
 
 
 def test_the_numbers_of_a_lens_stand_in_its_titles(fable):
     found = fable.trace("Once upon a time")
     look = lens.logit_lens(found)
-    shown = Tags(notebook.logit_lens(look))
+    shown = Tags((look)._repr_html_())
     cells = [title for title in shown.titles if "entropy" in title]
     assert len(cells) == look.best.shape[0] * look.best.shape[1]
     for (n, i), title in zip(np.ndindex(*look.best.shape[:2]), cells, strict=True):
@@ -201,7 +203,7 @@ def test_the_numbers_of_a_lens_stand_in_its_titles(fable):
 
 def test_the_numbers_of_a_head_stand_in_its_cells(fable):
     found = lens.attention(fable.trace(TEXT), 3, 1)
-    titles = [title for title in Tags(notebook.attention(found)).titles if "q.k" in title]
+    titles = [title for title in Tags((found)._repr_html_()).titles if "q.k" in title]
     places = [(i, j) for i in range(len(found.pieces)) for j in range(i + 1)]
     assert len(titles) == len(places)
     for (i, j), title in zip(places, titles, strict=True):
@@ -212,20 +214,20 @@ def test_long_results_are_cut_and_say_so():
     model = tiny(dataclasses.replace(TINY, n_ctx=256, n_layer=45))
     long = [i % 97 for i in range(90)]
     t = lens.trace(model, long)
-    assert "last 60 of 90 tokens" in notebook.next_tokens(lens.next_tokens(t))
-    shown = notebook.logit_lens(lens.logit_lens(t))
+    assert "last 60 of 90 tokens" in (lens.next_tokens(t))._repr_html_()
+    shown = (lens.logit_lens(t))._repr_html_()
     assert "last 60 of 90 tokens" in shown
     assert "last 40 of 46 layers" in shown
-    assert "last 40 of 90 tokens" in notebook.attention(lens.attention(t, 0, 0))
-    most = notebook.attribution(lens.attribution(t, by="neuron"))
+    assert "last 40 of 90 tokens" in (lens.attention(t, 0, 0))._repr_html_()
+    most = (lens.attribution(t, by="neuron"))._repr_html_()
     assert "40 largest of" in most
     assert len(most) < 40_000
-    assert "Of 45 layers, 0 to 44, layer 0 is shown." in notebook.trace(t)
+    assert "Of 45 layers, 0 to 44, layer 0 is shown." in (t)._repr_html_()
 
 
 def test_what_a_cut_attribution_leaves_out_is_summed(fable):
     found = lens.attribution(fable.trace(TEXT), by="neuron")
-    text = Tags(notebook.attribution(found)).words
+    text = Tags((found)._repr_html_()).words
     rest = float(re.search(r"the others sum to (-?[\d.]+)\.", text)[1])
     assert rest == pytest.approx(found.values.sum() - sum(v for _, v in found.top(40)), abs=1e-4)
 
@@ -373,8 +375,8 @@ def test_the_flow_has_the_lines_of_the_reference(made):
     told = data_of(made)["flow"]
     lines = (ROOT / "gpt2lab" / "reference.py").read_text().split("\n")
     for source in told["sources"]:
-        for number, text in source["lines"]:
-            assert lines[number - 1].strip() == text.strip()
+        for number, line in source["lines"]:
+            assert lines[number - 1].strip() == line.strip()
     assert {source["name"] for source in told["sources"]} >= {
         "model",
         "block",
@@ -428,7 +430,7 @@ def test_the_page_of_forty_tokens_is_small(fable):
 def test_the_page_asks_for_nothing(made):
     assert "http:" not in made
     assert "https:" not in made
-    assert "//" not in re.sub(r"^\s*//.*|/\*.*?\*/", "", page._part("page.css"), flags=re.DOTALL)
+    assert "//" not in re.sub(r"^\s*//.*|/\*.*?\*/", "", document.part("look.css"), flags=re.DOTALL)
     found = Tags(made)
     assert not found.open
     assert not found.attributes & {"src", "srcset", "action", "onclick", "onload", "onerror"}
@@ -436,7 +438,7 @@ def test_the_page_asks_for_nothing(made):
     assert "@import" not in made
     assert "url(" not in made
     for word in ("fetch(", "XMLHttpRequest", "WebSocket", "import(", "innerHTML", "eval("):
-        assert word not in page._part("page.js")
+        assert word not in page.script()
 
 
 def test_its_policy_lets_one_script_run_and_no_other(made):
@@ -444,7 +446,7 @@ def test_its_policy_lets_one_script_run_and_no_other(made):
     scripts = re.findall(r"<script>(.*?)</script>", made, re.DOTALL)
     assert len(scripts) == 1
     digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
-    assert policy == page.POLICY.format(digest)
+    assert policy == f"{document.POLICY}; script-src 'sha256-{digest}'"
     assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:;")
 
 
@@ -457,7 +459,7 @@ def test_hostile_tokens_and_names_do_not_leave_their_place():
     told = data_of(made)
     assert told["model"]["name"] == HOSTILE
     for one, piece in zip(IDS, model.tokenizer.pieces(IDS), strict=True):
-        assert "".join(told["words"][str(one)]) == notebook.plain(piece)
+        assert "".join(told["words"][str(one)]) == text.plain(piece)
 
 
 def test_ids_are_shown_where_there_is_no_tokenizer():
@@ -572,7 +574,9 @@ def test_the_script_is_javascript(tmp_path):
     node = shutil.which("node")
     if node is None:
         pytest.skip("no node here")
-    subprocess.run([node, "--check", ROOT / "gpt2lab" / "lens" / "page.js"], check=True)
+    path = tmp_path / "page.js"
+    path.write_text(page.script(), encoding="utf-8")
+    subprocess.run([node, "--check", path], check=True)
 
 
 def drawn(text: str, tmp_path) -> str:

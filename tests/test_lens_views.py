@@ -13,7 +13,7 @@ import gpt2lab
 from gpt2lab import lens, reference
 from gpt2lab.errors import InputError
 from gpt2lab.generation.sampler import log_softmax
-from gpt2lab.lens import heads, logits, page, prediction
+from gpt2lab.lens import heads, page, prediction, unembedding
 
 from .support import TINY, tiny_params
 from .test_lens import IDS, TEXT, tiny
@@ -115,10 +115,10 @@ def test_every_row_of_the_lens_is_the_head_on_that_place(trace):
 def test_a_long_text_is_read_in_parts():
     """More tokens than are unembedded at once give the same as one by one."""
     model = tiny(dataclasses.replace(TINY, n_ctx=200))
-    long = model.trace(np.random.default_rng(0).integers(0, 97, 2 * logits.ROWS + 5).tolist())
+    long = model.trace(np.random.default_rng(0).integers(0, 97, 2 * unembedding.ROWS + 5).tolist())
     found = lens.logit_lens(long)
-    assert found.best.shape == (3, 2 * logits.ROWS + 5, 5)
-    for at in (0, logits.ROWS - 1, logits.ROWS, 2 * logits.ROWS + 4):
+    assert found.best.shape == (3, 2 * unembedding.ROWS + 5, 5)
+    for at in (0, unembedding.ROWS - 1, unembedding.ROWS, 2 * unembedding.ROWS + 4):
         alone = lens.unembed(long, long["resid_post", 0][0, at])
         assert found.best[1, at, 0] == alone.argmax()
 

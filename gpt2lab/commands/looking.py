@@ -15,10 +15,11 @@ from gpt2lab.errors import InputError
 from gpt2lab.files.visible import sign
 
 if TYPE_CHECKING:
+    from gpt2lab.lens.direct_effects import Attribution
     from gpt2lab.lens.heads import HeadScores
-    from gpt2lab.lens.logits import Attribution, LogitLens
     from gpt2lab.lens.over_training import Growth, Stage
     from gpt2lab.lens.prediction import Expected, NextTokens
+    from gpt2lab.lens.unembedding import LogitLens
     from gpt2lab.lens.walkthrough import Call, Line, Seen
 
 BARS = " ▁▂▃▄▅▆▇█"

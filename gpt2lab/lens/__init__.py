@@ -7,6 +7,7 @@
 Everything works on the reference in NumPy and on any checkpoint; no weight is folded or centred.
 """
 
+from gpt2lab.lens.direct_effects import attribution
 from gpt2lab.lens.heads import (
     attention,
     copying_scores,
@@ -29,10 +30,10 @@ from gpt2lab.lens.interventions import (
     steer,
     tap,
 )
-from gpt2lab.lens.logits import attribution, logit_lens, unembed
 from gpt2lab.lens.patching import direction, sweep
 from gpt2lab.lens.prediction import next_tokens
 from gpt2lab.lens.traces import Trace, probabilities, trace, watch, without_acts
+from gpt2lab.lens.unembedding import logit_lens, unembed
 
 __all__ = [
     "NAMES",

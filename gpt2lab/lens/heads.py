@@ -17,6 +17,9 @@ from gpt2lab.lens import hook_names as naming
 from gpt2lab.lens import interventions as acting
 from gpt2lab.lens.prediction import check_count, top
 from gpt2lab.lens.traces import Array, Model, Trace, exact, pieces_of
+from gpt2lab.pages import fragments as view
+from gpt2lab.pages.palette import shade
+from gpt2lab.pages.text import percent, plain, token
 from gpt2lab.reference import attention_mask, norm, softmax
 
 # ---- One head's arithmetic.
@@ -75,9 +78,40 @@ class Attention:
         )
 
     def _repr_html_(self) -> str:
-        from gpt2lab.lens import notebook
+        return _pattern_view(self)
 
-        return notebook.attention(self)
+
+def _pattern_view(a: Attention) -> str:
+    """For a notebook: a row for each token, a column for each token that it attends to."""
+    length = len(a.pieces)
+    columns = range(max(0, length - view.COLUMNS), length)
+    rows = range(max(0, length - view.ROWS), length)
+    body = [
+        view.label(token(a.pieces[i]), f"token {i}")
+        + "".join(_pattern_cell(a, i, j) for j in columns if j <= i)
+        for i in rows
+    ]
+    first = f"The columns are the last {len(columns)}; attention to earlier tokens is not shown."
+    return view.fragment(
+        f"Layer {a.layer}, head {a.head}: attention of each token (down) to each source (across)",
+        view.table([view.token_labels(a.pieces, columns), *body]),
+        view.legend(shade, "0%", "100% of its attention"),
+        view.notes(
+            view.cut(len(rows), length, "tokens", "last"),
+            first if columns[0] else "",
+            f"Scores are q.k times {a.scale:.4f}; each row is their softmax.",
+        ),
+    )
+
+
+def _pattern_cell(a: Attention, i: int, j: int) -> str:
+    """One cell of a pattern: the hundredths, and in the title the arithmetic."""
+    value = float(a.pattern[i, j])
+    title = (
+        f"{plain(a.pieces[i])} ({i}) to {plain(a.pieces[j])} ({j}): {percent(value)}\n"
+        f"q.k {a.dots[i, j]:.4f}, scaled {a.scaled[i, j]:.4f}"
+    )
+    return view.cell(f"{100 * value:.0f}" if value >= 0.005 else "", shade(value), title)
 
 
 def attention(trace: Trace, layer: int, head: int, *, row: int = 0) -> Attention:
@@ -219,9 +253,44 @@ class HeadScores:
         return "\n".join([*rows, "HeadScores: .strongest(kind, n) has more, .to_dict() everything"])
 
     def _repr_html_(self) -> str:
-        from gpt2lab.lens import notebook
+        return _scores_view(self)
 
-        return notebook.head_scores(self)
+
+def _scores_view(h: HeadScores) -> str:
+    """For a notebook: a table of each kind of score, layers down and heads across."""
+    tables = "".join(
+        '<div style="display:inline-block;vertical-align:top;margin-right:18px">'
+        f"<div>{kind}</div>{_grid(getattr(h, kind), kind)}</div>"
+        for kind in KINDS
+    )
+    layers, heads = h.previous.shape
+    return view.fragment(
+        "Attention on random tokens that come twice",
+        tables,
+        view.legend(shade, "0", "1, all of the attention"),
+        view.notes(
+            view.cut(min(view.ROWS, layers), layers, "layers", "first"),
+            view.cut(min(view.COLUMNS, heads), heads, "heads", "first"),
+            f"Loss on {h.length} random tokens: {h.losses[0]:.3f} nats per token the first time, "
+            f"{h.losses[1]:.3f} the second.",
+        ),
+    )
+
+
+def _grid(scores: Array, kind: str) -> str:
+    """Scores [L, H] as a table."""
+    shown = scores[: view.ROWS, : view.COLUMNS]
+    numbers = range(shown.shape[1])
+    head = view.labels(map(str, numbers), (f"head {j}" for j in numbers))
+    body = [
+        view.label(str(i), f"layer {i}")
+        + "".join(
+            view.cell(f"{x:.2f}", shade(float(x)), f"layer {i}, head {j}: {kind} {x:.4f}")
+            for j, x in enumerate(row)
+        )
+        for i, row in enumerate(shown)
+    ]
+    return view.table([head, *body])
 
 
 def repeated_tokens(model: Model, length: int, batch: int, seed: int) -> Array:

@@ -1,7 +1,7 @@
 """The look inside as one HTML page: every view of one text, in one file that asks for nothing.
 
-The page is a template, a style sheet and a script (`page.html`, `page.css`, `page.js`) with
-the numbers as JSON. Its policy lets this one script run and nothing be fetched. What the
+The page is a template, a style sheet and a script of several parts in `pages/` with the numbers
+as JSON. What the
 numbers are is decided here, how they look there; all of them come from the functions of this room.
 
 Shapes: T tokens, H heads, L layers, N places in the stream, V vocabulary.
@@ -11,13 +11,9 @@ from __future__ import annotations
 
 import base64
 import gzip
-import hashlib
-import html
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping
-from importlib import resources
 from typing import Any
 
 import numpy as np
@@ -28,9 +24,8 @@ from gpt2lab.config import Config
 from gpt2lab.errors import InputError
 from gpt2lab.files.visible import shown
 from gpt2lab.generation.sampler import log_softmax
-from gpt2lab.lens import notebook
+from gpt2lab.lens.direct_effects import Attribution, attribution
 from gpt2lab.lens.heads import KINDS, head_scores
-from gpt2lab.lens.logits import Attribution, LogitLens, attribution, logit_lens, unembed
 from gpt2lab.lens.page_steps import digits, flow, packed
 from gpt2lab.lens.prediction import NextTokens, next_tokens, top
 from gpt2lab.lens.traces import (
@@ -42,16 +37,17 @@ from gpt2lab.lens.traces import (
     trace,
     without_acts,
 )
+from gpt2lab.lens.unembedding import LogitLens, logit_lens, unembed
+from gpt2lab.pages import palette
+from gpt2lab.pages.document import document, part
+from gpt2lab.pages.text import signs
 
 LIMIT = 40 * 2**20  # bytes of a page; browsers open more, but not at once
 NEXT, LENS = 50, 10  # alternatives told after each token, and in each place of the lens
 LONG = 200  # tokens; beyond, queries and keys stand for the scores, and the data is compressed
 ROWS = 64  # of logits at once
 TEMPERATURES = tuple(round(0.1 * step, 1) for step in range(1, 21))
-POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
-    "form-action 'none'; script-src 'sha256-{}'"
-)
+SCRIPTS = ("kit", "state", "expected", "flow", "attention", "lens", "parts", "start")
 
 
 def render(model: Model, tokens: list[int], *, layer_scores: bool = True) -> str:
@@ -70,25 +66,20 @@ def render(model: Model, tokens: list[int], *, layer_scores: bool = True) -> str
 
 def assemble(data: Mapping[str, Any]) -> str:
     """Template, style sheet, script and data as one document."""
-    script = _part("page.js")
     json_text = to_json(data)
-    long = len(data["tokens"]) > LONG
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    kind, text = "application/json", json_text
+    if len(data["tokens"]) > LONG:
+        kind, text = "application/gzip", _compressed(json_text)
+    body = f'{part("look.html")}<script type="{kind}" id="data">{text}</script>'
     name = data["model"]["name"]
-    parts = {
-        "policy": html.escape(POLICY.format(digest), quote=False),
-        "title": html.escape(f"{name}, looked inside: {_beginning(data)}"),
-        "style": _part("page.css"),
-        "script": script,
-        "kind": "application/gzip" if long else "application/json",
-        "data": _compressed(json_text) if long else json_text,
-    }
-    # One pass, so that a token that looks like a place of the template stays what it is.
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _part("page.html"))
+    title = f"{name}, looked inside: {_beginning(data)}"
+    return document(title, body, style=part("look.css"), script=script())
 
 
-def _part(name: str) -> str:
-    return (resources.files("gpt2lab.lens") / name).read_text(encoding="utf-8")
+def script() -> str:
+    """The script of the page: its parts in one scope."""
+    parts = "\n".join(part(f"look.{name}.js") for name in SCRIPTS)
+    return f"'use strict';\n(async () => {{\n{parts}}})();"
 
 
 def _beginning(data: Mapping[str, Any]) -> str:
@@ -153,6 +144,7 @@ def gather(model: Model, tokens: list[int], *, layer_scores: bool = True) -> dic
     lens = logit_lens(t, top=min(LENS, model.config.n_vocab))
     parts = {
         "model": _about(model, t),
+        "palette": palette.SCALES,
         "tokens": t.tokens[0].tolist(),
         "expected": _expected(before),
         "total": decimals(before.total),
@@ -195,10 +187,10 @@ def _ids(parts: Mapping[str, Any]) -> set[int]:
 
 
 def _words(model: Model, ids: Iterable[int]) -> dict[str, list[str]]:
-    """id -> its text in runs, in turns what is text and what is a sign (`notebook.signs`)."""
+    """id -> its text in runs, in turns what is text and what is a sign (`signs`)."""
     listed = sorted(ids)
     return {
-        str(one): _turns(notebook.signs(piece))
+        str(one): _turns(signs(piece))
         for one, piece in zip(listed, pieces_of(model.tokenizer, listed), strict=True)
     }
 

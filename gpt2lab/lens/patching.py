@@ -18,8 +18,11 @@ from gpt2lab import reference
 from gpt2lab.errors import InputError
 from gpt2lab.lens import hook_names as naming
 from gpt2lab.lens import interventions as acting
-from gpt2lab.lens.logits import place_of, token_of, unembed
 from gpt2lab.lens.traces import Array, Model, Trace, check_name, exact, trace
+from gpt2lab.lens.unembedding import place_of, token_of, unembed
+from gpt2lab.pages import fragments as view
+from gpt2lab.pages.palette import diverging
+from gpt2lab.pages.text import token
 
 ROWS = 16  # patched readings at once
 Metric = Callable[[Array], Array]
@@ -79,9 +82,41 @@ class Sweep:
         )
 
     def _repr_html_(self) -> str:
-        from gpt2lab.lens import notebook
+        return _view(self)
 
-        return notebook.sweep(self)
+
+def _view(s: Sweep) -> str:
+    """For a notebook: what each patch restores, layers down, positions or heads across."""
+    layers, count = s.values.shape
+    by_head = s.by == "head"
+    columns = range(min(view.COLUMNS, count)) if by_head else range(count)[-view.COLUMNS :]
+    rows, restored = range(min(view.ROWS, layers)), s.restored
+    most = max(1.0, float(np.abs(restored).max(initial=0.0)))
+    names = map(str, columns) if by_head else (token(s.tokens[j]) for j in columns)
+    titles = [f"{'head' if by_head else 'token'} {j}" for j in columns]
+
+    def cell(i: int, j: int, title: str) -> str:
+        share = float(restored[i, j])
+        about = f"layer {i}, {title}: {s.values[i, j]:.4f}, restored {share:.4f}"
+        written = f"{share:.2f}" if abs(share) >= 0.005 else ""
+        return view.cell(written, diverging(share / most), about)
+
+    body = [
+        view.label(str(i), f"layer {i}")
+        + "".join(cell(i, j, title) for j, title in zip(columns, titles, strict=True))
+        for i in rows
+    ]
+    which = ("heads", "first") if by_head else ("tokens", "last")
+    return view.fragment(
+        f"{s.name} patched in, by layer (down) and {s.by} (across): {s.metric}",
+        view.table([view.labels(names, titles), *body]),
+        view.legend(diverging, f"{-most:.3g}", f"{most:.3g}"),
+        view.notes(
+            view.cut(len(columns), count, *which),
+            view.cut(len(rows), layers, "layers", "first"),
+            f"0 is the corrupt prompt's {s.corrupt:.4f}, 1 the clean one's {s.clean:.4f}.",
+        ),
+    )
 
 
 def sweep(

@@ -14,6 +14,9 @@ import numpy as np
 from gpt2lab.errors import InputError
 from gpt2lab.generation.sampler import log_softmax
 from gpt2lab.lens.traces import Array, Trace, pieces_of
+from gpt2lab.pages import fragments as view
+from gpt2lab.pages.palette import heat
+from gpt2lab.pages.text import percent, plain, token
 from gpt2lab.text.tokenizer import Tokenizer
 
 MOST = 1_000_000  # of anything that is counted
@@ -102,9 +105,48 @@ class NextTokens:
         )
 
     def _repr_html_(self) -> str:
-        from gpt2lab.lens import notebook
+        return _view(self)
 
-        return notebook.next_tokens(self)
+
+SURPRISING = 8.0  # nats; more surprising tokens (under 1 in 3,000) get the same colour
+
+
+def _view(n: NextTokens) -> str:
+    """For a notebook: the text coloured by surprisal, and a table of what comes next."""
+    start = max(0, len(n.tokens) - view.COLUMNS)
+    count = len(n.tokens) - 1
+    mean = f", {n.total / count:.3f} per token" if count else ""
+    following = [
+        view.words(str(rank)) + view.label(token(piece), repr(piece), "left") + view.share_cell(p)
+        for rank, (piece, p) in enumerate(n.names(n.next)[: view.ROWS], 1)
+    ]
+    text = "".join(_marked(n, place) for place in range(start, len(n.tokens)))
+    return view.fragment(
+        f"Surprisal: {n.total:.4f} nats over {count} tokens{mean}",
+        f'<div style="line-height:2">{text}</div>',
+        view.legend(heat, "0", f"{SURPRISING:g} nats of surprisal or more"),
+        view.notes(view.cut(len(n.tokens) - start, len(n.tokens), "tokens", "last")),
+        view.heading(f"Next token, with an entropy of {n.next.entropy:.4f} nats"),
+        view.table(following),
+    )
+
+
+def _marked(n: NextTokens, place: int) -> str:
+    """One token of a text, coloured by its surprisal."""
+    row, piece = n.expected[place], n.pieces[place]
+    if row is None or row.surprisal is None or row.probability is None:
+        return view.marked(token(piece), None, "the first token has no probability")
+    best = [f"{plain(text)}  {percent(value)}" for text, value in n.names(row)[:5]]
+    title = "\n".join(
+        [
+            f"token {place}, id {row.token}",
+            f"probability {percent(row.probability)}, rank {row.rank}",
+            f"surprisal {row.surprisal:.4f} nats, entropy {row.entropy:.4f} nats",
+            "most probable:",
+            *best,
+        ]
+    )
+    return view.marked(token(piece), heat(row.surprisal / SURPRISING), title)
 
 
 def top(probabilities: Array, count: int) -> Array:

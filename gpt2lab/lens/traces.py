@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from html import escape
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,11 +28,14 @@ from gpt2lab.generation.sampler import log_softmax
 from gpt2lab.lens import hook_names as naming
 from gpt2lab.lens import interventions as acting
 from gpt2lab.lens.interventions import Act
+from gpt2lab.pages import fragments as view
 from gpt2lab.text.tokenizer import Tokenizer
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Names = Iterable[str] | str | None
 Layers = Iterable[int] | int | None
+
+MASKED = -1e9  # scores below this value were set by the mask
 
 
 class Model(Protocol):
@@ -142,9 +146,42 @@ class Trace:
         return f"Trace({len(self)} values of {batch} x {length} tokens, {size:.1f} MiB)"
 
     def _repr_html_(self) -> str:
-        from gpt2lab.lens import notebook
+        return _view(self)
 
-        return notebook.trace(self)
+
+_COLUMNS = ("name", "shape", "least", "mean", "largest", "what it is", "TransformerLens")
+
+
+def _view(t: Trace) -> str:
+    """For a notebook: the values of one layer and the ends with shape, range and hook."""
+    layers = sorted({layer for key in t if (layer := naming.parse(key)[1]) is not None})
+    one = layers[0] if layers else None
+    chosen = [key for key in t if naming.parse(key)[1] in (None, one)]
+    head = "".join(f'<th style="text-align:left;padding:1px 8px">{name}</th>' for name in _COLUMNS)
+    left_out = ""
+    if len(layers) > 1:
+        left_out = f"Of {len(layers)} layers, {layers[0]} to {layers[-1]}, layer {one} is shown."
+    acts = "; ".join(act.about for act in t.acts)
+    batch, length = t.tokens.shape
+    return view.fragment(
+        f"Trace of {batch} x {length} tokens: {len(t)} values",
+        view.table([head, *(_row(key, t[key]) for key in chosen)]),
+        view.notes(left_out, "Ranges exclude masked scores.", f"Changed: {acts}." if acts else ""),
+    )
+
+
+def _row(key: str, value: Array) -> str:
+    """The row of one value."""
+    real = value[value > MASKED]
+    ends = [f"{f(real):.4g}" for f in (np.min, np.mean, np.max)] if real.size else ["-"] * 3
+    name = naming.NAMES[naming.parse(key)[0]]
+    return (
+        view.label(escape(key), f"axes {name.shape}", "left")
+        + view.label(f"{list(value.shape)}", f"axes {name.shape}", "left")
+        + "".join(view.words(end, "right") for end in ends)
+        + view.words(name.about)
+        + view.label(escape(naming.hook_of(key) or "(its result)"), "", "left")
+    )
 
 
 def pieces_of(tokenizer: Tokenizer | None, ids: Sequence[int]) -> list[str]:

@@ -25,10 +25,9 @@ import numpy as np
 from gpt2lab import reference
 from gpt2lab.errors import InputError
 from gpt2lab.lens import interventions as acting
-from gpt2lab.lens.traces import Array, Model, batch_of, exact
+from gpt2lab.lens.traces import MASKED, Array, Model, batch_of, exact
 
 ROWS, COLUMNS = 12, 40  # of a picture
-MASKED = -1e9  # what is below was put there by the mask
 
 
 @dataclass(frozen=True)

@@ -1,28 +1,26 @@
-"""What a run was, to look at: curve.png, and report.html, one page that needs nothing else.
+"""The report of a training run: curve.png, and report.html, one page that needs nothing else.
 
-Made of the records that `journal` keeps, of any number of them. A long run is thinned out in such a
-way that what stands out stays.
+Both are made from the records of `log`, however many there are. A long run is thinned out so that
+what stands out stays.
 """
 
 from __future__ import annotations
 
-import base64
-import html
 import json
 import math
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gpt2lab.errors import MissingExtraError
 from gpt2lab.files.atomic import write_whole
-from gpt2lab.files.visible import visible
+from gpt2lab.pages import chart
+from gpt2lab.pages.chart import Panel, Series
+from gpt2lab.pages.document import article, section
+from gpt2lab.pages.text import escaped
 from gpt2lab.train.log import Record, plain
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -30,7 +28,6 @@ Array = np.ndarray[Any, np.dtype[Any]]
 POINTS = 2000  # of a curve
 STRETCHES = 50  # of a curve, from each of which the lowest and the highest point are drawn too
 SAMPLES = 24  # of a report, at most
-LOG_SCALE = 8.0  # from this ratio of the highest loss to the lowest on
 
 
 def _number(value: Any) -> float:
@@ -113,154 +110,69 @@ def _frame(losses: Array, lines: Array) -> tuple[float, float] | None:
     return (low - margin if low > margin or low <= 0 else low * 0.9), high + margin
 
 
-@dataclass(frozen=True)
-class Colours:
-    """What a curve is drawn with, on light and on dark pages."""
-
-    page: str
-    ink: str
-    faint: str
-    train: str
-    val: str
-    skipped: str
-
-
-LIGHT = Colours("#ffffff", "#24292f", "#d8dee4", "#0a66b7", "#c2410c", "#b3123f")
-DARK = Colours("#16181d", "#d7dce2", "#363c45", "#6cb2ff", "#ff9d5c", "#ff6b8b")
-
-
-def _matplotlib() -> Any:
-    try:
-        import matplotlib.backends.backend_agg
-        import matplotlib.figure
-        import matplotlib.ticker
-    except ModuleNotFoundError:
-        raise MissingExtraError("a curve", "matplotlib", "train") from None
-    return matplotlib
-
-
-def _draw_training(axes: Any, run: Curves, colours: Colours) -> Array:
-    """Points and smoothed line of the training loss; the line's losses come back."""
+def _training(run: Curves) -> list[Series]:
+    """The points of the training loss and their smoothed line."""
     x, y = finite(run.steps, run.losses)
     if not len(y):
-        return y
-    size, alpha = (14, 0.8) if len(y) < 100 else (4, 0.35)
-    axes.scatter(*thinned(x, y), s=size, alpha=alpha, color=colours.train, linewidths=0)
+        return []
     at, line = smoothed(x, y)
-    axes.plot(at, line, color=colours.train, linewidth=1.8, label=f"training, last {line[-1]:.3f}")
-    return line
+    opacity = 0.8 if len(y) < 100 else 0.35
+    return [
+        Series("", *thinned(x, y), "blue", "points", opacity),
+        Series("training", at, line, "blue", about=f"training, last {line[-1]:.3f}"),
+    ]
 
 
-def _draw_validation(axes: Any, run: Curves, colours: Colours) -> Array:
-    """The line of the validation loss with its best step ringed; its finite losses come back."""
+def _validation(run: Curves) -> list[Series]:
+    """The line of the validation loss, and a ring around the best."""
     x, y = finite(run.val_steps, run.val_losses)
     if not len(y):
-        return y
+        return []
     best = int(np.argmin(y))
-    marker = "o" if len(y) <= 60 else None
-    label = f"validation, best {y[best]:.3f} at step {int(x[best]):,}"
-    axes.plot(*thinned(x, y), color=colours.val, linewidth=1.8, marker=marker, ms=3.5, label=label)
-    ring = {"mfc": "none", "mec": colours.val, "mew": 1.8, "ms": 11}
-    axes.plot([x[best]], [y[best]], marker="o", linestyle="none", zorder=5, **ring)
-    return y
+    about = f"validation, best {y[best]:.3f} at step {int(x[best]):,}"
+    return [
+        Series("validation", *thinned(x, y), "orange", about=about),
+        Series("", x[[best]], y[[best]], "orange", "ring", about=about),
+    ]
 
 
-def _mark(axes: Any, x: Array, name: str, shape: str, height: float, colour: str) -> None:
-    """A mark on an edge of the frame, at `height` of it, for each of the steps x."""
-    if not len(x):
-        return
-    label = f"{name}: {len(x):,} {'step' if len(x) == 1 else 'steps'}"
-    y, place = np.full(len(x), height), axes.get_xaxis_transform()
-    axes.plot(x, y, shape, transform=place, color=colour, ms=6, clip_on=False, label=label)
+def _ticks(name: str, x: Array, colour: str, edge: str) -> list[Series]:
+    """Ticks at an edge of the panel for the steps x."""
+    about = f"{name}: {len(x):,} {'step' if len(x) == 1 else 'steps'}"
+    return [Series(name, x, np.zeros(len(x)), colour, edge, about=about)] if len(x) else []
 
 
-def _style(axes: Any, colours: Colours) -> None:
-    axes.set_facecolor(colours.page)
-    axes.tick_params(colors=colours.ink, labelsize=9, length=3, which="both")
-    axes.grid(color=colours.faint, linewidth=0.6)
-    axes.set_axisbelow(True)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(colours.faint)
+def panels(run: Curves) -> list[Panel]:
+    """The losses over the steps, and the learning rate below them.
 
-
-def _scale(axes: Any, frame: tuple[float, float] | None, ticker: Any) -> None:
-    """Limits, and a logarithmic scale for a run that came down far."""
-    if frame is None:
-        axes.set_yticks([])
-        return
-    low, high = frame
-    if low > 0 and high / low >= LOG_SCALE:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 3, 4, 6)))
-        axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_locator(ticker.NullLocator())
-    axes.set_ylim(low, high)
-
-
-def _draw_losses(axes: Any, run: Curves, colours: Colours, ticker: Any) -> None:
-    line, val = _draw_training(axes, run, colours), _draw_validation(axes, run, colours)
-    steps, losses = finite(run.steps, run.losses)
-    frame = _frame(losses, np.concatenate([line, val]))
-    _scale(axes, frame, ticker)
-    above = steps[losses > (frame[1] if frame else math.inf)]
-    _mark(axes, above, "above the frame", "^", 0.98, colours.train)
-    _mark(axes, run.skipped, "skipped", "D", 0.02, colours.skipped)
-    _mark(axes, run.steps[~np.isfinite(run.losses)], "loss not finite", "x", 0.02, colours.skipped)
-    axes.set_ylabel("loss, nats a token", color=colours.ink)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, labelcolor=colours.ink, fontsize=9, loc="upper right")
-    else:
-        middle = {"transform": axes.transAxes, "ha": "center", "va": "center"}
-        axes.text(0.5, 0.5, "no step was recorded", color=colours.ink, **middle)
-
-
-def _steps(axes: Any, colours: Colours, ticker: Any) -> None:
-    """The axis of the steps, which are whole numbers: at least two of them wide."""
-    low, high = axes.get_xlim()
-    if high - low < 2:
-        axes.set_xlim((low + high) / 2 - 1, (low + high) / 2 + 1)
-    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.xaxis.set_major_locator(ticker.MaxNLocator(8, integer=True, min_n_ticks=1))
-    axes.set_xlabel("step", color=colours.ink)
-
-
-def _draw_rates(axes: Any, run: Curves, colours: Colours) -> None:
-    x, y = finite(run.steps, run.rates)
-    marker = "o" if len(x) == 1 else None
-    axes.plot(*thinned(x, y), color=colours.ink, linewidth=1.2, marker=marker, ms=3)
-    top = float(y.max(initial=0.0)) or 1.0
-    axes.set_ylim(0, 1.15 * top)
-    axes.set_yticks([0, top] if len(y) else [], ["0", f"{top:.3g}"] if len(y) else [])
-    axes.set_ylabel("learning rate", color=colours.ink, fontsize=9)
-
-
-def curve(run: Curves, title: str, colours: Colours = LIGHT) -> bytes:
-    """The losses over the steps, and the learning rate under them, as a PNG.
-
-    Points are the steps' losses, the line their medians over a fiftieth of the run. A ring marks
-    the best validation loss, diamonds the steps that were skipped. MissingExtraError without
-    matplotlib.
+    Points are the losses of steps, the line their medians over a fiftieth of the run; a ring marks
+    the best validation loss, ticks the steps that were skipped or lie outside of the panel.
     """
-    matplotlib = _matplotlib()
-    figure = matplotlib.figure.Figure((9, 5.2), dpi=160, facecolor=colours.page, layout="tight")
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-    for axes in (upper, lower):
-        _style(axes, colours)
-    _draw_losses(upper, run, colours, matplotlib.ticker)
-    _draw_rates(lower, run, colours)
-    _steps(lower, colours, matplotlib.ticker)
-    upper.set_title(visible(title), color=colours.ink, loc="left", fontsize=12, parse_math=False)
-    out = BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the title may need letters that the font lacks
-        matplotlib.backends.backend_agg.FigureCanvasAgg(figure).print_png(out)
-    return out.getvalue()
+    training, validation = _training(run), _validation(run)
+    steps, losses = finite(run.steps, run.losses)
+    lines = [one.y for one in (*training[1:], *validation[:1])]
+    limits = _frame(losses, np.concatenate(lines) if lines else np.zeros(0))
+    above = steps[losses > (limits[1] if limits else math.inf)]
+    marks = [
+        *_ticks("above the frame", above, "blue", "top"),
+        *_ticks("skipped", run.skipped, "red", "bottom"),
+        *_ticks("loss not finite", run.steps[~np.isfinite(run.losses)], "violet", "bottom"),
+    ]
+    title = "loss, nats per token" if limits else "no loss was recorded"
+    x, rates = finite(run.steps, run.rates)
+    rate = [Series("", *thinned(x, rates), "muted", about="learning rate")] if len(x) else []
+    top = 1.15 * float(rates.max(initial=0.0)) or 1.0
+    return [
+        Panel(title, [*training, *validation, *marks], limits, 320, log=True),
+        Panel("learning rate", rate, (0.0, top) if rate else None, 80),
+    ]
 
 
 def _escaped(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(plain(value), ensure_ascii=False)
-    return html.escape(visible(text))
+    """A value of a record as HTML."""
+    return escaped(
+        value if isinstance(value, str) else json.dumps(plain(value), ensure_ascii=False)
+    )
 
 
 def _table(rows: Iterable[tuple[str, Any]]) -> str:
@@ -330,111 +242,55 @@ def _settings(records: list[Record]) -> str:
         for key, whole in now.items()
         for inner, value in (whole.items() if isinstance(whole, dict) else [("", whole)])
     ]
-    return _section("Settings", _table(rows)) if rows else ""
+    return section("Settings", _table(rows)) if rows else ""
 
 
-def _section(title: str, body: str) -> str:
-    return f"<section>\n<h2>{title}</h2>\n{body}\n</section>"
-
-
-def _spread(items: list[Record], count: int) -> list[Record]:
-    """So many of them, evenly, the first and the last included."""
-    if len(items) <= count:
-        return items
-    return [items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int)]
+def _some(records: list[Record], kind: str) -> tuple[list[Record], str]:
+    """Up to SAMPLES records of a kind, evenly chosen, and a note where some are left out."""
+    every = [record for record in records if record["kind"] == kind]
+    if len(every) <= SAMPLES:
+        return every, ""
+    kept = [every[i] for i in np.linspace(0, len(every) - 1, SAMPLES).round().astype(int)]
+    return kept, f"<p>{SAMPLES} of {len(every):,}; the log has the others.</p>\n"
 
 
 def _samples(records: list[Record]) -> str:
-    every = [record for record in records if record["kind"] == "sample"]
-    if not every:
-        return ""
-    kept = _spread(every, SAMPLES)
-    note = f"<p>{len(kept)} of {len(every):,}; the others stand in the log.</p>\n"
+    kept, note = _some(records, "sample")
     blocks = [
         f"<h3>step {int(r['step']):,}</h3>\n"
         f'<pre dir="auto"><b>{_escaped(r["prompt"])}</b>{_escaped(r["text"])}</pre>'
         for r in kept
     ]
-    return _section("Samples", (note if len(kept) < len(every) else "") + "\n".join(blocks))
+    return section("Samples", note + "\n".join(blocks)) if kept else ""
 
 
 def _skips(records: list[Record]) -> str:
-    every = [record for record in records if record["kind"] == "skip"]
-    if not every:
-        return ""
-    kept = _spread(every, SAMPLES)
-    note = f"<p>{len(kept)} of {len(every):,}; the others stand in the log.</p>\n"
+    kept, note = _some(records, "skip")
     table = _table((f"step {int(r['step']):,}", r.get("why", "")) for r in kept)
-    return _section("Skipped steps", (note if len(kept) < len(every) else "") + table)
+    return section("Skipped steps", note + table) if kept else ""
 
 
-CSS = """\
-:root { color-scheme: light dark; --ink: #24292f; --page: #fff; --line: #d8dee4; --soft: #f5f7f9 }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #d7dce2; --page: #16181d; --line: #363c45; --soft: #1f2329 }
-}
-body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 60rem; background: var(--page);
-  color: var(--ink); font: 16px/1.5 system-ui, sans-serif }
-h1 { font-size: 1.6rem; overflow-wrap: anywhere } h2 { font-size: 1.15rem; margin-top: 2.2rem }
-h3 { font-size: .85rem; margin: 1.2rem 0 .3rem; opacity: .75; font-weight: 600 }
-img { width: 100%; height: auto }
-table { border-collapse: collapse; width: 100% }
-th, td { text-align: left; vertical-align: top; padding: .25rem 1rem .25rem 0;
-  border-bottom: 1px solid var(--line); overflow-wrap: anywhere }
-th { font-weight: 400; opacity: .75; width: 16rem } td { font-variant-numeric: tabular-nums }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--soft); margin: 0;
-  padding: .7rem .9rem; border-radius: 6px; font: 14px/1.5 ui-monospace, monospace }
-@media (max-width: 40rem) { th { width: 9rem } }"""
-
-PAGE = """\
-<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-{css}
-</style>
-<h1>{title}</h1>
-<picture>
-<source media="(prefers-color-scheme: dark)" srcset="{dark}">
-<img alt="training and validation loss over the steps" src="{light}">
-</picture>
-{sections}
-</html>
-"""
-
-
-def _embedded(image: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(image).decode()
-
-
-def page(records: list[Record], title: str, light: bytes, dark: bytes) -> str:
-    """The report as one HTML page with the curve in it, drawn for light and for dark pages."""
-    sections = [
-        _section("Figures", _table(figures(records, curves(records)))),
+def page(records: list[Record], title: str) -> str:
+    """The report as one HTML page with the curve in it."""
+    run = curves(records)
+    return article(
+        "training report",
+        title,
+        chart.html("training and validation loss over the steps", panels(run)),
+        section("Figures", _table(figures(records, run))),
         _skips(records),
         _samples(records),
         _settings(records),
-    ]
-    return PAGE.format(
-        title=_escaped(title),
-        css=CSS,
-        light=_embedded(light),
-        dark=_embedded(dark),
-        sections="\n".join(section for section in sections if section),
     )
 
 
 def write(folder: Path, records: Iterable[Record], title: str) -> None:
-    """Make `curve.png` and `report.html` in the folder, each whole or not at all.
+    """Write `curve.png` and `report.html` into the folder, each completely or not at all.
 
     The page shows both prompt and text of a sample, so a text is what came after its prompt.
     MissingExtraError without matplotlib, InputError or Failure when the files cannot be written.
     """
     every = list(records)
-    run = curves(every)
-    image = curve(run, title)
-    whole = page(every, title, curve(run, ""), curve(run, "", DARK))
+    image, whole = chart.png(title, panels(curves(every))), page(every, title)
     write_whole(folder / "curve.png", image)
     write_whole(folder / "report.html", whole)
