@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from gpt2lab.score import Score
     from gpt2lab.text.tokenizer import StreamDecoder, Tokenizer
     from gpt2lab.train.config import TrainConfig
-    from gpt2lab.train.finetune import finetune
+    from gpt2lab.train.finetune import finetune, pretrain
 
 _HOME = {
     "Chat": "chat",
@@ -44,6 +44,7 @@ _HOME = {
     "Tokenizer": "text.tokenizer",
     "finetune": "train.finetune",
     "prepare": "corpus.prepare",
+    "pretrain": "train.finetune",
     "TrainConfig": "train.config",
 }
 
@@ -65,6 +66,7 @@ __all__ = [
     "generate_response",
     "load",
     "prepare",
+    "pretrain",
 ]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +67,20 @@ def new_ids(engine: Any, prompts: Any, s: Any, **options: Any) -> dict[tuple[int
     for token in generate.tokens(batch):
         found.setdefault(places[token.row], []).append(token.id)
     return dict(sorted(found.items()))
+
+
+@contextmanager
+def logged(name: str = "gpt2lab") -> Iterator[list[str]]:
+    """The messages that a logger, and those below it, get inside the block."""
+    said: list[str] = []
+    handler = logging.Handler(logging.INFO)
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield said
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)

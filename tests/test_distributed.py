@@ -34,7 +34,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gpt2lab.config import SIZES, Config, parameter_shapes
 from gpt2lab.errors import Failure, InputError
-from gpt2lab.train import checkpoint_files, optimizer_state
+from gpt2lab.train import checkpoint_files, optimizer_state, saving
+from gpt2lab.train import dry_run as memory
 from gpt2lab.train import run as run_room
 from gpt2lab.train import start as opening
 from gpt2lab.train.config import TrainConfig
@@ -42,7 +43,7 @@ from gpt2lab.train.parallel import group as distributed
 from gpt2lab.weights.formats import huggingface
 
 from . import train_helpers as helpers
-from .support import ROOT
+from .support import ROOT, logged
 
 #: Of four processes the last holds nothing of a vector of 6.
 UNEVEN = Config(
@@ -301,8 +302,7 @@ def test_a_divided_checkpoint_is_a_model_folder_without_a_pickle(tmp_path):
     data = bytearray(part.read_bytes())
     data[-3] ^= 1
     part.write_bytes(data)
-    told = []
-    with helpers.resume(folder, say=told.append) as run:
+    with logged() as told, helpers.resume(folder) as run:
         assert run.state.step == 6
     assert part.name in told[0]
 
@@ -324,7 +324,7 @@ def _full(group, folder):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(handle)
 
-    real_json, run_room.write_json, os.fsync = run_room.write_json, write_json, fsync
+    real_json, saving.write_json, os.fsync = saving.write_json, write_json, fsync
     with run:
         return [r for r in run.go() if r["kind"] in ("not_saved", "save")]
 
@@ -513,14 +513,14 @@ def test_a_dry_run_of_128_processes_tells_the_bytes_of_one():
     """124M: a 128th of each block (rounded up), of what gradients and moments take as well."""
     config = SIZES["124M"]
     given = {"steps": 1, "batch_size": 128, "block_size": 256, "dtype": "bfloat16"}
-    found = distributed.dry_run(config, TrainConfig(parallel="fsdp", **given), 128)
+    found = memory.dry_run(config, TrainConfig(parallel="fsdp", **given), 128)
     shapes = parameter_shapes(config).values()
     part = sum(4 * -(-shape[0] // 128) * int(np.prod(shape[1:])) for shape in shapes)
     assert found["parameters_bytes"] == found["gradients_bytes"] == part
     assert found["optimizer_bytes"] == 2 * part
     assert found["texts_at_once"] == 1
     whole = 4 * sum(int(np.prod(shape)) for shape in shapes)
-    shared = distributed.dry_run(config, TrainConfig(parallel="ddp", **given), 128)
+    shared = memory.dry_run(config, TrainConfig(parallel="ddp", **given), 128)
     assert shared["parameters_bytes"] == shared["gradients_bytes"] == whole
     assert shared["optimizer_bytes"] == 2 * whole
     assert 0 < found["activations_bytes"] < shared["activations_bytes"]
@@ -530,7 +530,7 @@ def test_a_dry_run_of_128_processes_tells_the_bytes_of_one():
 
 def test_a_dry_run_of_a_part_of_the_model_has_no_moments_of_the_rest():
     given = {"steps": 1, "batch_size": 2, "dtype": "float32", "parallel": "fsdp"}
-    found = distributed.dry_run(UNEVEN, TrainConfig(train_only="blocks", **given), 2)
+    found = memory.dry_run(UNEVEN, TrainConfig(train_only="blocks", **given), 2)
     assert found["gradients_bytes"] < found["parameters_bytes"]
     assert found["optimizer_bytes"] == 2 * found["gradients_bytes"]
 
@@ -540,11 +540,11 @@ def test_what_has_no_contents_holds_as_much_as_what_has():
     settings = helpers.settings(micro_batch=2, block_size=16)
     found = []
     for real in (False, True):
-        group, meter = distributed.Group(), distributed._Meter()
+        group, meter = distributed.Group(), memory._Meter()
         mode = nullcontext() if real else FakeTensorMode(allow_non_fake_inputs=True)
         with mode, meter:
-            made = distributed._rehearsal(helpers.CONFIG, settings, None)
-            found.append((distributed._measured(made, settings, group, meter), meter.most))
+            made = memory._rehearsal(helpers.CONFIG, settings, None)
+            found.append((memory._measured(made, settings, group, meter), meter.most))
     assert found[0] == found[1]
 
 
@@ -554,13 +554,13 @@ def _held(group, folder):
     with run:
         list(run.go())
     _, kept = optimizer_state.moments(run.state)
-    return [distributed._bytes(run.state.model.parameters()), distributed._bytes(kept.values())]
+    return [memory._bytes(run.state.model.parameters()), memory._bytes(kept.values())]
 
 
 def test_a_dry_run_tells_what_a_process_then_holds(tmp_path):
     held = together(2, tmp_path / "said", _held, tmp_path / "run")
     settings = helpers.settings(**{**PLAIN, "parallel": "fsdp"})
-    told = distributed.dry_run(helpers.CONFIG, settings, 2)
+    told = memory.dry_run(helpers.CONFIG, settings, 2)
     assert held[0] == [told["parameters_bytes"], told["optimizer_bytes"]]
 
 
@@ -573,7 +573,7 @@ def test_a_dry_run_tells_what_a_process_then_holds(tmp_path):
 )
 def test_a_dry_run_refuses_what_a_run_would(given, message):
     with pytest.raises(InputError, match=message):
-        distributed.dry_run(helpers.CONFIG, TrainConfig(steps=1, **given), 128)
+        memory.dry_run(helpers.CONFIG, TrainConfig(steps=1, **given), 128)
 
 
 # ---- Alone.

@@ -86,7 +86,7 @@ def test_what_cannot_be_is_told(theirs, message):
 
 
 def test_every_translated_word_leads_to_a_setting():
-    from gpt2lab.train.finetune import MORE
+    from gpt2lab.train.launch import MORE
 
     known = {*TrainConfig.__dataclass_fields__, *MORE, "text"}
     assert set(NAMES.values()) <= known

@@ -218,11 +218,10 @@ def test_every_file_of_a_runs_model_is_checked(copied, name):
 
 
 def resumed(folder: Path) -> None:
-    from gpt2lab.train import data_sources
-    from gpt2lab.train import start as opening
+    from gpt2lab.train import data_sources, run_files
 
-    made = opening.described(folder)
-    opening.settings_of(folder)
+    made = run_files.described(folder)
+    run_files.settings_of(folder)
     data_sources.again(made["sources"], folder)
 
 
@@ -245,8 +244,7 @@ def test_a_run_json_of_wrong_types(copied, value):
 @pytest.mark.parametrize("value", WRONG, ids=repr)
 def test_a_state_of_wrong_types(copied, value):
     """With its hash in the manifest set right, a state of lists was a traceback."""
-    from gpt2lab.train.run import read_state
-    from gpt2lab.train.start import parts_of
+    from gpt2lab.train.state_file import parts_of, read_state
 
     folder = newest(copied)
     good = read_state(folder)

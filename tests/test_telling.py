@@ -73,8 +73,8 @@ def test_handlers_that_show_no_information_do_not_count(capsys, monkeypatch, han
     monkeypatch.setattr(logger, "propagate", False)  # pytest has handlers above
     logger.addHandler(handler)
     try:
-        with progress.heard(True):
-            progress.LOGGER.info("step 1")
+        with progress.shown(True):
+            progress.log.info("step 1")
     finally:
         logger.removeHandler(handler)
     assert capsys.readouterr().err == "step 1\n"
@@ -83,9 +83,9 @@ def test_handlers_that_show_no_information_do_not_count(capsys, monkeypatch, han
 def test_lines_of_loss_come_now_and_then(caplog):
     steps = [{"kind": "step", "step": n, "loss": 1.0, "tokens_per_second": 1.0} for n in (1, 2, 3)]
     caplog.set_level(logging.INFO, "gpt2lab")
-    assert list(progress.log("run", steps)) == steps
+    assert list(progress.logged("run", steps)) == steps
     assert len(caplog.records) == 1
-    assert list(progress.log("run", steps, every=0.0)) == steps
+    assert list(progress.logged("run", steps, every=0.0)) == steps
     assert len(caplog.records) == 4
 
 

@@ -21,7 +21,7 @@ if not torch.distributed.is_available():
 import numpy as np
 
 from gpt2lab.errors import Failure, InputError
-from gpt2lab.train.parallel import group as distributed
+from gpt2lab.train.parallel import sharding
 
 from .test_distributed import LIMIT, begin, together
 
@@ -190,8 +190,8 @@ def test_sigterm_ends_a_process_that_waits_and_the_other_soon_knows(tmp_path):
 def _one_stops_inside(group, folder, parallel):
     """Process 1 comes to `wrap`, and no further."""
     if group.rank == 1:
-        name = "_divided" if parallel == "fsdp" else "_shared"
-        setattr(distributed, name, lambda *_: _until(folder / "told"))
+        name = "shard" if parallel == "fsdp" else "replicate"
+        setattr(sharding, name, lambda *_: _until(folder / "told"))
     try:
         run = begin(folder / "run", group, parallel=parallel)
         list(run.go())

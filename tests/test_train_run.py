@@ -21,11 +21,12 @@ from gpt2lab.files import safetensors_file
 from gpt2lab.files.io import accessing
 
 from .support import ROOT
+from .support import logged as listening
 
 torch = pytest.importorskip("torch")
 
 from gpt2lab import weights
-from gpt2lab.train import checkpoint_files
+from gpt2lab.train import checkpoint_files, run_files
 from gpt2lab.train import run as run_room
 from gpt2lab.train import start as opening
 from gpt2lab.train import step as loop
@@ -140,8 +141,8 @@ def test_a_flipped_byte_is_found_and_the_one_before_is_used(tmp_path):
         data = bytearray((latest / name).read_bytes())
         data[len(data) // 2] ^= 1
         (latest / name).write_bytes(data)
-        told = []
-        run = resume(folder, say=told.append)
+        with listening() as told:
+            run = resume(folder)
         assert run.state.step == 9
         assert "step-00000012 is damaged and passed over" in told[0]
         assert name in told[0]
@@ -286,7 +287,7 @@ def test_changed_settings_hold_from_then_on(tmp_path):
     folder = tmp_path / "run"
     finished(start(folder, steps=3))
     finished(resume(folder, settings=helpers.settings(steps=5), allow_changes=True))
-    assert opening.settings_of(folder).steps == 5
+    assert run_files.settings_of(folder).steps == 5
     assert finished(resume(folder, settings=helpers.settings(steps=5)))[-1]["kind"] == "note"
 
 

@@ -32,9 +32,9 @@ TRAINING: Headings = {
     "Batches": ("batch_size", "micro_batch", "block_size", "order", "seed"),
     "Optimizer": ("learning_rate", "final_learning_rate", "warmup", "schedule", "weight_decay",
                   "beta1", "beta2", "clip", "dropout", "train_only", "on_spike", "spike_sigma"),
-    "Validation, samples and checkpoints": ("val_every", "val_tokens", "patience", "save_every",
-                                            "save_total_limit", "sample_every", "sample_length",
-                                            "prompts", "log_every"),
+    "Validation, samples and checkpoints": ("validate", "val_every", "val_tokens", "patience",
+                                            "save_every", "save_total_limit", "sample_every",
+                                            "sample_length", "prompts", "log_every"),
     "Hardware": ("device", "threads", "dtype", "compile", "recompute", "parallel"),
 }  # fmt: skip
 

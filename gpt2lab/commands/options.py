@@ -24,7 +24,7 @@ from gpt2lab.generation.sampling import WRITING, Sampling
 
 if TYPE_CHECKING:
     from gpt2lab.lm import LM
-    from gpt2lab.text.tokenizer import Allowed, Tokenizer
+    from gpt2lab.text.tokenizer import Allowed
 
 #: What chooses the engine: keyword arguments of `engines.choose`.
 ENGINE = ("engine", "dtype", "cache_dtype", "threads", "device")
@@ -218,26 +218,6 @@ def load_model(model: str | None, download: bool = True, **engine: Any) -> LM:
     for note in lm.checkpoint.notes:
         click.echo(f"note: {note}", err=True)
     return lm
-
-
-def vocabulary(model: str | None) -> Tokenizer:
-    """The vocabulary of a model; an official size needs no weights for it."""
-    from gpt2lab import weights
-    from gpt2lab.text import tokenizer
-    from gpt2lab.weights import find
-
-    if find.hub_name(model or "") in find.OFFICIAL.values() and not find.find(model):
-        return tokenizer.official()
-    path = find.resolve(model)
-    if not (path.is_dir() or path.is_file()):
-        raise InputError(f"{path} is no file and no folder; give a model or a vocabulary")
-    try:
-        return tokenizer.Tokenizer.load(path)
-    except InputError:
-        found = weights.load(path).tokenizer
-    if found is None:
-        raise InputError(f"{model} comes without a tokenizer")
-    return found
 
 
 def read_text(source: str) -> str:

@@ -122,11 +122,11 @@ interruption.""",
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(text: tuple[str, ...], out: str, **flags: Any) -> None:
     """Tokenize TEXTs into shards for training."""
-    from gpt2lab.commands.options import vocabulary
     from gpt2lab.corpus.prepare import prepare
+    from gpt2lab.weights.find import load_vocabulary
 
     as_json, model = flags.pop("as_json"), flags.pop("model")
-    tokenizer = None if model is None else vocabulary(model)
+    tokenizer = None if model is None else load_vocabulary(model)
     reading, rest = reading_of(flags), {k: v for k, v in flags.items() if k not in READING}
     meter = Meter()
     try:

@@ -16,7 +16,6 @@ from gpt2lab.commands.options import (
     printable,
     special_option,
     token_ids,
-    vocabulary,
 )
 from gpt2lab.errors import InputError
 
@@ -76,7 +75,9 @@ def command(text: tuple[str, ...], file: str | None, **flags: Any) -> None:
         _learn(flags["learn"], text, flags["vocab_size"], flags["characters"])
         return
     given = given_text(" ".join(text) if text else None, file, "text")
-    tokenizer = vocabulary(flags["model"])
+    from gpt2lab.weights.find import load_vocabulary
+
+    tokenizer = load_vocabulary(flags["model"])
     if flags["decode"]:
         text_of = tokenizer.decode(token_ids(given))
         echo_json(text_of) if flags["as_json"] else click.echo(printable(text_of))

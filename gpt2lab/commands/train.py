@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,20 +11,16 @@ from gpt2lab.commands import headings
 from gpt2lab.commands.headings import Headed
 from gpt2lab.commands.options import dataclass_options, echo_json, given_of, printable
 from gpt2lab.commands.text_options import reading_of, reading_options
-from gpt2lab.commands.training import SPELLING, follow, teller
-from gpt2lab.errors import Failure, InputError
+from gpt2lab.commands.training import SPELLING, train, trainer_options
+from gpt2lab.errors import InputError
 from gpt2lab.files.json_files import to_json
-from gpt2lab.train.config import BUDGETS, TrainConfig
+from gpt2lab.train.config import TrainConfig
 
 if TYPE_CHECKING:
     from gpt2lab.corpus.batches import Batches
-    from gpt2lab.train.folder_lock import Claim
-    from gpt2lab.train.parallel.group import Group
-    from gpt2lab.train.run import Run
-    from gpt2lab.weights import Checkpoint
 
-SHAPE = ("layers", "heads", "width", "context")
-DEFAULT_SHAPE = {"layers": 6, "heads": 6, "width": 384, "context": 256}
+#: Flags of a model that is trained from scratch, and of its data: not for a run that is resumed.
+SCRATCH = ("size", "layers", "heads", "width", "context", "init", "vocabulary", "weights")
 
 
 @click.command(
@@ -96,222 +87,50 @@ gpt-2-simple's .npz. Ctrl-C and SIGTERM save a checkpoint before the run stops; 
     "--json", "as_json", is_flag=True, help="Print each record as a line of JSON on stdout."
 )
 @dataclass_options(TrainConfig)
-def command(data: tuple[str, ...], **flags: Any) -> None:
+@trainer_options
+def command(data: tuple[str, ...], as_json: bool, **flags: Any) -> None:
     """Train a GPT-2 on DATA in a new run, or resume a run."""
-    if flags["dry_run"]:
-        _dry_run(flags)
+    if flags.pop("dry_run"):
+        _dry_run(flags, as_json)
     elif flags["which_data"] is not None:
-        _which_data(data, flags)
+        _which_data(data, flags, as_json)
     else:
-        _train(data, flags)
-
-
-# ---- What to begin with.
-
-
-def _settings(flags: dict[str, Any], old: TrainConfig | None = None) -> TrainConfig:
-    """The flags that were given, over those of the run that is resumed."""
-    given = given_of(TrainConfig, flags)
-    if old is None:
-        return TrainConfig(**given)
-    if any(name in given for name in BUDGETS):
-        given = {**dict.fromkeys(BUDGETS), **given}
-    return replace(old, **given)
-
-
-def _shape(flags: dict[str, Any], n_vocab: int, end_token: int | None) -> Any:
-    """The configuration of a new model."""
-    from gpt2lab.config import SIZES, Config
-
-    given = {name: flags[name] for name in SHAPE if flags[name] is not None}
-    ends = () if end_token is None else (end_token,)
-    size = flags["size"]
-    if size is not None:
-        if size not in SIZES:
-            raise InputError(f"size {size!r} is unknown; known: {', '.join(SIZES)}")
-        base = SIZES[size]
-        named = {"layers": "n_layer", "heads": "n_head", "width": "n_embd", "context": "n_ctx"}
-        changed = {named[name]: value for name, value in given.items()}
-        return replace(base, n_vocab=n_vocab, end_tokens=ends, **changed)
-    shape = {**DEFAULT_SHAPE, **given}
-    return Config(
-        n_vocab=n_vocab, n_ctx=shape["context"], n_embd=shape["width"], n_head=shape["heads"],
-        n_layer=shape["layers"], end_tokens=ends,
-    )  # fmt: skip
-
-
-def _model(flags: dict[str, Any]) -> Checkpoint | None:
-    """The model to begin with, None for a new one."""
-    from gpt2lab import weights
-    from gpt2lab.lm import place
-
-    given = [name for name in ("size", *SHAPE) if flags[name] is not None]
-    if flags["model"] is None:
-        return None
-    if flags["init"] is not None:
-        raise InputError("--init is for a new model, --model brings its own; give one of them")
-    if given:
-        raise InputError(f"--model has a shape of its own; leave out --{given[0]}, or --model")
-    return weights.load(place(flags["model"]))
-
-
-def _vocabulary(flags: dict[str, Any], model: Checkpoint | None) -> Any:
-    """The vocabulary that texts are cut with: what was named, the model's, GPT-2's."""
-    from gpt2lab.commands.options import vocabulary
-    from gpt2lab.text import tokenizer
-
-    if flags["vocabulary"] is not None:
-        return vocabulary(flags["vocabulary"])
-    if model is not None:
-        return model.tokenizer
-    return tokenizer.official()
-
-
-def _scratch(flags: dict[str, Any], first: Any) -> Checkpoint:
-    """A new model for the vocabulary of the data."""
-    from gpt2lab import reference, weights
-
-    end = first.tokenizer.end_token if first.tokenizer is not None else first.end_token
-    config = _shape(flags, first.n_vocab, end)
-    params = reference.initialise(config, flags["seed"] or 0, flags["init"] or "paper")
-    return weights.Checkpoint(config, params, first.tokenizer, "scratch")
+        given = _checked(flags)
+        if not {"out", "output_dir", "run_name", "checkpoint_dir"} & set(given):
+            raise InputError("give --out for a new run, or --resume to go on with one")
+        train(data, given, tunes=False, as_json=as_json)
 
 
 # ---- Training.
 
 
-def _refused(group: Group, error: InputError | Failure) -> int:
-    """Tell the error, once for all processes, and give its exit code."""
-    said = group.refuse(error)
-    if said is error:
-        click.echo(f"gpt2lab: {error}", err=True)
-    return 2 if isinstance(said, InputError) else 1
-
-
-@contextmanager
-def joined(device: str | None) -> Iterator[Group]:
-    """The processes that torchrun started, or this one alone, for the time of the block.
-
-    Of several, each leaves by `os._exit`: gloo's threads now and then abort a process that ends in
-    the usual way. An error of one does not wait for the others: it becomes theirs, and one tells.
-    """
-    from gpt2lab.train.parallel import group as distributed
-
-    group, code = distributed.join(device), 0
-    if group is distributed.ALONE:
-        yield group
-        return
-    try:
-        try:
-            yield group
-        except SystemExit as leaving:
-            code = int(leaving.code or 0)
-        distributed.leave(group)
-    except KeyboardInterrupt:
-        code = 130
-    except (InputError, Failure) as error:
-        code = _refused(group, error)
-    except BaseException as error:
-        group.refuse(Failure(f"process {group.rank} has ended ({type(error).__name__})"))
-        raise
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
-def _train(data: tuple[str, ...], flags: dict[str, Any]) -> None:
-    if flags["resume"] is not None and flags["out"] is not None:
+def _checked(flags: dict[str, Any]) -> dict[str, Any]:
+    """Return the given flags as settings; InputError for those that exclude each other."""
+    given = {
+        name: value
+        for name, value in flags.items()
+        if value is not None and value != () and value is not False
+    }
+    given.update(reading_of(flags), **given_of(TrainConfig, flags))
+    run = given.pop("resume", None)
+    if run is not None and "out" in given:
         raise InputError("--out begins a run, --resume goes on with one; give one of them")
-    if flags["allow_changes"] and flags["resume"] is None:
-        raise InputError("--allow-changes is for --resume; a new run has the settings it is given")
-    if flags["world_size"] is not None:
+    if "world_size" in given:
         raise InputError("--world-size is for --dry-run; torchrun says how many processes train")
-    if flags["resume"] is None and flags["out"] is None:
-        raise InputError("give --out for a new run, or --resume to go on with one")
-    with joined(flags["device"]) as group:
-        run = _resumed(data, flags, group) if flags["resume"] else _started(data, flags, group)
-        with run:
-            follow(run, as_json=flags["as_json"])
+    if "weights" in given:
+        given["weights"] = _numbers(given["weights"])
+    if run is None:
+        return given
+    wrong = next((name for name in (*SCRATCH, "model", "overwrite") if name in given), None)
+    if wrong is not None:
+        raise InputError(f"--{wrong} is for a new run; one that is resumed has it from its start")
+    return {**given, "out": run, "resume": True}
 
 
-def _started(data: tuple[str, ...], flags: dict[str, Any], group: Group) -> Run:
-    from gpt2lab.train import start as opening
-
-    settings, folder = _settings(flags), Path(flags["out"])
-    group.at("reading the model")
-    model = _model(flags)
-    vocabulary = _vocabulary(flags, model)
-    config = model.config if model else _shape(flags, vocabulary.n_vocab, None)
-    opening.check_early(settings, config, group)
-    claimed = opening.claim(folder, flags["overwrite"], group)
-    try:
-        return _new(data, flags, settings, model, vocabulary, claimed, group)
-    except BaseException:
-        opening.give_up(folder, claimed, group)
-        raise
-
-
-def _new(
-    data: tuple[str, ...],
-    flags: dict[str, Any],
-    settings: TrainConfig,
-    model: Checkpoint | None,
-    vocabulary: Any,
-    claimed: Claim,
-    group: Group,
-) -> Run:
-    from gpt2lab.train import data_sources
-    from gpt2lab.train import start as opening
-
-    folder, say = Path(flags["out"]), teller(group)
-    gathered = data_sources.gather(
-        data, opening.data_folder(folder, group), weights=_numbers(flags["weights"]),
-        val=flags["val"], tokenizer=vocabulary, named=bool(flags["vocabulary"] or model),
-        held_out=flags["held_out"], say=say, group=group, **reading_of(flags),
-    )  # fmt: skip
-    begin = model or _scratch(flags, gathered.sets[0][0])
-    if gathered.val is None:
-        say("nothing is held out, so there is no validation; --val names a text for it")
-    return opening.start(
-        folder, begin, gathered.sets, settings, val=gathered.val, claimed=claimed, group=group,
-        say=say, sources={"data": gathered.places(folder), "model": flags["model"]},
-    )  # fmt: skip
-
-
-#: What is about a new run, and cannot be said of one that goes on.
-OF_A_START = (
-    "overwrite", "model", "size", *SHAPE, "init", "vocabulary", "weights",
-)  # fmt: skip
-
-
-def _resumed(data: tuple[str, ...], flags: dict[str, Any], group: Group) -> Run:
-    from gpt2lab.train import data_sources, same_data
-    from gpt2lab.train import start as opening
-
-    wrong = [name for name in OF_A_START if flags[name] not in (None, False)]
-    if wrong:
-        flag = wrong[0].replace("_", "-")
-        raise InputError(f"--{flag} is for a new run; one that is resumed has it from its start")
-    folder = Path(flags["resume"])
-    made, old = opening.described(folder), opening.settings_of(folder)
-    settings = _settings(flags, old)
-    options = reading_of(flags)
-    if flags["held_out"] is not None:
-        options["held_out"] = flags["held_out"]
-    why = same_data.different(made, folder, data, group, val=flags["val"], **options)
-    same_data.refuse_other(why, "train", data, folder)
-    gathered = data_sources.again(made["sources"], folder, data, flags["val"])
-    return opening.resume(
-        folder, gathered.sets, None if settings == old else settings, val=gathered.val,
-        sources=gathered.places(folder), allow_changes=flags["allow_changes"], group=group,
-        say=teller(group),
-    )  # fmt: skip
-
-
-def _numbers(text: str | None) -> list[float]:
+def _numbers(text: str) -> list[float]:
     """0.65,0.35 as numbers."""
     try:
-        return [float(word) for word in (text or "").split(",") if word.strip()]
+        return [float(word) for word in text.split(",") if word.strip()]
     except ValueError:
         raise InputError(f"weights {text!r} are no numbers; write them as in 0.65,0.35") from None
 
@@ -319,15 +138,15 @@ def _numbers(text: str | None) -> list[float]:
 # ---- Looking.
 
 
-def _which_data(data: tuple[str, ...], flags: dict[str, Any]) -> None:
-    """The texts of a step, row by row."""
+def _which_data(data: tuple[str, ...], flags: dict[str, Any], as_json: bool) -> None:
+    """Print the texts of a step, row by row."""
     if flags["resume"] is None:
         raise InputError("--which-data asks about a run; name it by --resume")
-    step, batches = flags["which_data"], _batches(data, flags)
+    step, batches = flags["which_data"], _batches(data, Path(flags["resume"]))
     if step < 1:
         raise InputError(f"step {step} is no step; the first is 1")
     for place in batches.where(step - 1):
-        if flags["as_json"]:
+        if as_json:
             echo_json({**place._asdict(), "step": step})
             continue
         spans = ", ".join(f"{document}:{start}-{stop}" for document, start, stop in place.spans)
@@ -337,25 +156,23 @@ def _which_data(data: tuple[str, ...], flags: dict[str, Any]) -> None:
         click.echo(printable(place.text) if place.text is not None else "(no vocabulary)")
 
 
-def _batches(data: tuple[str, ...], flags: dict[str, Any]) -> Batches:
-    from gpt2lab.train import data_sources
-    from gpt2lab.train import start as opening
+def _batches(data: tuple[str, ...], folder: Path) -> Batches:
+    from gpt2lab.train import data_sources, run_files, start, state_file
 
-    folder = Path(flags["resume"])
-    made, values = opening.described(folder), opening.state_of(folder)
-    gathered = data_sources.again(made["sources"], folder, data=data)
+    values = run_files.state_of(folder)
+    gathered = data_sources.again(run_files.described(folder)["sources"], folder, data=data)
     settings = TrainConfig.from_dict(values["settings"])
-    return opening.batches_of(gathered.sets, settings, opening.parts_of(values))
+    return start.batches_of(gathered.sets, settings, state_file.parts_of(values))
 
 
-def _dry_run(flags: dict[str, Any]) -> None:
-    """Bytes of each process of a made-up group."""
-    from gpt2lab.train.parallel import group as distributed
+def _dry_run(flags: dict[str, Any], as_json: bool) -> None:
+    """Print the bytes that each process of a simulated group would hold."""
+    from gpt2lab.train.dry_run import dry_run
+    from gpt2lab.train.launch import shape_of
 
-    model, settings = _model(flags), _settings(flags)
-    config = model.config if model else _shape(flags, 50257, 50256)
-    report = distributed.dry_run(config, settings, flags["world_size"] or 1)
-    if flags["as_json"]:
+    settings = TrainConfig(**given_of(TrainConfig, flags))
+    report = dry_run(shape_of(flags), settings, flags["world_size"] or 1)
+    if as_json:
         click.echo(to_json(report, ensure_ascii=True))
         return
     for name, value in report.items():

@@ -1,4 +1,4 @@
-"""What `train` and `finetune` share: showing a run, stopping it in good order, going on."""
+"""What `train` and `finetune` share: flags, processes, progress and stop signals of a run."""
 
 from __future__ import annotations
 
@@ -7,19 +7,23 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpt2lab.commands.options import echo_json, printable
-from gpt2lab.train import progress
+from gpt2lab.commands.options import echo_json, field_kinds, printable
+from gpt2lab.errors import Failure, InputError
+from gpt2lab.train import aliases, progress
+from gpt2lab.train.config import TrainConfig
 
 if TYPE_CHECKING:
     from gpt2lab.train.parallel.group import Group
     from gpt2lab.train.run import Run
+
+log = logging.getLogger(__name__)
 
 #: Exit codes of a run that was stopped and saved: 128 and the signal, as a shell has it.
 STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
@@ -28,23 +32,94 @@ STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
 SPELLING = {"token_normalize_func": lambda word: word.replace("_", "-")}
 
 
-def _unheard(line: str) -> None:
-    """Of many processes one tells."""
+#: The kinds of other trainers' words that are none of our fields.
+KINDS: dict[str, Any] = {
+    **dict.fromkeys(("output_dir", "dataset", "model_name"), str),
+    **dict.fromkeys(
+        ("per_device_train_batch_size", "gradient_accumulation_steps", "accumulate_gradients"), int
+    ),
+    **dict.fromkeys(
+        ("overwrite_output_dir", "only_train_transformer_layers", "do_train", "do_eval", "bf16",
+         "load_best_model_at_end", "logging_first_step", "disable_tqdm", "fp16", "use_cpu",
+         "multi_gpu", "prediction_loss_only"), bool
+    ),
+}  # fmt: skip
 
 
-def _say(line: str) -> None:
-    click.echo(f"note: {line}", err=True)
+def trainer_options(function: Any) -> Any:
+    """Add other trainers' flags, hidden in --help; `train.aliases` lists what they mean."""
+    kinds = field_kinds(TrainConfig)
+    for word in (*aliases.NAMES, *aliases.TOLD, *aliases.RULES):
+        kind = KINDS.get(word) or kinds.get(aliases.NAMES.get(word, ""), str)
+        flag = {"is_flag": True, "default": None} if kind is bool else {"type": kind}
+        spelt = f"--{word.replace('_', '-')}"
+        function = click.option(spelt, word, hidden=True, **flag)(function)
+    return function
 
 
-def teller(group: Group) -> Callable[[str], None]:
-    """What tells a note on stderr, once for all processes; the others log nothing."""
-    if not group.first:
-        logging.getLogger("gpt2lab").setLevel(logging.CRITICAL)
-    return _say if group.first else _unheard
+def train(texts: Sequence[str], given: Mapping[str, Any], *, tunes: bool, as_json: bool) -> None:
+    """Do the run that the flags ask for, on all processes, and show it."""
+    from gpt2lab.train.launch import prepare_run
+
+    with joined(given.get("device")) as group:
+        ours, notes = aliases.translate(given, group.world)
+        for note in notes:
+            log.warning(note)
+        named = ours.pop("text", None)
+        if texts and named:
+            raise InputError("the text is given twice, as an argument and by --dataset; give one")
+        data = tuple(texts) or tuple(filter(None, [named]))
+        with prepare_run(data, ours, tunes=tunes, group=group) as run:
+            follow(run, as_json=as_json)
+
+
+# ---- Several processes.
+
+
+def _refused(group: Group, error: InputError | Failure) -> int:
+    """Print the error, once for all processes, and return its exit code."""
+    said = group.refuse(error)
+    if said is error:
+        click.echo(f"gpt2lab: {error}", err=True)
+    return 2 if isinstance(said, InputError) else 1
+
+
+@contextmanager
+def joined(device: str | None) -> Iterator[Group]:
+    """The processes that torchrun started, or this one alone, for the time of the block.
+
+    Of several, each leaves by `os._exit`: gloo's threads sometimes abort a process that ends in the
+    usual way. An error of one process ends the others too, and only one prints it.
+    """
+    from gpt2lab.train.parallel import group as distributed
+
+    group, code = distributed.join(device), 0
+    if group is distributed.ALONE:
+        yield group
+        return
+    try:
+        try:
+            yield group
+        except SystemExit as leaving:
+            code = int(leaving.code or 0)
+        distributed.leave(group)
+    except KeyboardInterrupt:
+        code = 130
+    except (InputError, Failure) as error:
+        code = _refused(group, error)
+    except BaseException as error:
+        group.refuse(Failure(f"process {group.rank} has ended ({type(error).__name__})"))
+        raise
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+# ---- Stopping.
 
 
 class Stop:
-    """Whether the user, or the system, has asked the run to stop: call it to know.
+    """Whether the user, or the system, has asked the run to stop: call it to find out.
 
     The first Ctrl-C or SIGTERM lets the run save first; a second Ctrl-C ends it at once.
     """
@@ -98,12 +173,12 @@ class Bar:
     def step(self, record: dict[str, Any]) -> None:
         """One step was done."""
         at = record["seconds"] if self.minutes else record["step"]
-        told = progress.step_line(record)
-        self._bar.set_postfix_str(told, refresh=False)
+        shown = progress.step_line(record)
+        self._bar.set_postfix_str(shown, refresh=False)
         self._bar.update(max(0, min(at, self.total or at) - self._bar.n))
         if self._bar.disable and time.monotonic() - self._shown > progress.EVERY:
             self._shown = time.monotonic()
-            click.echo(f"step {record['step']}: {told}", err=True)
+            click.echo(f"step {record['step']}: {shown}", err=True)
 
     def line(self, text: str) -> None:
         """A line above the bar."""
@@ -112,16 +187,16 @@ class Bar:
         self._bar.refresh()
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Leave the bar as it is."""
         self._bar.close()
 
 
-def _told(record: dict[str, Any]) -> str | None:
+def _line(record: dict[str, Any]) -> str | None:
     return progress.line(record, lambda text: printable(text, sys.stderr))
 
 
 def follow(run: Run, *, as_json: bool) -> None:
-    """Run to the end or to a stop; tell of it; leave with 130 after Ctrl-C."""
+    """Run to the end or to a stop and show it; exit with 130 after Ctrl-C."""
     with stopping() as stop:
         bar = None if as_json or not run.group.first else Bar(run)
         last: dict[str, Any] = {}
@@ -144,12 +219,12 @@ def follow(run: Run, *, as_json: bool) -> None:
 def _show(bar: Bar, record: dict[str, Any]) -> None:
     if record["kind"] == "step":
         bar.step(record)
-    elif (told := _told(record)) is not None:
-        bar.line(told)
+    elif (text := _line(record)) is not None:
+        bar.line(text)
 
 
 def _close(run: Run, last: dict[str, Any]) -> None:
-    """The last lines: what there is now, and what to do with it."""
+    """Print the last lines: the result, and what to do with it."""
     if last.get("kind") == "stopped":
         click.echo(f"stopped and saved after step {last['step']}; to go on:", err=True)
         click.echo(f"  gpt2lab train --resume {run.folder}", err=True)

@@ -60,9 +60,6 @@ TOLD = {
     "lr_decay_iters": "the learning rate falls over the whole run",
     "logging_dir": "TensorBoard's files are in the run's folder, under tensorboard/",
     "report_to": "log.jsonl, TensorBoard's files and report.html are always written",
-    "evaluation_strategy": "val_every says when to validate",
-    "eval_strategy": "val_every says when to validate",
-    "save_strategy": "save_every says when to save",
     "prediction_loss_only": "validation is always of the loss only",
     "fp16": "dtype auto takes bfloat16 where that is measured quicker",
     "use_cpu": "device says where to train",
@@ -135,6 +132,26 @@ def _resume_from(value: Any, given: Given, notes: Notes) -> None:
     given["resume"] = True
 
 
+def _strategy(word: str, setting: str, off: Any) -> Rule:
+    """Return a rule for a word that says when: "no" is `setting` off, else another word says it."""
+
+    def rule(value: Any, given: Given, notes: Notes) -> None:
+        if str(value).lower().rpartition(".")[2] in ("no", "false"):
+            given[setting] = off
+        else:
+            every = "val_every" if setting == "validate" else setting
+            notes.append(f"{word} is left out: {every} says when, in steps")
+
+    return rule
+
+
+def _do_eval(value: Any, given: Given, notes: Notes) -> None:
+    if value:
+        notes.append("do_eval is left out: that is what is done here")
+    else:
+        given["validate"] = False
+
+
 def _does(word: str, ours: str) -> Rule:
     """A rule for a switch that cannot be off here; ours: what to do instead."""
 
@@ -156,7 +173,10 @@ def _no_ratio(value: Any, given: Given, notes: Notes) -> None:
 RULES: dict[str, Rule] = {
     "resume_from_checkpoint": _resume_from,
     "do_train": _does("do_train", "finetune trains; gpt2lab score evaluates a text"),
-    "do_eval": _does("do_eval", "with val_every 0 there is one validation, at the end"),
+    "do_eval": _do_eval,
+    "evaluation_strategy": _strategy("evaluation_strategy", "validate", False),
+    "eval_strategy": _strategy("eval_strategy", "validate", False),
+    "save_strategy": _strategy("save_strategy", "save_every", 0),
     "warmup_ratio": _no_ratio,
     "per_gpu_train_batch_size": _per_device,
     "per_device_train_batch_size": _per_device,

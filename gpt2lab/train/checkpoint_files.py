@@ -144,11 +144,11 @@ def pointed(run: Path, pointer: str) -> str | None:
     return name if step_of(name) >= 0 else None
 
 
-def newest_whole(run: Path, tell: Callable[[str], None]) -> Path:
-    """The checkpoint to go on from: the one `latest` names, or the newest whole one before it.
+def newest_whole(run: Path, damaged: Callable[[str], None] | None = None) -> Path:
+    """Return the checkpoint to resume from: that of `latest`, or the newest intact one before it.
 
-    tell: gets a line for each that is damaged. Raises Failure when none is whole: a run never
-    starts over by itself.
+    damaged: called with a line for each damaged checkpoint. Raises Failure if none is intact: a run
+    never starts over by itself.
     """
     named = pointed(run, LATEST)
     found = all_of(run)
@@ -158,7 +158,8 @@ def newest_whole(run: Path, tell: Callable[[str], None]) -> Path:
         why = fault(folder)
         if why is None:
             return folder
-        tell(f"{folder} is damaged and passed over: {why}")
+        if damaged is not None:
+            damaged(f"{folder} is damaged and passed over: {why}")
     raise Failure(
         f"{run}: there is no whole checkpoint to resume from; start again with --overwrite"
     )

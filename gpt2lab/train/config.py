@@ -97,6 +97,7 @@ class TrainConfig:
     ] = 6.0
 
     log_every: Annotated[int, "Steps between log records."] = 1
+    validate: Annotated[bool, "Validate; without it no documents are held out."] = True
     val_every: Annotated[int, "Steps between validations; 0 validates only at the end."] = 250
     val_tokens: Annotated[
         int, "Validate on this many tokens, evenly spaced in the validation set; 0 is all."

@@ -103,6 +103,7 @@ def gather(
     named: bool = True,
     group: Group = ALONE,
     held_out: float | None = None,
+    validates: bool = True,
     **options: Any,
 ) -> Gathered:
     """The sets to train on with their weights, and the one to validate on.
@@ -112,7 +113,6 @@ def gather(
     where it was `named`, sets must have been made with it. options: of `prepare`. Validation is on
     the held-out part of the first set that has one, or on `val`, a set or a text.
     """
-    options.pop("say", None)  # of callers that have not moved to logging
     if not data:
         raise InputError("no data; name texts, or a folder made by gpt2lab prepare")
     wanted = tokenizer if named else None
@@ -123,7 +123,8 @@ def gather(
         raise InputError("held_out and val are given; a run validates on one of them, give one")
     if all(sets) and not val_is_text:
         _check_unread(data, {**options, "held_out": held_out})
-    options.update(held_out=0.0 if val is not None else HELD_OUT if held_out is None else held_out)
+    usual = HELD_OUT if validates and val is None else 0.0
+    options.update(held_out=usual if val is not None or held_out is None else held_out)
     if not any(sets) and not weights:
         paths, shares = [_prepared(data, folder, tokenizer, group, **options)], [1.0]
     else:

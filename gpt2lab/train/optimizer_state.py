@@ -5,13 +5,16 @@ The tensors of a checkpoint come from here and go back here; the files are `run`
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.train import model, optim, precision
 from gpt2lab.train.config import TrainConfig
-from gpt2lab.train.parallel.group import Group, fill
+from gpt2lab.train.parallel.group import ALONE, Group
+from gpt2lab.train.parallel.sharding import fill
 from gpt2lab.train.spikes import Window
 from gpt2lab.train.step import Objective, State
 from gpt2lab.weights import Checkpoint
@@ -38,13 +41,33 @@ def _empty(start: Checkpoint, settings: TrainConfig) -> model.GPT2:
         return model.GPT2(start.config, tied=tied, **_options(settings))
 
 
+def trainable(gpt: model.GPT2, settings: TrainConfig) -> dict[str, torch.nn.Parameter]:
+    """Freeze what the settings do not train; return name -> parameter of what they train."""
+    found = {}
+    for name, parameter in gpt.named_parameters():
+        parameter.requires_grad_(settings.train_only == "all" or name.startswith("h."))
+        if parameter.requires_grad:
+            found[name] = parameter
+    return found
+
+
+def to_checkpoint(
+    gpt: model.GPT2,
+    group: Group = ALONE,
+    tokenizer: Tokenizer | None = None,
+    generation: Mapping[str, Any] | None = None,
+) -> Checkpoint:
+    """Return the model as a checkpoint; of a sharded one the first process gets the parameters."""
+    params = {name: tensor.cpu().numpy() for name, tensor in group.whole(gpt).items()}
+    return Checkpoint(gpt.config, params, tokenizer, "huggingface", None, dict(generation or {}))
+
+
 def new_state(
     start: Checkpoint, settings: TrainConfig, device: torch.device, group: Group
 ) -> State:
     """A model ready to be trained with these settings."""
     gpt = _empty(start, settings) if group.divides(settings) else _built(start, settings).to(device)
-    for name, parameter in gpt.named_parameters():
-        parameter.requires_grad_(settings.train_only == "all" or name.startswith("h."))
+    trainable(gpt, settings)
     objective = group.wrap(Objective(gpt), settings, device)
     if group.divides(settings):
         fill(gpt, start.params)

@@ -1,4 +1,4 @@
-"""A run told in lines, and as log records for programs in Python: loggers below `gpt2lab`."""
+"""The records of a run as lines for people, and as records of `logging` for programs."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from gpt2lab.files.visible import shown
+from gpt2lab.files.visible import shown as visible
 
-LOGGER = logging.getLogger("gpt2lab.train")
+log = logging.getLogger("gpt2lab.train")
 EVERY = 10.0  # seconds between lines of loss
 
 Record = dict[str, Any]
 
 
 def step_line(record: Record) -> str:
-    """The loss and the speed of a step."""
+    """Return the loss and the throughput of a step."""
     return f"loss {record['loss']:.4f}, {record['tokens_per_second']:,.0f} tokens/s"
 
 
-def line(record: Record, text: Callable[[str], str] = shown) -> str | None:
-    """A record other than a step, for people; None for what is not told. text: of a sample."""
+def line(record: Record, text: Callable[[str], str] = visible) -> str | None:
+    """Return a line for a record other than a step, None if there is none. text: shows a sample."""
     step, kind = record.get("step"), record["kind"]
     if kind == "val":
         return f"step {step}: validation loss {record['loss']:.4f}{' (best)' * record['best']}"
@@ -42,29 +42,29 @@ def line(record: Record, text: Callable[[str], str] = shown) -> str | None:
 
 
 def end_line(folder: object, record: Record) -> str:
-    """What a run that has ended comes to."""
+    """Return the summary of a run that has ended."""
     best = record["best"]
     held = f", best validation loss {best['loss']:.4f} at step {best['step']}" if best else ""
     return f"{folder}: {record['step']} steps, {record['why']}{held}"
 
 
-def log(folder: object, records: Iterable[Record], every: float = EVERY) -> Iterator[Record]:
-    """Pass records on, and log them: the first step, then one in each `every` seconds."""
+def logged(folder: object, records: Iterable[Record], every: float = EVERY) -> Iterator[Record]:
+    """Yield records and log them: the first step, then one every `every` seconds."""
     last = -every
     for record in records:
         if record["kind"] == "end":
-            LOGGER.info(end_line(folder, record))
+            log.info(end_line(folder, record))
         elif record["kind"] != "step":
             if (told := line(record)) is not None:
-                LOGGER.info(told.rstrip())
+                log.info(told.rstrip())
         elif time.monotonic() - last >= every:
             last = time.monotonic()
-            LOGGER.info(f"step {record['step']}: {step_line(record)}")
+            log.info(f"step {record['step']}: {step_line(record)}")
         yield record
 
 
 def _listens(logger: logging.Logger | None) -> bool:
-    """Whether a handler of a logger, or of one above it, shows INFO records."""
+    """Return whether a handler of a logger, or of a parent, shows INFO records."""
     while logger is not None:
         own = (one for one in logger.handlers if not isinstance(one, logging.NullHandler))
         if any(handler.level <= logging.INFO for handler in own):
@@ -74,11 +74,11 @@ def _listens(logger: logging.Logger | None) -> bool:
 
 
 @contextmanager
-def heard(verbose: bool) -> Iterator[None]:
-    """Let INFO records of `gpt2lab` be seen inside the block, on stderr where nobody listens.
+def shown(verbose: bool) -> Iterator[None]:
+    """Show INFO records of `gpt2lab` inside the block, on stderr if there is no handler.
 
-    Where the program has handlers for them, on the root or on `gpt2lab`, those get the records and
-    nothing is added; levels and handlers are afterwards as they were.
+    If the program has handlers for them, on the root or on `gpt2lab`, those get the records and
+    nothing is added. Levels and handlers are restored afterwards.
     """
     logger = logging.getLogger("gpt2lab")
     if not verbose:

@@ -129,7 +129,7 @@ def different(
 
 def vocabulary_of(run: Path) -> Tokenizer | None:
     """The vocabulary of a run."""
-    newest = checkpoint_files.newest_whole(run, lambda line: None)
+    newest = checkpoint_files.newest_whole(run)
     return weights.load(newest).tokenizer
 
 

@@ -1,8 +1,7 @@
-"""Whether a step is like those before it: the guard between a gradient and the weights.
+"""Loss spikes: which steps are skipped, and when a run stops because of them.
 
-A step whose loss or gradient is not finite, or lies far above those of the last steps, is not
-taken. The rule is OLMo-core's SkipStepOptimizer: more than 6 standard deviations above the mean of
-128.
+A step whose loss or gradient is not finite, or far above those of the last steps, is skipped. The
+rule is OLMo-core's SkipStepOptimizer: more than 6 standard deviations above the mean of 128 steps.
 """
 
 from __future__ import annotations
@@ -10,9 +9,13 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+from gpt2lab.errors import Failure
+
 SIZE = 128
+IN_A_ROW = 10  # skipped steps after which a run counts as diverged
 
 
 class Window:
@@ -62,3 +65,19 @@ class Window:
         """The inverse of `to_dict`."""
         self.loss = deque(values["loss"], maxlen=SIZE)
         self.norm = deque(values["norm"], maxlen=SIZE)
+
+
+def check_policy(on_spike: str, step: int, why: str, in_a_row: int, folder: Path) -> None:
+    """Raise Failure if a skipped step ends the run: by the policy "stop", or after too many."""
+    skipped = f"step {step}: {why}"
+    look = f"gpt2lab train --resume {folder} --which-data {step} shows its texts"
+    if on_spike == "stop":
+        raise Failure(
+            f"{skipped}; the update was not made, the run stops as told; go on past it with "
+            f"--resume {folder} --on-spike skip --allow-changes; {look}"
+        )
+    if in_a_row >= IN_A_ROW:
+        raise Failure(
+            f"{skipped}; that is the {IN_A_ROW}th step in a row, the run is taken for lost: "
+            f"resume it with a lower --learning-rate and --allow-changes; {look}"
+        )

@@ -25,7 +25,9 @@ from gpt2lab.errors import InputError, quoted
 from gpt2lab.files.io import contents
 from gpt2lab.files.json_files import read_json
 from gpt2lab.files.visible import reason, shown
-from gpt2lab.weights import FORMATS, checksums, foreign, recognise
+from gpt2lab.text import tokenizer
+from gpt2lab.text.tokenizer import Tokenizer
+from gpt2lab.weights import FORMATS, checksums, foreign, load, recognise
 from gpt2lab.weights.formats import huggingface
 
 BUNDLED = "fable"
@@ -350,3 +352,19 @@ def listing(folders: Iterable[Path | str] = ()) -> list[Found]:
     if paths:
         return [found for path in paths for found in _in_folder(path)]
     return [describe(bundled(), BUNDLED, "bundled"), *_here(), *_cached()]
+
+
+def load_vocabulary(name: str | None) -> Tokenizer:
+    """Load the vocabulary of a model by its name; an official size needs no weights for it."""
+    if hub_name(name or "") in OFFICIAL.values() and not find(name):
+        return tokenizer.official()
+    path = resolve(name)
+    if not (path.is_dir() or path.is_file()):
+        raise InputError(f"{path} is no file and no folder; give a model or a vocabulary")
+    try:
+        return Tokenizer.load(path)
+    except InputError:
+        found = load(path).tokenizer
+    if found is None:
+        raise InputError(f"{name} comes without a tokenizer")
+    return found

@@ -76,7 +76,7 @@ def train(
     from gpt2lab.weights import Checkpoint
 
     config = Config(case.n_vocab, case.block, case.n_embd, case.n_head, case.n_layer)
-    settings, device = opening.ready(
+    settings, device, _ = opening.ready(
         TrainConfig(
             steps=steps,
             batch_size=case.batch,
