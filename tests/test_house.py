@@ -99,7 +99,6 @@ def test_no_room_has_a_circle_inside(place):
 LONG_FILES: dict[str, str] = {
     "commands.generate": "holds several ideas",
     "corpus.batches": "holds several ideas",
-    "engines.torch.engine": "holds several ideas",
     "lm": "holds several ideas",
     "text.tokenizer": "holds several ideas",
     "text.vocabulary": "holds several ideas",

@@ -17,7 +17,8 @@ from .support import TINY, tiny_params
 
 torch = pytest.importorskip("torch")
 
-from gpt2lab.train import hooks, model
+from gpt2lab.engines.torch import model
+from gpt2lab.train import hooks
 
 T = 9
 IDS = np.random.default_rng(5).integers(0, TINY.n_vocab, (2, T))

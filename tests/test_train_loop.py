@@ -12,7 +12,8 @@ from gpt2lab.errors import InputError
 torch = pytest.importorskip("torch")
 
 from gpt2lab.corpus.batches import Batch, Batches, evaluation
-from gpt2lab.train import model, optim, spikes
+from gpt2lab.engines.torch import model
+from gpt2lab.train import optim, spikes
 from gpt2lab.train import step as loop
 from gpt2lab.train.parallel.group import Group
 

@@ -14,7 +14,8 @@ from .support import TINY, tiny_params
 
 torch = pytest.importorskip("torch")
 
-from gpt2lab.train import allocator, loss, model, optim, precision
+from gpt2lab.engines.torch import model
+from gpt2lab.train import allocator, loss, optim, precision
 
 IDS = np.random.default_rng(5).integers(0, TINY.n_vocab, (3, 17))
 CONFIGS = {

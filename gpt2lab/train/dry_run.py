@@ -19,10 +19,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gpt2lab.config import Config
 from gpt2lab.corpus.batches import Batch
+from gpt2lab.engines.torch.model import GPT2
 from gpt2lab.errors import InputError
 from gpt2lab.train import step
 from gpt2lab.train.config import TrainConfig
-from gpt2lab.train.model import GPT2
 from gpt2lab.train.optim import adamw
 from gpt2lab.train.optimizer_state import trainable
 from gpt2lab.train.parallel.group import Group

@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 
 from gpt2lab.checks import check_ids
+from gpt2lab.engines.torch.model import (
+    GPT2,  # the first to import torch, and to say which extra it is in
+)
 from gpt2lab.errors import InputError
 from gpt2lab.lens import hook_names as naming
-from gpt2lab.train.model import GPT2  # the first to import torch, and to say which extra it is in
 
 import torch  # isort: skip
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
+from gpt2lab.engines.torch import model
 from gpt2lab.text.tokenizer import Tokenizer
-from gpt2lab.train import model, optim, precision
+from gpt2lab.train import optim, precision
 from gpt2lab.train.config import TrainConfig
 from gpt2lab.train.parallel.group import ALONE, Group
 from gpt2lab.train.parallel.sharding import fill

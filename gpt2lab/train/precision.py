@@ -11,9 +11,9 @@ from statistics import median
 import torch
 
 from gpt2lab.config import Config
+from gpt2lab.engines.torch.model import GPT2
 from gpt2lab.errors import InputError
 from gpt2lab.train.loss import cross_entropy
-from gpt2lab.train.model import GPT2
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 GAIN = 1.1  # what bfloat16 must be quicker by

@@ -17,9 +17,10 @@ from gpt2lab import __version__, forks
 from gpt2lab.config import Config
 from gpt2lab.corpus.batches import Batches, Part, evaluation
 from gpt2lab.corpus.token_set import TokenSet, vocabulary_hash
+from gpt2lab.engines.torch import model
 from gpt2lab.errors import InputError, MissingExtraError
 from gpt2lab.text.tokenizer import Tokenizer
-from gpt2lab.train import allocator, checkpoint_files, model, precision
+from gpt2lab.train import allocator, checkpoint_files, precision
 from gpt2lab.train.config import BUDGETS, TrainConfig, changes
 from gpt2lab.train.folder_lock import Claim, held
 from gpt2lab.train.optimizer_state import new_state

@@ -20,9 +20,9 @@ import torch
 from torch import nn
 
 from gpt2lab.corpus.batches import Batch, Batches, Evaluation
+from gpt2lab.engines.torch.model import GPT2
 from gpt2lab.train.config import TrainConfig
 from gpt2lab.train.loss import IGNORED, cross_entropy
-from gpt2lab.train.model import GPT2
 from gpt2lab.train.optim import gradient_norm, learning_rate, update
 from gpt2lab.train.parallel.group import ALONE, Group
 from gpt2lab.train.spikes import Window

@@ -20,7 +20,7 @@ def _unkept() -> None:
 
 
 def _sdpa() -> None:
-    from gpt2lab.train import model
+    from gpt2lab.engines.torch import model
 
     model.attend_written_out = model.attend_fused
 
@@ -67,10 +67,10 @@ def train(
     from gpt2lab.config import Config
     from gpt2lab.corpus.batches import Batches
     from gpt2lab.corpus.token_set import TokenSet
+    from gpt2lab.engines.torch.model import compile_blocks
     from gpt2lab.train import start as opening
     from gpt2lab.train import step as loop
     from gpt2lab.train.config import TrainConfig
-    from gpt2lab.train.model import compile_blocks
     from gpt2lab.train.optimizer_state import new_state
     from gpt2lab.train.parallel.group import ALONE
     from gpt2lab.weights import Checkpoint

@@ -1,6 +1,6 @@
-"""GPT-2 as a torch module: the reference, made to be differentiated.
+"""GPT-2 as a torch module, for the torch engine, for training and for hooks.
 
-The functions of `reference` stand here as modules whose parameters have the names and the shapes of
+The functions of `reference` are modules here, whose parameters have the names and the shapes of
 the checkpoints, matrices [in, out]. The parameters may be float32 (or float64) while the arithmetic
 runs in another dtype: each is brought to the dtype of what it meets, where it meets it, so the
 gradient that arrives at it is in its own dtype again. That is mixed precision without a second copy
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -33,7 +33,7 @@ try:
     from torch.nn import functional as F
     from torch.utils.checkpoint import checkpoint
 except ModuleNotFoundError:
-    raise MissingExtraError("training", "torch", "train") from None
+    raise MissingExtraError("the torch model", "torch", "train") from None
 
 forks.tame(torch)
 
@@ -44,6 +44,16 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gelu": F.gelu,
     "relu": F.relu,
 }
+
+
+class Past(Protocol):
+    """The keys and values of earlier tokens, as attention uses them (`rows.Rows`)."""
+
+    def attend(self, layer: int, c: torch.Tensor, scale: float) -> torch.Tensor:
+        """Store the new keys and values, and attend: c [B, T, 3, H, D] -> [B, T, E].
+
+        c: queries, keys and values of the new tokens. scale: multiplies the scores.
+        """
 
 
 class Conv1D(nn.Module):
@@ -152,7 +162,7 @@ class Attention(nn.Module):
     """Masked self-attention, with the fused query, key and value matrix of the official code.
 
     A hook on `scores` or `pattern` has them written out wherever they otherwise are not made.
-    `pattern` is seen before its dropout: its rows sum to 1.
+    `pattern` is seen before its dropout: its rows sum to 1. With a past there are no inner values.
     """
 
     def __init__(self, config: Config, layer: int, dropout: float) -> None:
@@ -163,14 +173,18 @@ class Attention(nn.Module):
         self.q, self.k, self.v = Point(), Point(), Point()
         self.scores, self.pattern, self.z = Point(), Point(), Point()
         self._hooks_within = hooks_of((self.scores, self.pattern))
-        self.n_head = config.n_head
+        self.n_head, self.layer = config.n_head, layer
         self.scale = 1 / math.sqrt(config.head_width) if config.scale_attn_weights else 1.0
         if config.scale_attn_by_inverse_layer_idx:
             self.scale /= layer + 1
         self.dropout = dropout
 
-    def forward(self, x: torch.Tensor, at: Tap = untouched) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, at: Tap = untouched, past: Past | None = None
+    ) -> torch.Tensor:
         c = self.c_attn(x).unflatten(-1, (3, self.n_head, -1))  # [B, T, 3, H, D]
+        if past is not None:
+            return self.c_proj(past.attend(self.layer, c, self.scale))  # [B, T, E]
         q, k, v = c.permute(2, 0, 3, 1, 4)  # 3 x [B, H, T, D]
         q, k, v = at("attn.q", q), at("attn.k", k), at("attn.v", v)
         settings = self.scale, self.dropout if self.training else 0.0
@@ -228,9 +242,11 @@ class Block(nn.Module):
     def drop(self, x: torch.Tensor) -> torch.Tensor:
         return F.dropout(x, self.dropout) if self.dropout and self.training else x
 
-    def forward(self, x: torch.Tensor, at: Tap = untouched) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, at: Tap = untouched, past: Past | None = None
+    ) -> torch.Tensor:
         x = at("resid_pre", x)
-        a = self.drop(self.attn(self.ln_1(x), at=at))
+        a = self.drop(self.attn(self.ln_1(x), at=at, past=past))
         x = at("resid_mid", x + at("attn_out", a))
         m = self.drop(self.mlp(self.ln_2(x), at=at))
         return at("resid_post", x + at("mlp_out", m))  # [B, T, E]
@@ -274,18 +290,33 @@ class GPT2(nn.Module):
         """The matrix [V, E] that turns the last state into logits."""
         return self.wte.weight if self.lm_head is None else self.lm_head.weight
 
-    def hidden(self, tokens: torch.Tensor) -> torch.Tensor:
-        """What the head meets: ids [B, T] -> [B, T, E], in the dtype of the arithmetic."""
+    def hidden(
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor | None = None,
+        past: Past | None = None,
+    ) -> torch.Tensor:
+        """Return the input of the head: ids [B, T] -> [B, T, E], in the dtype of the arithmetic.
+
+        positions: of the tokens [B, T]; None counts them from 0. past: the cache that attention
+        reads and extends; None attends to these tokens alone.
+        """
         x = self.embed(self.wte(tokens))  # [B, T, E]
-        x = x + self.pos_embed(self.wpe.weight[: tokens.shape[1]].expand_as(x))
+        if positions is None:
+            where = self.wpe.weight[: tokens.shape[1]].expand_as(x)  # [B, T, E]
+        else:
+            where = self.wpe(positions)  # [B, T, E]
+        x = x + self.pos_embed(where)
         x = x.to(self.compute or x.dtype)
         if self.dropout and self.training:
             x = F.dropout(x, self.dropout)
         for block in self.h:
             if block.watched:
-                x = block._call_impl(x, at=block.through)  # past compiled code, which sees no hooks
+                x = block._call_impl(x, at=block.through, past=past)  # compiled code sees no hooks
             elif self.recompute and self.training:
                 x = checkpoint(block, x, use_reentrant=False)
+            elif past is not None:
+                x = block(x, past=past)
             else:
                 x = block(x)
         return self.ln_f(x)
@@ -296,23 +327,23 @@ class GPT2(nn.Module):
         return self.logits(F.linear(h, self.head.to(h.dtype)))
 
 
-def build(config: Config, params: Mapping[str, np.ndarray[Any, Any]], **options: Any) -> GPT2:
-    """The module with these parameters, copied, in their dtype; options: those of `GPT2`.
+def with_parameters(config: Config, params: Mapping[str, torch.Tensor], **options: Any) -> GPT2:
+    """Return the module over these tensors, which it shares; options: those of `GPT2`.
 
     A head of its own among them makes it untied. Raises AssertionError for names or shapes that
     are not the configuration's: what comes from a file has been checked by `weights`.
     """
     with torch.device("meta"):
         model = GPT2(config, tied="lm_head.weight" not in params, **options)
-    state = {name: torch.from_numpy(np.array(value)) for name, value in params.items()}
-    wrong = model.load_state_dict(state, assign=True)
+    wrong = model.load_state_dict(params, assign=True)
     assert not wrong.missing_keys and not wrong.unexpected_keys
     return model
 
 
-def parameters(model: GPT2) -> dict[str, np.ndarray[Any, Any]]:
-    """Name -> parameter as an array over the model's own memory (on a CPU)."""
-    return {name: value.detach().cpu().numpy() for name, value in model.named_parameters()}
+def build(config: Config, params: Mapping[str, np.ndarray[Any, Any]], **options: Any) -> GPT2:
+    """Return the module with a copy of these parameters, in their dtype; see `with_parameters`."""
+    tensors = {name: torch.from_numpy(np.array(value)) for name, value in params.items()}
+    return with_parameters(config, tensors, **options)
 
 
 def compile_blocks(model: GPT2, batch: int, length: int) -> str | None:
