@@ -10,7 +10,7 @@ from importlib import resources
 from gpt2lab.pages import palette
 from gpt2lab.pages.text import escaped
 
-#: Nothing is fetched; styles and images stand in the page, and at most one script may run.
+#: The browser fetches nothing; styles and images are part of the page, and one script may run.
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
     "form-action 'none'"
