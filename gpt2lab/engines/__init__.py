@@ -33,11 +33,21 @@ class Slots(Protocol):
     def position_bytes(self) -> int:
         """The memory of one position of one slot."""
 
-    def new(self) -> int: ...
-    def length(self, slot: int) -> int: ...
-    def rewind(self, slot: int, length: int) -> None: ...
-    def fork(self, slot: int) -> int: ...
-    def free(self, slot: int) -> None: ...
+    def new(self) -> int:
+        """A new slot of length 0."""
+
+    def length(self, slot: int) -> int:
+        """How many tokens a slot holds."""
+
+    def rewind(self, slot: int, length: int) -> None:
+        """Truncate a slot to its first `length` tokens."""
+
+    def fork(self, slot: int) -> int:
+        """A new slot with a copy of all that this one holds."""
+
+    def free(self, slot: int) -> None:
+        """Release a slot."""
+
     def __len__(self) -> int: ...
 
 

@@ -1,8 +1,8 @@
-"""How fast an engine is here, beside how fast this machine reads memory.
+"""The throughput of an engine on this machine, beside the memory bandwidth that limits it.
 
-The engine's steps alone are timed, with the likeliest token taken of each. A single text is limited
-by memory: for a new token every weight is read once. That limit moves on shared machines, from one
-second to the next, so it is measured in turn with what is compared to it (`share`).
+Only the engine's steps are timed, with greedy decoding. A single sequence is limited by memory
+bandwidth: every weight is read once for a new token. Bandwidth changes on shared machines from one
+second to the next, so both are measured in turn (`share`).
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 ITEM = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 USUAL = ("float32", "bfloat16", "int8")  # what is measured when no dtype is named
 BATCHES = (8, 32)
-START = 32  # tokens that a short text has at first
-SPAN = 64  # tokens that decoding goes on by, before it goes back to where it began
+START = 32  # tokens of a short prompt
+SPAN = 64  # tokens that are decoded before the cache is rewound to the prompt
 LARGE = 256 << 20  # bytes, more than most caches hold
 MOST = 1 << 30  # bytes that are taken to measure a limit
 READ = 1e9  # bytes that are read each time
@@ -41,7 +41,7 @@ _MODULES = {"numpy": "numpy_engine", "cpu": "cpu.engine", "torch": "torch.engine
 
 @dataclass(frozen=True)
 class Case:
-    """`rows` texts of `length` tokens: all encoded at once, or each going on token by token."""
+    """`rows` sequences of `length` tokens: prefill of all of them, or decoding after them."""
 
     title: str
     rows: int
@@ -50,7 +50,7 @@ class Case:
 
 
 def cases(config: Config) -> list[Case]:
-    """What is measured of a model; its window may be a short one."""
+    """The cases for a model; its context length may be short."""
     half = max(1, config.n_ctx // 2)
     start = min(START, half)
     found = [
@@ -154,9 +154,9 @@ def steps(engine: Engine, case: Case) -> Iterator[float]:
             for slot in slots:
                 cache.rewind(slot, 0 if case.prefill else case.length)
         start = time.perf_counter()
-        likeliest = engine.step(cache, slots, tokens).argmax(-1)  # [rows]
+        best = engine.step(cache, slots, tokens).argmax(-1)  # [rows]
         if not case.prefill:
-            tokens = [[int(token)] for token in likeliest]
+            tokens = [[int(token)] for token in best]
         yield time.perf_counter() - start
 
 

@@ -1,8 +1,8 @@
-"""The first start on a machine: NumPy writes while the fast kernels are compiled.
+"""The first start on a machine: the numpy engine serves while the fast kernels are compiled.
 
-The compilation is a process of its own. As soon as its files are there, the next cache that is
-asked for is the `cpu` engine's, in forked children too; what has begun goes on where it began, so
-no text is of two engines.
+The compilation is a process of its own. As soon as its files exist, the next cache that is
+requested is the `cpu` engine's, in forked children too; a sequence that has begun stays on the
+engine where it began, so no text comes from two engines.
 """
 
 from __future__ import annotations
@@ -59,21 +59,21 @@ class Meanwhile:
 
     @property
     def name(self) -> str:
-        """The engine that the next text will be written with."""
+        """The name of the engine that serves the next cache."""
         return self._look().name
 
     @property
     def dtype(self) -> str:
-        """Its dtype."""
+        """The dtype of that engine."""
         return self._look().dtype
 
     @property
     def cache_dtype(self) -> str | None:
-        """Its cache dtype, where it has one."""
+        """The cache dtype of that engine, None where it has none."""
         return getattr(self._look(), "cache_dtype", None)
 
     def _look(self) -> Engine:
-        """The files tell: whether the process has ended is known to its own parent alone."""
+        """The engine of the moment; files decide, since forked children see them too."""
         target, process = self._target, self._process
         if target and process and compile_cache.ready(target, "float32", "float32"):
             process.poll()  # so that the system may forget it

@@ -48,6 +48,7 @@ def over_cache_kernel(target: Target, dtype: str) -> Kernel:
 
     @njit(nogil=True, error_model="numpy")
     def over_cache(rows: int, p: Any, x: Any, out: Any) -> None:
+        """Multiply x by the panels one or two at a time."""
         i, none = i64(0), i64(0)
         at, to = x.address, out.address
         while rows == 1 and i + 2 <= p.count:  # two panels keep more sums in flight
@@ -72,6 +73,7 @@ def weigh_kernel(target: Target, dtype: str) -> Kernel:
 
     @njit(**FAST)
     def weigh(g: Any, head: Any, p: Any, end: int, scale: int, totals: int) -> None:
+        """Scale, softmax, scale: int8 keys and values have a scale a position."""
         for r in range(g.rows):
             at, n = p.address + r * p.stride, g.seen + r
             if scaled:
@@ -103,6 +105,7 @@ def attend_kernel(target: Target, dtype: str) -> Kernel:
 
     @njit(nogil=True, error_model="numpy")
     def attend(job: Any, layer: int, h: int, g: Any, scale: int, q: Any, own: int) -> None:
+        """Scores, weights, weighted values; into the columns of the head in wide."""
         d, size, head = job[Job.HEAD], job[Job.SIZE], find_head(job, g.slot, layer, h)
         seen = g.seen + g.rows - 1  # by the last of the rows
         panels, d_steps = (seen + width - 1) // width, size // numbers
@@ -127,6 +130,7 @@ def head_kernel(target: Target, weights: str, cache: str) -> Kernel:
 
     @njit(nogil=True, error_model="numpy")
     def one_head(job: Any, layer: int, w: Any, h: int, own: int) -> None:
+        """Compute and store q, k and v of head h, then attend group by group."""
         panels = 3 * job[Job.SIZE] // width
         following = min(h + job[Job.WORKERS], job[Job.HEADS] - 1)
         if job[Job.GROUPS] > 1:

@@ -32,6 +32,7 @@ def _store_float32(width: int) -> tuple[Kernel, Kernel]:
 
     @njit(**FAST)
     def store_k(source: int, d: int, head: int, at: int, size: int, scale: int) -> None:
+        """One number a row of the position's column."""
         base = head + at // width * size * width * 4 + at % width * 4
         xs, os = carray(floats(source), d), carray(floats(base), d * width)
         for i in range(d):
@@ -39,6 +40,7 @@ def _store_float32(width: int) -> tuple[Kernel, Kernel]:
 
     @njit(**FAST)
     def store_v(source: int, d: int, head: int, at: int, panel: int, scale: int) -> None:
+        """One row of each panel."""
         for start in range(0, d, width):
             m = min(i64(width), d - start)
             copy(source + start * 4, head + start // width * panel + at * width * 4, m)
@@ -51,6 +53,7 @@ def _store_bfloat16(width: int) -> tuple[Kernel, Kernel]:
 
     @njit(**FAST)
     def store_k(source: int, d: int, head: int, at: int, size: int, scale: int) -> None:
+        """Pairs of numbers share a word of the position's column."""
         base = head + at // width * size * width * 2 + at % width * 4
         xs, os = carray(floats(source), d), carray(ints(base), d // 2 * width + 1)
         for i in range(d // 2):
@@ -61,6 +64,7 @@ def _store_bfloat16(width: int) -> tuple[Kernel, Kernel]:
 
     @njit(**FAST)
     def store_v(source: int, d: int, head: int, at: int, panel: int, scale: int) -> None:
+        """Half a word: the other half is the other position of a pair."""
         kept = i32(0xFFFF) if at % 2 else i32(-65536)  # the other position's half
         shift = i32(16) if at % 2 else i32(0)
         for start in range(0, d, width):
@@ -78,6 +82,7 @@ def _store_int8(width: int) -> tuple[Kernel, Kernel]:
 
     @njit(**FAST)
     def store_k(source: int, d: int, head: int, at: int, size: int, scale: int) -> None:
+        """The position's column, divided by its scale."""
         inverse = start_block(source, d, f32(127), scale)
         base = head + at // width * size * width + at % width
         xs, os = carray(floats(source), d), carray(chars(base), d * width)
@@ -86,6 +91,7 @@ def _store_int8(width: int) -> tuple[Kernel, Kernel]:
 
     @njit(**FAST)
     def store_v(source: int, d: int, head: int, at: int, panel: int, scale: int) -> None:
+        """One row of each panel, divided by its scale."""
         inverse = start_block(source, d, f32(127), scale)
         for start in range(0, d, width):
             m = min(i64(width), d - start)

@@ -75,6 +75,7 @@ def product_kernel(target: Target, dtype: str) -> Kernel:
     def product(
         job: Any, kind: int, m: Any, rows: int, x: Any, out: Any, span: Any, sums: int
     ) -> None:
+        """All rows go through a panel before the next one, so weights are read once."""
         steps, tiles = (m.k + numbers - 1) // numbers, (rows + high - 1) // high
         size = steps * panel_step
         pace = panel_step // tiles if tiles > 1 else i64(0)
@@ -105,6 +106,7 @@ def finish_kernel(target: Target, dtype: str) -> Kernel:
     def finish_sums(
         job: Any, kind: int, n: int, sums: int, scale: int, bias: int, to: int, out_stride: int
     ) -> None:
+        """Finish n rows: every kind is a function of its own, without branches inside."""
         function = job[Job.ACTIVATION]
         if kind == RESIDUAL:
             residual(n, sums, i64(stride), scale, bias, to, out_stride, function)

@@ -75,9 +75,11 @@ def cut(job: Any, rows: int, last: int, threads: int, width: int, packs: bool) -
     few, most = rows <= FEW, 1 if threads == 1 else 4 * threads
 
     def chunks(columns: int) -> int:
+        """Chunks of a matrix: whole panels."""
         return min(-(-columns // width), most)
 
     def spread(count: int) -> int:
+        """Chunks of rows: four rows or more, where they are not few."""
         return 0 if few else min(-(-count // 4), 4 * threads)
 
     embed, inner = int(job[Job.EMBED]), int(job[Job.INNER])

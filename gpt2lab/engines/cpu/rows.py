@@ -73,6 +73,7 @@ def copy(source: int, out: int, n: int) -> None:
 
 @njit(**FAST)
 def _largest(x: int, n: int) -> float:
+    """The largest size of n float32."""
     xs = carray(floats(x), n)
     top = f32(0)
     for i in range(n):

@@ -101,6 +101,7 @@ def matrix_kernels(target: Target, weights: str) -> tuple[Kernel, Kernel]:
 
     @njit(nogil=True, error_model="numpy")
     def matrix(job: Any, kind: int, m: Any, rows: int, x: Any, out: Any, t: Any) -> None:
+        """Multiply the panels of this ticket by all rows."""
         panels = (m.n + width - 1) // width
         after = cut(panels, t.parts, min(t.number + job[Job.WORKERS], t.parts - 1))
         span = Span(cut(panels, t.parts, t.number), cut(panels, t.parts, t.number + 1), after)
@@ -115,6 +116,7 @@ def rows_kernel(target: Target, weights: str) -> Kernel:
 
     @njit(nogil=True, error_model="numpy")
     def rows_phase(job: Any, w: Any, control: int, t: Any) -> None:
+        """Prepare the rows of this ticket."""
         wait(control, t.start)
         last = t.phase == Phase.NORM_F
         rows = job[Job.LAST] if last else job[Job.ROWS]
@@ -141,6 +143,7 @@ def read_kernels(target: Target, weights: str, cache: str) -> tuple[Kernel, Kern
 
     @njit(nogil=True, error_model="numpy")
     def heads_phase(job: Any, w: Any, control: int, t: Any) -> None:
+        """Ticket t of HEADS: the head of that number."""
         e, n = job[Job.EMBED], 3 * job[Job.SIZE] * job[Job.HEADS]
         await_matrix(control, Matrix(w[Layer.QKV], w[Layer.QKV_SCALE], w[Layer.QKV_BIAS], e, n), t)
         if first_time(job, t):
@@ -149,6 +152,7 @@ def read_kernels(target: Target, weights: str, cache: str) -> tuple[Kernel, Kern
 
     @njit(nogil=True, error_model="numpy")
     def fc_phase(job: Any, w: Any, control: int, t: Any) -> None:
+        """Ticket t of FC: some panels of c_fc."""
         e, f, rows = job[Job.EMBED], job[Job.INNER], job[Job.ROWS]
         m = Matrix(w[Layer.FC], w[Layer.FC_SCALE], w[Layer.FC_BIAS], e, f)
         await_matrix(control, m, t)
@@ -167,6 +171,7 @@ def add_kernel(target: Target, weights: str) -> Kernel:
 
     @njit(nogil=True, error_model="numpy")
     def add_phase(job: Any, w: Any, control: int, t: Any) -> None:
+        """Ticket t of PROJECT or OUT: some panels of a projection."""
         e, rows = job[Job.EMBED], job[Job.ROWS]
         if t.phase == Phase.PROJECT:
             m = Matrix(w[Layer.PROJECT], w[Layer.PROJECT_SCALE], w[Layer.PROJECT_BIAS], e, e)
@@ -190,6 +195,7 @@ def logits_kernel(target: Target, weights: str) -> Kernel:
 
     @njit(nogil=True, error_model="numpy")
     def logits_phase(job: Any, control: int, t: Any) -> None:
+        """Ticket t of LOGITS: some panels of the head."""
         n, final = job[Job.HEAD_PANELS] * width, carray(words(job[Job.FINAL]), 2)
         m = Matrix(job[Job.HEAD_WEIGHT], job[Job.HEAD_SCALE], i64(0), job[Job.EMBED], n)
         await_matrix(control, m, t)
@@ -212,6 +218,7 @@ def step_kernel(target: Target, weights: str, cache: str) -> Kernel:
 
     @njit(nogil=True, error_model="numpy")
     def run(control: int, epoch: int, me: int) -> None:
+        """Draw tickets until none is left, and call the phase of each."""
         while True:
             ticket = claim(control, epoch)
             if ticket < 0:

@@ -1,8 +1,8 @@
 """Threads that help with a step: plain Python threads inside compiled code, without Python's lock.
 
-The caller's thread leads and would finish alone; helpers take tickets from it (`kernels`). Between
-steps they wait a millisecond at attention, then sleep on a lock until the next step wakes them, so
-an idle process costs nothing. A child of fork starts with fresh ones.
+The caller's thread leads and would finish alone; helpers take tickets from it (`tickets`). Between
+steps they spin for one to two milliseconds, then block on a semaphore until the next step, so an
+idle process costs nothing. A child of fork starts with threads of its own.
 """
 
 from __future__ import annotations

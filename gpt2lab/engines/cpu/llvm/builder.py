@@ -21,10 +21,12 @@ i64 = types.int64
 
 
 def const(kind: Any, value: Any) -> Value:
+    """A constant."""
     return ir.Constant(kind, value)
 
 
 def splat_const(kind: Any, count: int, value: Any) -> Value:
+    """A constant in every lane."""
     return ir.Constant(ir.VectorType(kind, count), [value] * count)
 
 
@@ -36,12 +38,14 @@ def call(b: Any, name: str, returns: Any, *values: Value) -> Value:
 
 
 def load(b: Any, address: Value, kind: Any, align: int = 4) -> Value:
+    """The value at an address."""
     value = b.load(b.inttoptr(address, kind.as_pointer()))
     value.align = align
     return value
 
 
 def store(b: Any, value: Value, address: Value, align: int = 4) -> None:
+    """Write a value to an address."""
     b.store(value, b.inttoptr(address, value.type.as_pointer())).align = align
 
 
@@ -53,16 +57,19 @@ def splat(b: Any, value: Value, count: int) -> Value:
 
 
 def strided(b: Any, base: Value, stride: Value, index: int) -> Value:
+    """base + index * stride."""
     return b.add(base, b.mul(stride, const(I64, index))) if index else base
 
 
 def prefetch_line(b: Any, address: Value) -> None:
+    """Ask for the cache line at an address."""
     where = b.inttoptr(address, I8.as_pointer())
     flags = [const(I32, flag) for flag in (0, 2, 1)]  # to read, second level, data
     call(b, "llvm.prefetch.p0", VOID, where, *flags)
 
 
 def pick(b: Any, vector: Value, lanes: range) -> Value:
+    """Some lanes of a vector."""
     mask = const(ir.VectorType(I32, len(lanes)), list(lanes))
     return b.shuffle_vector(vector, const(vector.type, ir.Undefined), mask)
 

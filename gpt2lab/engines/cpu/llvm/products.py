@@ -40,6 +40,7 @@ class Product:
         )
 
     def fma(self, x: Value, w: Value, total: Value) -> Value:
+        """total + x * w, rounded once."""
         return call(self.b, f"llvm.fma.v{self.lanes}f32", self.floats, x, w, total)
 
     def weights(self, address: Value) -> Any:

@@ -21,9 +21,11 @@ class VectorMath:
         self.floats, self.ints = ir.VectorType(F32, lanes), ir.VectorType(I32, lanes)
 
     def all(self, value: float) -> Value:
+        """A number in every lane."""
         return splat_const(F32, self.lanes, float(np.float32(value)))
 
     def call(self, name: str, *values: Value) -> Value:
+        """An LLVM intrinsic of vectors."""
         return call(self.b, f"llvm.{name}.v{self.lanes}f32", self.floats, *values)
 
     def polynomial(self, x: Value, *factors: float) -> Value:
@@ -62,4 +64,5 @@ class VectorMath:
         return b.fmul(x, b.select(b.fcmp_ordered(">", x, self.all(0)), upper, tail))
 
     def relu(self, x: Value) -> Value:
+        """max(x, 0)."""
         return self.call("maxnum", x, self.all(0))
