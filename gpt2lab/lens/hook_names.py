@@ -76,7 +76,7 @@ NAMES: dict[str, Name] = {
         "h.{}.mlp_out", "B T E", "blocks.{}.hook_mlp_out", "what the MLP adds to the stream"
     ),
     "resid_post": Name(
-        "h.{}.resid_post", "B T E", "blocks.{}.hook_resid_post", "the residual stream as it goes on"
+        "h.{}.resid_post", "B T E", "blocks.{}.hook_resid_post", "the residual stream after the layer"
     ),
     "ln_f": Name("ln_f", "B T E", "ln_final.hook_normalized", "what the head reads: normalised"),
     "logits": Name("logits", "B T V", "", "the scores of the next token"),

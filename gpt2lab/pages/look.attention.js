@@ -214,4 +214,4 @@ function drawSums() {
 const sumTable = h('table'), sumNote = h('p', {class: 'small muted'}), sumOrder = h('div', {class: 'small'});
 fill($('sums'), sumOrder, h('div', {class: 'sumtable', tabindex: 0, role: 'group', 'aria-label': 'the arithmetic'}, sumTable), sumNote);
 choices(sumOrder, 'order', 'order of the sources', [['place', 'in order'], ['share', 'strongest first']]);
-view('token layer head order theme', drawSums);
+view('token layer head order theme', drawSums, 'sums');

@@ -76,13 +76,14 @@ function drawStream() {
     : h('button', {class: 'stop' + (L > 16 ? ' slim' : ''), onclick: () => choose({layer: i}),
       tip: () => 'Open layer ' + i}, 'h.' + i, says(i + 1))));
   fill($('stream'), step('embed', 'stop'), layers, step('ln_f', 'stop'), step('logits', 'stop'));
+  drawSays();
   if (focused) {
     const again = $('stream').querySelector('[data-stage="' + focused + '"]');
     if (again) again.focus({preventScroll: true});
   }
 }
-view('layer stage call line theme', drawStream);
-view('token layer stage call line theme', drawSays);
+view('layer stage call line theme', drawStream, 'stream');
+view('token', drawSays, 'stream');
 
 /** A line of Python with comments and strings set apart; enough for reading. */
 function code(text) {
@@ -135,7 +136,7 @@ view('call line stage theme', () => {
   drawPanel();
   const here = $('panel').querySelector('.here');
   $('panel').scrollTop = here ? Math.max(0, here.offsetTop - $('panel').clientHeight / 2) : 0;
-});
+}, 'panel');
 /** In another layer the same step stays open: every layer makes the same calls. */
 view('layer', () => {
   const call = F.calls[state.call];

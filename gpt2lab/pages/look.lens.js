@@ -99,4 +99,4 @@ fill($('curve'), h('div', {class: 'head'}, curveTitle, curveAxis), curveChips, c
   h('p', {class: 'small muted'}, 'The lines are exact. Shown: the token that follows, and each token that is first at some layer.'));
 choices(curveAxis, 'axis', 'scale of the curve', [['linear', 'linear'], ['log', 'logarithmic']]);
 view('size', () => { curveWidth = curveBox.clientWidth; });
-view('token pinned axis theme size', drawCurve);
+view('token pinned axis theme size', drawCurve, 'curve');

@@ -58,4 +58,4 @@ function drawHeads(layers) {
 roving($('byhead'), (i, j) => parts[i][j], () => [state.layer, state.head], L, H, (layer, head) => choose({layer, head}));
 choices($('targets'), 'target', 'which logit', [['likeliest', 'the likeliest token'], ['follows', 'the token that follows'],
   ['over', 'likeliest over follows']]);
-view('token target layer head theme', drawParts);
+view('token target layer head theme', drawParts, 'byhead');

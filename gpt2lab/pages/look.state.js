@@ -7,8 +7,23 @@ const state = {
 };
 const LIMITS = {token: T, layer: L, head: H};
 const views = [];
-/** A view is drawn again when one of what it depends on changes. */
-const view = (names, draw) => views.push({names: names.split(' '), draw});
+/** A view is drawn again when one of what it depends on changes; with a box, one frame later. */
+const view = (names, draw, box) => views.push({names: names.split(' '), draw, box});
+const deferred = new Set();
+/** Draw one deferred view a frame, so that no key press waits for all of them. */
+function drawDeferred() {
+  const [one] = deferred;
+  deferred.delete(one);
+  one.draw();
+  settle();
+  if (deferred.size) requestAnimationFrame(drawDeferred);
+}
+/** A view whose box has the focus is drawn at once: its nodes are replaced, and the focus moves on. */
+function redraw(one) {
+  if (!one.box || $(one.box).contains(document.activeElement)) { deferred.delete(one); one.draw(); return; }
+  if (!deferred.size) requestAnimationFrame(drawDeferred);
+  deferred.add(one);
+}
 /** What reads sizes waits until all is drawn: one layout for a key press, not one for each view. */
 const afterwards = new Set();
 function settle() {
@@ -19,7 +34,7 @@ function choose(changes, quiet) {
   const changed = Object.keys(changes).filter(name => state[name] !== changes[name]);
   if (!changed.length) return;
   Object.assign(state, changes);
-  for (const one of views) if (one.names.some(name => changed.includes(name))) one.draw();
+  for (const one of views) if (one.names.some(name => changed.includes(name))) redraw(one);
   settle();
   if (!quiet && changed.some(name => name in LIMITS)) {
     $('said').textContent = 'token ' + state.token + ' ' + plain(at(state.token)) + ', layer ' +
