@@ -217,6 +217,13 @@ def test_every_file_of_a_runs_model_is_checked(copied, name):
     assert "sha256 differs" in refused(newest(copied))
 
 
+@pytest.mark.parametrize("name", ["vocab.txt", "chat_template.jinja"])
+def test_a_file_of_the_vocabulary_that_the_manifest_does_not_list_is_refused(copied, name):
+    """Neither was among the files of a model, so either could be put beside it or changed."""
+    (newest(copied) / name).write_text("x")
+    assert f"does not list {name}" in refused(copied)
+
+
 def resumed(folder: Path) -> None:
     from gpt2lab.train import data_sources, run_files
 

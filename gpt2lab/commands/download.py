@@ -12,7 +12,7 @@ from gpt2lab.files.json_files import to_json
 
 
 class Meter:
-    """A line on stderr that says how far a file is; nothing where nobody watches."""
+    """A progress line on stderr for one file after another."""
 
     def __init__(self) -> None:
         self.file = ""

@@ -91,7 +91,7 @@ def map_bytes(path: Path) -> np.ndarray:
 
 
 def let_go(array: np.ndarray) -> None:
-    """Give back the memory of a part of a mapped file; whoever reads it next pages it in again.
+    """Release the memory of a part of a mapped file; the next read pages it in again.
 
     So a pass over a large file does not hold all of it. Does nothing for arrays of another kind.
     """

@@ -43,7 +43,7 @@ def _without_collecting() -> Iterator[None]:
 
 
 def parse_json(text: str | bytes, where: str) -> dict[str, Any]:
-    """A JSON object; a key that stands twice in it is refused, as one of the two would be lost."""
+    """Parse a JSON object; a duplicate key is refused, as one of the two would be lost."""
     data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
     if data.count(b"[") + data.count(b"{") > CONTAINERS:
         raise InputError(f"{where}: holds more than {CONTAINERS} lists and objects; it is damaged")

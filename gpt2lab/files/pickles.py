@@ -67,7 +67,7 @@ class _Machine:
         self._tuple_keys = self._given = 0
 
     def run(self, stream: BinaryIO) -> Any:
-        """The value of the pickle that the stream stands at; the stream is left after it."""
+        """Return the value of the pickle at the stream's position, which is then after it."""
         for count, (operation, argument, at) in enumerate(pickletools.genops(stream)):
             if count >= OPERATIONS or (at or 0) > SIZE:
                 raise ValueError(f"a pickle of more than {OPERATIONS} operations or {SIZE} bytes")

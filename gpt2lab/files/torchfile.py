@@ -225,7 +225,7 @@ def _directory_size(data: np.ndarray) -> int:
     at = len(tail) - 22
     if tail[at : at + 4] != ZIP_END or tail[-2:] != b"\0\0":
         at = tail.rfind(ZIP_END)
-    if at >= 76 and tail[at - 20 : at - 16] == b"PK\x06\x07":  # zip64: its record stands before
+    if at >= 76 and tail[at - 20 : at - 16] == b"PK\x06\x07":  # zip64: its record comes before
         return int.from_bytes(tail[at - 36 : at - 28], "little")
     return int.from_bytes(tail[at + 12 : at + 16], "little") if at >= 0 else 0
 
@@ -268,7 +268,7 @@ def _place(info: zipfile.ZipInfo, data: np.ndarray) -> int | None:
 def _zip_entries(path: Path, data: np.ndarray) -> dict[str, tuple[int, int, int | None]]:
     """Entry name without the archive's own -> (offset, size, CRC-32).
 
-    torch can be told to leave the CRCs out, all of them, and then writes 0: they are None.
+    torch can leave all CRCs out, and then writes 0: they are None.
     """
     infos, end = _directory(path, data), 0
     summed = any(info.CRC for info in infos)

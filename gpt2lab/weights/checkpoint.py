@@ -24,7 +24,7 @@ class Source:
     params: Params
 
     def holds(self, params: Params) -> bool:
-        """Whether these are the files' own numbers: the arrays as read, which nobody can change."""
+        """Whether these are the files' own numbers: the arrays as read, which are read-only."""
         return params.keys() == self.params.keys() and all(
             array is self.params[name] and not array.flags.writeable
             for name, array in params.items()

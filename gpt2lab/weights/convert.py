@@ -1,7 +1,7 @@
 """Convert a checkpoint to another format, and prove that the result computes the same.
 
 The new folder is written under another name, read back, compared on fixed tokens, and gets its
-name only then. What a format looks like on disk is told in its own module.
+name only then. The layout of a format is explained in its own module.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Report:
     note: what the target's own code computes otherwise than the source, empty where nothing.
     compared: what was held against the source besides the logits, in words.
     largest_difference: of all logits, in absolute value. top1_agreement: share of positions with
-    the same likeliest token, 0 to 1. tokens: number of positions compared.
+    the same most probable token, 0 to 1. tokens: number of positions compared.
     """
 
     source: str
@@ -58,7 +58,7 @@ _FORMS = {"gelu_new": "the tanh form of GELU", "gelu": "the exact GELU"}
 
 
 def other_gelu(one: Checkpoint, other: Checkpoint) -> str:
-    """What to say when only the form of GELU differs; empty when it does not."""
+    """Return a note when only the form of GELU differs; empty when it does not."""
     a, b = one.config.activation_function, other.config.activation_function
     if a == b:
         return ""

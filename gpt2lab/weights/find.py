@@ -6,7 +6,7 @@ all tools of the Hugging Face hub share; its layout is read directly, as importi
 takes longer than looking. Fetching what is missing is `download`'s.
 
 The environment is read for the place of that cache: huggingface_hub defines HF_HUB_CACHE, HF_HOME
-and what stands behind them.
+and the models behind them.
 
 Source of the layout: huggingface_hub's guide "Understand caching".
 """
@@ -231,7 +231,7 @@ def resolve(source: str | Path | None = None) -> Path:
 def can_be_fetched(name: str) -> bool:
     """Whether a name that is not here could be the hub's: a size, or owner/name.
 
-    Where a folder of the owner's name stands here, a path was meant and is wrong.
+    Where a folder of the owner's name exists here, a path was meant and is wrong.
     """
     if _is_pathlike(name) or hub_name(name) is None:
         return False
@@ -261,7 +261,7 @@ def _size(path: Path) -> int:
 
 
 def describe(path: Path, name: str, place: str) -> Found:
-    """What is known of the model at a path; what cannot be read is told in `problem`."""
+    """What is known of the model at a path; `problem` says why it cannot be read."""
     format = None
     try:
         format = recognise(path)

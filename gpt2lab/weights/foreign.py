@@ -96,7 +96,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _adapter(folder: Path) -> str | None:
-    """What to say of a folder with a LoRA adapter, which is no model without its base."""
+    """Return the message for a folder with a LoRA adapter, which needs its base model."""
     if not (folder / ADAPTER).is_file():
         return None
     try:
@@ -117,7 +117,7 @@ def _is_weights(path: Path) -> bool:
 
 
 def _without_config(path: Path) -> str | None:
-    """What to say of weights that no config.json describes."""
+    """Return the message for weights that no config.json describes."""
     folder = path if path.is_dir() else path.parent
     if (folder / "config.json").is_file():
         return None

@@ -86,9 +86,9 @@ def _from_config(values: Mapping[str, Any]) -> dict[str, Any]:
     """What an older config.json recommends, at its top or for transformers' text generation."""
     found = {key: values[key] for key in _OLD_NAMES if values.get(key) is not None}
     if set(_OLD_DEFAULTS) - {"no_repeat_ngram_size", "min_length"} <= found.keys():
-        told = {key: value for key, value in found.items() if value != _OLD_DEFAULTS.get(key, 0)}
-        shaped = {"temperature", "top_k", "top_p"} & told.keys()
-        found = {**told, "do_sample": False} if shaped and not found["do_sample"] else told
+        set_ = {key: value for key, value in found.items() if value != _OLD_DEFAULTS.get(key, 0)}
+        shaped = {"temperature", "top_k", "top_p"} & set_.keys()
+        found = {**set_, "do_sample": False} if shaped and not found["do_sample"] else set_
     tasks = values.get("task_specific_params")
     task = tasks.get("text-generation") if isinstance(tasks, dict) else None
     if isinstance(task, dict) and task != _EVERYWHERE:
@@ -102,7 +102,7 @@ def _token_ids(value: Any, config: Config) -> bool:
 
 
 def _bad_words(values: dict[str, Any], config: Config) -> tuple[tuple[tuple[int, ...], ...], bool]:
-    """The ids that are never generated, and whether all that stands there could be read.
+    """The ids that are never generated, and whether all entries could be read.
 
     As in transformers, an end token on its own is no bad word, but may be suppressed.
     """
@@ -153,7 +153,7 @@ def _notes(values: Mapping[str, Any], found: Mapping[str, Any], where: Path) -> 
 def _read(
     values: dict[str, Any], config: Config, where: Path
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The settings of one file and what to say about them.
+    """Return the settings of one file, and notes about them.
 
     A recommendation that is out of range is left out with a note: it must not stop every use.
     """

@@ -1,7 +1,7 @@
 """The names of GPT-2's tensors, and the check that a set of them is one whole model.
 
 Every format module brings its tensors under the names of `config.parameter_shapes` and ends with
-`check`. What a format calls them otherwise is told in its own module.
+`check`. Other names, of a format, are explained in its own module.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _is_finite(array: np.ndarray) -> bool:
 
 
 def configured(where: str, **fields: Any) -> Config:
-    """The Config of numbers from a file; what is wrong with them is told with the file's name."""
+    """Return the Config of numbers from a file; InputError names the file and what is wrong."""
     try:
         return Config(**fields)
     except InputError as error:

@@ -1,6 +1,6 @@
 """Which tokenizer belongs to a checkpoint: files beside the weights, else the official one.
 
-How vocabulary files are read is told in `gpt2lab.text.tokenizer`.
+Vocabulary files are read by `gpt2lab.text.tokenizer`.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def has_files(folder: Path) -> bool:
     return any(all((folder / name).is_file() for name in names) for names in sets)
 
 
-def told(tokenizer: Tokenizer, config: Config) -> tuple[str, ...]:
-    """What a reader should know about a vocabulary with this model.
+def vocabulary_notes(tokenizer: Tokenizer, config: Config) -> tuple[str, ...]:
+    """Return notes on a vocabulary with this model.
 
     Fewer ids than the model has are fine, the rest is padding; more of them are never generated,
     and a text that needs one is refused.
@@ -97,7 +97,7 @@ def ended(config: Config, tokenizer: Tokenizer | None) -> Config:
 
 
 def beside(folder: Path, config: Config) -> tuple[Tokenizer | None, tuple[str, ...]]:
-    """The tokenizer of the checkpoint in a folder, and what to say about it.
+    """Return the tokenizer of the checkpoint in a folder, and notes about it.
 
     None when there is no vocabulary, or none that can be read: then the model takes and gives ids
     only.
@@ -108,7 +108,7 @@ def beside(folder: Path, config: Config) -> tuple[Tokenizer | None, tuple[str, .
                 tokenizer = Tokenizer.load(folder)
         except InputError as error:
             return None, (f"{error}; without a tokenizer the model takes token ids, not text",)
-        return tokenizer, told(tokenizer, config)
+        return tokenizer, vocabulary_notes(tokenizer, config)
     strange = [name for name in FOREIGN if (folder / name).is_file()]
     if strange:
         return None, (

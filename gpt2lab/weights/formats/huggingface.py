@@ -58,7 +58,7 @@ def shards(index: Path) -> list[Path]:
 
 
 def _no_weights(folder: Path) -> str:
-    """What to say of a folder without weights of the usual names; others can be given as a file."""
+    """Return the message for a folder without weights of the usual names."""
     others = [shown(f.name) for f in folder.iterdir() if _is_file_of_tensors(f)]
     step = f"; give the path of the file itself: {few(others)}" if others else ""
     return (
@@ -83,7 +83,7 @@ def weight_files(path: Path) -> tuple[Path, list[Path]]:
 def _with_head(
     params: Params, values: dict[str, Any], where: Path
 ) -> tuple[Params, tuple[str, ...]]:
-    """The model with its tables, and what to say of a head that config.json does not speak of.
+    """Return the model with its tables, and a note on a head that config.json does not mention.
 
     Of two tied tables either may be stored. Where both are and differ, transformers 5 takes the
     stored head too.
@@ -122,8 +122,8 @@ def _tensors(
     """The language model's tensors out of its files, and notes on what else is in them."""
     params = state_dict.joined([(file, _read_one(file, headers)) for file in files], leading)
     params, left_out = state_dict.without_heads(params)
-    params, told = _with_head(params, values, leading)
-    return params, left_out + told
+    params, tied_notes = _with_head(params, values, leading)
+    return params, left_out + tied_notes
 
 
 def shape(path: Path) -> tuple[Config, bool]:
@@ -144,15 +144,15 @@ def load(path: Path) -> Checkpoint:
     leading, files = weight_files(path)
     values, config, notes = hf_config.described(folder)
     before = tuple(identity(file) for file in files)
-    params, told = _tensors(files, values, leading)
+    params, more = _tensors(files, values, leading)
     finite = file_facts.recall(before, "finite") is True
     params = tensors.check(params, config, str(leading), finite=finite)
     if not finite:
         file_facts.remember(before, "finite", True)
-    tokenizer, more = tokenizer_files.beside(folder, config)
+    tokenizer, vocabulary = tokenizer_files.beside(folder, config)
     config, marks = tokenizer_files.marked(config, tokenizer)
     settings, wrong = recommended.read(folder, values, config)
-    source, notes = Source(before, dict(params)), notes + told + more + marks + wrong
+    source, notes = Source(before, dict(params)), notes + more + vocabulary + marks + wrong
     return Checkpoint(config, params, tokenizer, FORMAT, path, settings, notes, source)
 
 

@@ -1,7 +1,7 @@
 """nanoGPT's ckpt.pt: exact GELU, matrices [out, in], biases that may be absent, no vocabulary.
 
 The vocabulary of a character model lies in its data set, as meta.pkl; it is read as plain values
-and put beside the weights when one is written. The file itself is told of in `torchfile`.
+and put beside the weights when one is written. The file itself is read by `torchfile`.
 
 Source: karpathy/nanoGPT `model.py`, `train.py`, `sample.py`, `data/shakespeare_char/prepare.py`.
 """
@@ -41,7 +41,7 @@ OLD_GELU = (
 
 
 def _is_checkpoint(path: Path) -> bool:
-    # The pickle stands first in the file; that of the largest GPT-2 has half a megabyte.
+    # The pickle comes first in the file; that of the largest GPT-2 has half a megabyte.
     return torchfile.is_torch_file(path) and b"model_args" in read_head(path, 1 << 22)
 
 
@@ -146,7 +146,7 @@ def _tokenizer(
             tokenizer = _characters(meta)
     except InputError as error:
         return None, (f"{error}; without a tokenizer the model takes token ids, not text",)
-    return tokenizer, tokenizer_files.told(tokenizer, config)
+    return tokenizer, tokenizer_files.vocabulary_notes(tokenizer, config)
 
 
 def _opened(path: Path) -> tuple[Path, dict[str, Any], Any, Config, bool]:
@@ -200,7 +200,7 @@ def _as_tensor(array: np.ndarray) -> Any:
 
 def _fresh_optimizer(params: dict[str, Any]) -> dict[str, Any]:
     """The state of an AdamW before its first step, in nanoGPT's two groups, so that train.py can
-    go on from the file: matrices decay, vectors do not. Its settings are train.py's defaults."""
+    resume from the file: matrices decay, vectors do not. Its settings are train.py's defaults."""
     count = sum(array.ndim >= 2 for array in params.values())
     common = {"lr": 6e-4, "betas": (0.9, 0.95), "eps": 1e-8}
     groups = [

@@ -1,6 +1,6 @@
 """OpenAI's own layout: hparams.json, encoder.json, vocab.bpe and a TensorFlow checkpoint.
 
-How the checkpoint's files are laid out is told in `tensorbundle`; the runs of gpt-2-simple and
+The layout of the checkpoint's files is explained in `tensorbundle`; the runs of gpt-2-simple and
 nshepperd's fork, which share the tensors but not the folder, in `gpt2simple`.
 
 Source: openai/gpt-2 `src/model.py` (the names of the variables) and `download_model.py`.

@@ -1,6 +1,6 @@
 """A run's folder as a model: its best checkpoint, or its latest where nothing was validated.
 
-The checkpoints are Hugging Face folders; which is which is told in `train.checkpoint`.
+The checkpoints are Hugging Face folders; `train.checkpoint_files` names them.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 `PREFIX.index` is a table in LevelDB's layout (sorted keys, prefix-compressed, in checked blocks);
 its values are small protocol buffers that say where a tensor lies in
 `PREFIX.data-00000-of-0000N`. Both the blocks and the tensors carry a CRC-32C, and both are held
-against it. What the names mean is told in `openai`.
+against it. The meaning of the names is explained in `openai`.
 
 Source of the layouts: tensorflow/core/util/tensor_bundle/tensor_bundle.h,
 tensorflow/core/protobuf/tensor_bundle.proto, LevelDB's doc/table_format.md.

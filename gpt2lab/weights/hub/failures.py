@@ -17,7 +17,7 @@ from gpt2lab.weights import find
 from gpt2lab.weights.hub.address import Hub, hidden, is_http, kinds, library
 
 T = TypeVar("T")
-#: The HTTP library's errors before a connection stands.
+#: The HTTP library's errors before a connection is made.
 NO_CONNECTION = {"ConnectError", "ConnectTimeout", "ProxyError"}
 
 
