@@ -58,7 +58,7 @@ class Chat:
     def reply(self, message: str) -> Generator[Piece, None, None]:
         """Say something; the pieces of the answer come as they are written.
 
-        An answer that is broken off is kept as far as it came. A message that cannot be sent
+        An answer that is interrupted is kept as far as it came. A message that cannot be sent
         leaves no trace.
         """
         message = message.strip()

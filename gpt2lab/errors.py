@@ -1,4 +1,4 @@
-"""The one error of the borders: bad input, told in a line.
+"""Exceptions for invalid input and failures; each message is one line.
 
 Every file, command and public function that meets a wrong value raises `InputError` with one
 sentence that names the value, the limit and the next step. Programs may catch it as the

@@ -421,7 +421,7 @@ class LM:
 
         text: a text, ids, or several of one length. names: which values, as "pattern",
         "h.3.resid_post", "h.*.attn.*" or TransformerLens's hooks; layers: of which layers; the rest
-        costs nothing. acts: interventions on the way. The names stand in `lens.NAMES`.
+        costs nothing. acts: interventions. The names are those of `lens.NAMES`.
         """
         from gpt2lab import lens
 

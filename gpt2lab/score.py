@@ -33,7 +33,7 @@ def exponential(nats: float) -> float:
 class Score:
     """The score of one text, in nats (natural logarithms).
 
-    tokens: its ids. logprobs: one a token; None for a first token that nothing stands before.
+    tokens: its ids. logprobs: one a token; None for a first token without a context.
     after_end: whether the first token was scored, as the first of a document, after the token that
     documents begin after (GPT-2's end token). stride: by how many tokens
     the window moved, None when the text fits in one. n_bytes, n_words: of the scored part; 0 when
@@ -126,7 +126,7 @@ def _window(engine: Engine, inputs: list[int], targets: Any) -> list[float]:
 
 
 def _words(pieces: list[bytes], logprobs: list[float]) -> list[tuple[str, float]]:
-    """Words are runs between white space; a token's score goes to the word it begins or goes on."""
+    """Words are divided by white space; a token's score goes to its word."""
     words: list[tuple[bytes, float]] = []
     for piece, logprob in zip(pieces, logprobs, strict=True):
         begins = not words or piece[:1].isspace() or words[-1][0][-1:].isspace()

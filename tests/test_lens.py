@@ -190,7 +190,7 @@ def test_only_what_is_wanted_is_kept(fable):
         trace["q", 1]
     with pytest.raises(InputError, match="layer 9"):
         trace["z", 9]
-    with pytest.raises(InputError, match="z stands in every layer"):
+    with pytest.raises(InputError, match="z is in every layer"):
         trace["z"]
     with pytest.raises(InputError, match="did you mean"):
         trace["h.1.attn.zz"]

@@ -323,9 +323,9 @@ def test_what_adds_to_the_logit_sums_to_it(fable, made):
     assert told["follows"][-1] is None
     for i in range(len(tokens)):
         kinds = (
-            {"likeliest": None}
+            {"predicted": None}
             if i + 1 == len(tokens)
-            else {"likeliest": None, "follows": tokens[i + 1]}
+            else {"predicted": None, "follows": tokens[i + 1]}
         )
         for kind, token in kinds.items():
             found, one = lens.attribution(t, token, position=i, by="head"), told[kind][i]

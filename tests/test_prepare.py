@@ -1020,7 +1020,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     call = [sys.executable, "-c", PRESSED, str(path), str(out)]
     done = subprocess.run(call, capture_output=True, text=True, check=False)
     assert done.returncode == 130 and not done.stdout
-    said = f"stopped; what is done stays in {out}, the same command goes on"
+    said = f"stopped; finished parts stay in {out}, the same command resumes"
     assert done.stderr.strip() == said
     assert (out / PROGRESS).exists() and not (out / MANIFEST).exists()
     prepare([path], out)

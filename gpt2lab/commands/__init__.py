@@ -44,7 +44,7 @@ LONGEST = 1000  # characters of a wrong usage that are repeated
 
 
 class _ClosedPipe(Exception):
-    """Nobody reads on. click would make exit code 1 of the original error."""
+    """The reader has closed the pipe. click would make exit code 1 of the original error."""
 
 
 @contextmanager

@@ -236,7 +236,7 @@ class _Show:
             self._end()
 
     def close(self) -> None:
-        """Print what still waits, and end the line of a text that was broken off."""
+        """Print what still waits, and end the line of a text that was interrupted."""
         if self._current:
             self._end()
         for key in sorted(self._waiting):

@@ -164,7 +164,7 @@ def lens_view(canvas: Canvas, lens: LogitLens, pieces: Sequence[str]) -> None:
     """The lens as a table: layers down, positions across, the newest positions that fit."""
     places = max(1, (canvas.width - 8) // (CELL + 1))
     first = max(0, len(pieces) - places)
-    canvas.title("Logit lens: the likeliest next token, read at every layer")
+    canvas.title("Logit lens: the most probable next token at every layer")
     if first:
         canvas.line(f"(positions {first} to {len(pieces) - 1}; --json and --html have them all)")
     canvas.line(f"{'':8}" + " ".join(fit(clean(p), CELL) for p in pieces[first:]))
@@ -183,7 +183,7 @@ def lens_view(canvas: Canvas, lens: LogitLens, pieces: Sequence[str]) -> None:
 
 
 def _depth(depth: int) -> str:
-    """From which row on the final token is the likeliest."""
+    """The first row from which on the final token is the most probable."""
     return "embed" if depth == 0 else f"layer {depth - 1}"
 
 

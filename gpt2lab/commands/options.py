@@ -1,6 +1,6 @@
 """What several verbs share: flags made from `Sampling`, choosing a model, reading text.
 
-A default stands in one place, the dataclass; here it is only shown.
+A default is defined once, in the dataclass; here it is only shown.
 """
 
 from __future__ import annotations
@@ -247,7 +247,7 @@ def read_text(source: str) -> str:
 
 
 def given_text(text: str | None, file: str | None, what: str) -> str:
-    """One text from an argument, a file, or standard input when nobody sits at it.
+    """One text from an argument, a file, or standard input when it is no terminal.
 
     A file is taken as it is. From standard input one line end at the end is left out: `echo`'s.
     """

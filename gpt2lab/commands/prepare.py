@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Meter:
-    """A bar on stderr over the bytes of the texts; nothing where nobody watches."""
+    """A bar on stderr over the bytes of the texts; nothing where stderr is no terminal."""
 
     def __init__(self) -> None:
         self._bar: Any = None
@@ -133,7 +133,7 @@ def command(text: tuple[str, ...], out: str, **flags: Any) -> None:
         done = prepare(text, out, tokenizer=tokenizer, progress=meter, **reading, **rest)
     except KeyboardInterrupt:
         meter.close()
-        click.echo(f"stopped; what is done stays in {out}, the same command goes on", err=True)
+        click.echo(f"stopped; finished parts stay in {out}, the same command resumes", err=True)
         raise
     finally:
         meter.close()

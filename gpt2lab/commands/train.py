@@ -114,7 +114,7 @@ def _checked(flags: dict[str, Any]) -> dict[str, Any]:
     given.update(reading_of(flags), **given_of(TrainConfig, flags))
     run = given.pop("resume", None)
     if run is not None and "out" in given:
-        raise InputError("--out begins a run, --resume goes on with one; give one of them")
+        raise InputError("--out starts a run, --resume resumes one; give one of them")
     if "world_size" in given:
         raise InputError("--world-size is for --dry-run; torchrun says how many processes train")
     if "weights" in given:

@@ -2,7 +2,7 @@
 
 Nothing here remembers what was asked before: step 7,000 is computed without the 6,999 steps before
 it, and any rows of it without the others. So a run that is resumed, or spread over any number of
-processes, sees the same tokens. Two orders: `windows` begin anywhere, drawn anew for every step
+processes, sees the same tokens. Two orders: `windows` begin anywhere, drawn again for every step
 (nanoGPT's way); `packed` lays the documents of an epoch end to end in a shuffled order and cuts
 that into blocks, so that an epoch predicts every token exactly once.
 
@@ -32,7 +32,7 @@ _DOCUMENTS, _BLOCKS, _WINDOWS, _SETS = range(4)  # what random numbers are for
 class Batch(NamedTuple):
     """Rows to learn from: after tokens[b, :t+1] comes targets[b, t].
 
-    tokens, targets: int64 [B, T]. lengths: int64 [B]; what stands in a row from its length on is
+    tokens, targets: int64 [B, T]. lengths: int64 [B]; what a row holds from its length on is
     filler and counts for nothing. A token is never a mark of filler: any id can be a target.
     """
 
@@ -142,7 +142,7 @@ class _Packed:
         self.lead = int(data.end_token is not None)
         self.n_stream = data.n_tokens + self.lead
         self.blocks = math.ceil((self.n_stream - 1) / block)
-        self._epoch = lru_cache(maxsize=2)(self._laid_out)  # a step may stand in two epochs
+        self._epoch = lru_cache(maxsize=2)(self._laid_out)  # a step may belong to two epochs
 
     def _laid_out(self, epoch: int) -> _Epoch:
         ends = self._data.ends
@@ -255,7 +255,7 @@ class Batches:
         return part.samples + (step - part.step) * part.batch
 
     def steps(self, samples: float) -> int:
-        """The steps after which so many samples are seen, with the batch size of now."""
+        """The steps after which this many samples are seen, with the current batch size."""
         at, done, batch = self.parts[-1]
         return at + math.ceil((samples - done) / batch - 1e-9)
 
@@ -288,7 +288,7 @@ class Batches:
         return which, numbers // CYCLE * self._quotas[which] + before
 
     def _starts(self, step: int, rows: np.ndarray, which: int) -> np.ndarray:
-        """Where the windows of these rows begin; drawn for the whole step, whoever asks."""
+        """Where the windows of these rows begin; drawn for the whole step."""
         raw = _raw(self._part(step).batch, self.seed, _WINDOWS, 0, step)[rows]
         choices = max(1, self.sets[which].n_tokens - self.block)
         starts: np.ndarray = (raw % np.uint64(choices)).astype(np.int64)
@@ -418,7 +418,7 @@ class Evaluation:
 def evaluation(data: TokenSet, block: int, most: int | None = None) -> Evaluation:
     """A split cut into windows of `block` tokens: every token but the first is predicted once.
 
-    The last window is shorter. most: so many windows at evenly spaced places, when there are more.
+    The last window is shorter. most: the limit of windows, evenly spaced when there are more.
     """
     _check_length(data)
     if block < 1 or (most is not None and most < 1):

@@ -260,7 +260,7 @@ def prepare(
 ) -> Prepared:
     """Make the folder `out` a set of token shards of texts: files, folders, patterns.
 
-    tokenizer: GPT-2's by default. learn: learn one of so many tokens from `texts` first.
+    tokenizer: GPT-2's by default. learn: learn one of this many tokens from `texts` first.
     characters: one token for each character of `texts` and `val`. held_out: the share of documents
     to validate on, drawn by their text and the seed; of two or more there is at least one on each
     side. val: texts to validate on; then nothing else is held out. shard_tokens: a shard ends with

@@ -106,7 +106,7 @@ def bytes_per_token(config: Config, dtype: str) -> int:
 
 
 class Memory:
-    """So many bytes, and threads to read them.
+    """A number of bytes, and threads to read them.
 
     `np.max` of int32 reads as fast as a loop of vector loads (52 of 53 GB/s here) and as `np.dot`,
     and leaves it to the caller how many threads there are.
@@ -161,7 +161,7 @@ def steps(engine: Engine, case: Case) -> Iterator[float]:
 
 
 def speed(engine: Engine, case: Case, seconds: float) -> float:
-    """Tokens a second of all rows, by the median of the steps of so many seconds; one at least."""
+    """Tokens per second of all rows: the median of the steps in this time, at least one."""
     timed, found = steps(engine, case), list[float]()
     next(timed)
     while not found or sum(found) < seconds:

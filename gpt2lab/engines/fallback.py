@@ -78,7 +78,7 @@ class Meanwhile:
         if target and process and compile_cache.ready(target, "float32", "float32"):
             process.poll()  # so that the system may forget it
             self._target = None
-            with suppress(Failure, InputError):  # else NumPy goes on
+            with suppress(Failure, InputError):  # else NumPy continues
                 self._now = self._build()
         return self._now
 

@@ -23,7 +23,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(values) != len(pairs):
         counts = Counter(key for key, _ in pairs)
         twice = counts.most_common(1)[0][0]
-        raise InputError(f"the key {shown(twice)} stands there twice")
+        raise InputError(f"the key {shown(twice)} occurs twice")
     return values
 
 

@@ -93,7 +93,7 @@ _TUPLES = ("stop", "stop_tokens")
 def translate(given: Mapping[str, Any], prompt_length: int = 0) -> tuple[Settings, list[str]]:
     """Settings under any known name -> (settings under ours, notes to show, one a translation).
 
-    Two names for one setting, and names that nobody knows, are errors.
+    Two names for one setting, and unknown names, are errors.
     """
     own = {field.name for field in fields(Sampling)}
     settings: Settings = {}

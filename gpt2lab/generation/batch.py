@@ -96,7 +96,7 @@ class Batch:
 
     rows: how many run at once, each beam of a search counted; the others wait in order.
     chunk: how many tokens go through the engine in one step, running rows first, so that a long
-    prompt delays nobody for long. Where the bits would depend on it (`cache.chunked` is False),
+    prompt delays no other for long. Where the bits would depend on it (`cache.chunked` is False),
     each prompt is read at once instead.
     cache_bytes: limit of the KV cache; a row waits until its prompt and answer fit beside others.
     """

@@ -127,7 +127,7 @@ class Completion:
 
     text: the new text without the prompt. tokens: the new ids, an end token included. logprobs:
     the model's own, one a token. finish_reason: "stop" or "length", or "interrupted" where the text
-    was broken off. record: everything that is
+    was interrupted. record: everything that is
     needed to write the same text again.
     """
 

@@ -162,7 +162,7 @@ def top_k(logits: Array, s: Sampling, seen: Seen) -> Array:
 
 
 def top_p(logits: Array, s: Sampling, seen: Seen) -> Array:
-    """Keeps the smallest set of likeliest tokens whose mass reaches p (Holtzman et al. 2019).
+    """Keeps the smallest set of most probable tokens whose mass reaches p (Holtzman et al. 2019).
 
     The token that crosses p stays, as in Hugging Face and gpt-2-simple.
     """
@@ -225,7 +225,7 @@ def min_p(logits: Array, s: Sampling, seen: Seen) -> Array:
     """Keeps tokens with at least `min_p` times the top probability (Nguyen et al. 2024)."""
     probs = _probabilities(logits)
     low = probs < s.min_p * probs.max()
-    if seen.keep > 1:  # one is above the limit in any case: the likeliest
+    if seen.keep > 1:  # one is above the limit in any case: the most probable
         low[np.argpartition(probs, -min(seen.keep, len(probs)))[-seen.keep :]] = False
     return _without(logits, low)
 

@@ -31,7 +31,7 @@ __all__ = [
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-MANY = 4000  # from so many weights on, blocks are worth their trouble
+MANY = 4000  # from this many weights on, blocks are worth their trouble
 
 
 def log_softmax(logits: Array) -> Array:
@@ -147,7 +147,7 @@ def draw(logits: Array, random: np.random.Generator) -> int:
 
 
 def choose(logits: Array, sampling: Sampling, index: int, step: int) -> int:
-    """The next token from processed logits [V]: the likeliest when greedy, otherwise a draw."""
+    """The next token from processed logits [V]: the most probable when greedy, otherwise a draw."""
     best = int(np.argmax(logits))
     if not logits[best] > -np.inf:
         raise InputError(

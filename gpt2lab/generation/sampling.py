@@ -1,7 +1,7 @@
 """Every setting of a generation, its range, and the orders in which the processors may run.
 
 `Sampling` is neutral by default: nothing is changed that was not asked for. What the settings do to
-logits is told in `processors`, and run in `sampling`.
+logits is described in `processors`, and applied in `sampler`.
 """
 
 from __future__ import annotations

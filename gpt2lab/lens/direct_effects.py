@@ -116,7 +116,7 @@ def attribution(
 
     The last layer norm divides by the spread of the whole stream; with that spread held fixed it is
     linear, so the parts sum to the logit. It is the direct effect alone: what a part does by
-    way of later layers counts as theirs. token: whose logit, the likeliest by default. against:
+    way of later layers counts as theirs. token: whose logit, the most probable by default. against:
     a token whose logit is taken off. by: "layer" (attention and MLP of each), "head" (heads and
     MLPs) or "neuron" (neurons and attentions).
     Elhage et al. 2021, "A mathematical framework for transformer circuits".

@@ -76,7 +76,10 @@ NAMES: dict[str, Name] = {
         "h.{}.mlp_out", "B T E", "blocks.{}.hook_mlp_out", "what the MLP adds to the stream"
     ),
     "resid_post": Name(
-        "h.{}.resid_post", "B T E", "blocks.{}.hook_resid_post", "the residual stream after the layer"
+        "h.{}.resid_post",
+        "B T E",
+        "blocks.{}.hook_resid_post",
+        "the residual stream after the layer",
     ),
     "ln_f": Name("ln_f", "B T E", "ln_final.hook_normalized", "what the head reads: normalised"),
     "logits": Name("logits", "B T V", "", "the scores of the next token"),
@@ -119,7 +122,7 @@ def parse(key: str) -> tuple[str, int | None]:
     if not isinstance(key, str):
         raise unknown(key)
     if key in OF_A_LAYER:
-        raise InputError(f"{key} stands in every layer; name one, as {key_of(key, 0)}")
+        raise InputError(f"{key} is in every layer; name one, as {key_of(key, 0)}")
     for name, row in NAMES.items():
         for template in (row.key, row.hook, f"h.{{}}.{name}"):
             if template and "{}" not in template and key == template:

@@ -33,7 +33,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 class Act:
     """A change of one inner value.
 
-    key: which (`lens.hook_names`). change: from the chosen part of the value to what stands there
+    key: which (`lens.hook_names`). change: from the chosen part of the value to what replaces it
     instead, of the same shape. about: what it does, in words that tell it from any other.
     units: heads where the value has heads [B, H, T, ...], else entries of its last axis; None is
     all. positions: from the window's beginning, None is all; below 0 from the end of a traced text.
@@ -72,7 +72,7 @@ class Act:
         return replace(self, positions=placed)
 
     def __call__(self, value: Array, before: int) -> Array:
-        """The value with the change made; `before` tokens stand before it."""
+        """The value with the change made; `before` tokens come before it."""
         by_head = hook_names.parse(self.key)[0] in hook_names.OF_HEADS
         length = value.shape[2 if by_head else 1]
         places, rows = self._places(before, length)
@@ -101,7 +101,7 @@ class Act:
         return at[rows], rows
 
     def _new(self, old: Array, rows: Array, by_head: bool) -> Array:
-        """What stands in place of the chosen part `old`."""
+        """What replaces the chosen part `old`."""
         if self.source is None:
             assert self.change is not None
             return _same_shape(self.change(old), old, self.key)
@@ -112,7 +112,7 @@ class Act:
 
 
 def _same_shape(new: Any, old: Array, key: str) -> Array:
-    """`new` as it stands in place of `old`; axes of length 1 stretch."""
+    """`new` as it replaces `old`; axes of length 1 stretch."""
     new = np.asarray(new)
     if new.dtype.kind not in "fiub":
         raise InputError(f"what goes into {key} is {new!r:.60}; it has to be an array of numbers")

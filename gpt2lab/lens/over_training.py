@@ -56,7 +56,7 @@ class Stage:
 
     loss, val_loss: nats a token as the log has them (the median since the checkpoint before), None
     where it has none. scores: of the heads on repeated random tokens. depth: the lens depth, the
-    mean share of the layers after which the likeliest next token is the final one already.
+    mean share of the layers after which the most probable next token is the final one.
     """
 
     step: int

@@ -54,7 +54,7 @@ def render(model: Model, tokens: list[int], *, layer_scores: bool = True) -> str
     """The page of one text as a string: a whole HTML document.
 
     tokens: ids that fit the window. layer_scores: whether what heads look for on random tokens is
-    told too, which reads some more text. Raises InputError where the page would pass 40 MB.
+    included, which reads some more text. Raises InputError where the page would pass 40 MB.
     """
     tokens = check_ids(tokens, model.config.n_vocab, "text")
     check_size(model.config, len(tokens))
@@ -90,7 +90,7 @@ def _beginning(data: Mapping[str, Any]) -> str:
 
 
 def to_json(data: Mapping[str, Any]) -> str:
-    """JSON that may stand in a script element: no `<` in it, so nothing can end the element."""
+    """JSON for use in a script element: no `<` in it, so nothing can end the element."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c")
 
@@ -228,7 +228,7 @@ def _expected(n: NextTokens) -> list[dict[str, Any] | None]:
 
 
 def _next(t: Trace) -> list[dict[str, Any]]:
-    """After each token the likeliest ids and their logits, and what all others have together.
+    """After each token the most probable ids and their logits, and what all others have together.
 
     rest: for each of TEMPERATURES the log of the sum of exp(logit / temperature) over all other
     tokens, so that every probability at these temperatures is exact.
@@ -352,13 +352,13 @@ def _along(t: Trace, keys: list[str], ids: list[Array]) -> list[list[list[float]
 
 
 def _attribution(t: Trace, lens: LogitLens) -> dict[str, Any]:
-    """What adds to the logit of the likeliest next token, and to that of the one that follows."""
+    """What adds to the logit of the most probable next token, and of the one that follows."""
     places = range(len(lens.tokens))
-    likeliest = [attribution(t, position=i, by="head") for i in places]
+    predicted = [attribution(t, position=i, by="head") for i in places]
     follows = [attribution(t, int(lens.targets[i]), position=i, by="head") for i in places[:-1]]
     return {
-        "labels": likeliest[0].labels,
-        "likeliest": [_shares(a) for a in likeliest],
+        "labels": predicted[0].labels,
+        "predicted": [_shares(a) for a in predicted],
         "follows": [*(_shares(a) for a in follows), None],
     }
 

@@ -1,8 +1,8 @@
 """The flow of the page: the steps of the model, and where the reference takes each of them.
 
-The source and its values come from `source.walk`; here they are told once each, and every step of
-the diagram is found in them by what its line begins with, so that a step that is no longer there
-is an error and never a wrong line.
+The source and its values come from `walkthrough.walk`; here they are listed once each, and every
+step of the diagram is found in them by what its line begins with, so that a step that is no longer
+there is an error and never a wrong line.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ IN_LAYER = (
     Stage(
         "mask",
         "mask_attn_weights",
-        "Later tokens get -1e10: a token sees itself and what stands before it.",
+        "Later tokens get -1e10: a token sees itself and what comes before it.",
         gives="scores",
     ),
     Stage(
@@ -136,7 +136,7 @@ IN_LAYER = (
     Stage(
         "mlp_add",
         "block",
-        "The MLP adds to the stream, which goes on to the next layer.",
+        "The MLP adds to the stream, which continues to the next layer.",
         label="+ residual",
         line='return at(f"{scope}.resid_post"',
         gives="resid_post",
@@ -180,7 +180,7 @@ def digits(value: float) -> float | None:
 
 
 def flow(model: Model, tokens: list[int]) -> dict[str, Any]:
-    """Calls, sources and values of one run of the reference, each told once."""
+    """Calls, sources and values of one run of the reference, each listed once."""
     calls = walk(model, [tokens])
     pool = _Pool()
     told = [pool.call(call) for call in calls]
@@ -234,7 +234,7 @@ def _find(calls: list[Call], stage: Stage, layer: int | None) -> list[int]:
 
 
 class _Pool:
-    """Sources, values and pictures that are told once and then pointed at by their index."""
+    """Sources, values and pictures that are listed once and then referred to by their index."""
 
     def __init__(self) -> None:
         self.sources: dict[int, dict[str, Any]] = {}

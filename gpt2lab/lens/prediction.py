@@ -26,9 +26,9 @@ MOST = 1_000_000  # of anything that is counted
 class Expected:
     """The distribution of one token, given those before it; logarithms are natural.
 
-    token: the one that stands there, None where the text is over. probability, rank (1 is the
-    likeliest), surprisal (-log probability, nats): of that token. entropy: of the distribution, in
-    nats. alternatives: (id, probability) of the likeliest.
+    token: the one that is there, None where the text is over. probability, rank (1 is the most
+    probable), surprisal (-log probability, nats): of that token. entropy: of the distribution, in
+    nats. alternatives: (id, probability) of the most probable.
     """
 
     token: int | None
@@ -164,7 +164,7 @@ def top(probabilities: Array, count: int) -> Array:
 
 
 def expect(logits: Array, token: int | None, count: int) -> Expected:
-    """The distribution that a row of logits [V] is, and where a token stands in it."""
+    """The distribution that a row of logits [V] is, and the rank of a token in it."""
     logprobs = log_softmax(logits)
     p = np.exp(logprobs)
     entropy = -float(np.sum(p * np.where(p > 0, logprobs, 0)))

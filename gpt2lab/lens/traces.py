@@ -51,7 +51,7 @@ class Model(Protocol):
 
 
 def check_name(name: object) -> None:
-    """InputError where a name is none of the values that stand in every layer."""
+    """InputError where a name is none of the values of every layer."""
     if not isinstance(name, str) or name not in naming.OF_A_LAYER:
         raise naming.unknown(name)
 

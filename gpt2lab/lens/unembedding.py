@@ -72,8 +72,8 @@ class LogitLens:
     """The logit lens of one text: at each of N places of the stream, what the head would say.
 
     keys: the places, bottom up. tokens: ids [T]. targets [T]: the token that follows, for the last
-    place the likeliest one. best, probabilities: ids and probabilities of the likeliest [N, T, K].
-    target_probabilities, target_ranks (1 is the likeliest), entropies (nats), divergences (KL
+    place the most probable. best, probabilities: ids and probabilities of the top K [N, T, K].
+    target_probabilities, target_ranks (1 is the most probable), entropies (nats), divergences (KL
     divergence from the final distribution to this one, nats): [N, T].
     """
 
@@ -90,13 +90,13 @@ class LogitLens:
 
     @cached_property
     def pieces(self) -> list[list[str]]:
-        """The likeliest token of each place as text: [N][T]."""
+        """The most probable token of each place as text: [N][T]."""
         tokenizer = self.trace.tokenizer
         return [pieces_of(tokenizer, row[:, 0].tolist()) for row in self.best]
 
     @property
     def depths(self) -> Array:
-        """The place, 0 to N - 1, from which on the likeliest token is the final one: [T]."""
+        """The place, 0 to N - 1, from which on the most probable token is the final one: [T]."""
         same = self.best[..., 0] == self.best[-1, :, 0]  # [N, T]
         return len(same) - np.cumprod(same[::-1], axis=0).sum(axis=0)  # [T]
 

@@ -1,4 +1,4 @@
-"""Read the source with the numbers in it: the reference runs, and each of its lines is told.
+"""Read the source with the numbers in it: the reference runs, and each of its lines is shown.
 
 `walk` runs `reference.model` on a text under Python's trace function and notes, for every function
 of the reference that is called, its own lines as they are installed, what went in, what each line
@@ -36,8 +36,8 @@ class Seen:
 
     parameter: the checkpoint's name of it, if it is one. shape, low, high: of an array (low and
     high leave masked scores out; masked says that there were some). times: how often the line made
-    it; the last one is told. picture: up to ROWS x COLUMNS numbers, each the one of largest size in
-    its part of the array, NaN where all is masked; of an array of more than two axes it is the
+    it; the last one is shown. picture: up to ROWS x COLUMNS numbers, each the one of largest size
+    in its part of the array, NaN where all is masked; of an array of more than two axes it is the
     first text's, first head's. text: a value that is no array.
     """
 
@@ -84,8 +84,8 @@ class Call:
 def walk(model: Model, text: Any) -> list[Call]:
     """Run the reference on a text and tell every call in its order.
 
-    text: a text or ids that fit the window. A model that acts is told as it acts. Raises InputError
-    where Python has the reference without its source, or where a text does not fit.
+    text: a text or ids that fit the window. Interventions attached to the model are applied. Raises
+    InputError where Python has the reference without its source, or where a text does not fit.
     """
     tokens = batch_of(model, text)[:1]
     teller = _Teller(exact(model).params)
@@ -95,7 +95,7 @@ def walk(model: Model, text: Any) -> list[Call]:
 
 
 def seen(name: str, value: Any, parameter: str = "") -> Seen:
-    """A value as it is told."""
+    """A value as it is shown."""
     if not isinstance(value, np.ndarray):
         return Seen(name, text=repr(value))
     numbers = value if value.dtype.kind in "fiu" else value.astype(np.float64)
@@ -213,7 +213,7 @@ class _Teller:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Listen while this lasts; a debugger or a coverage tool that listened before goes on."""
+        """Listen while this lasts; a debugger or a coverage tool that listened before continues."""
         before = sys.gettrace()
         sys.settrace(self._called)
         try:

@@ -76,7 +76,7 @@ document.addEventListener('keydown', event => {
 // ---- What was expected, and what comes next.
 
 const TEMPERATURES = Array.from({length: 20}, (_, i) => (i + 1) / 10);
-/** The probabilities after token i of the likeliest ids, and of all others together. */
+/** The probabilities after token i of the most probable ids, and of all others together. */
 function spread(i, temperature) {
   const {logits, rest} = D.next[i];
   if (temperature === 0) return {p: logits.map((_, k) => Number(k === 0)), others: 0};

@@ -9,7 +9,7 @@ const LENS = {
   kl: (n, i) => warm(X.kl[n][i] / 10),
 };
 const LENSLEGENDS = {
-  probability: () => ['0%', swatches(blue, 0), '100% for the likeliest token'],
+  probability: () => ['0%', swatches(blue, 0), '100% for the most probable token'],
   entropy: () => ['0', swatches(warm, 0), fixed(Math.log(C.n_vocab), 1) + ' nats of entropy'],
   rank: () => [RANKS.map(([, name], i) => [h('span', {style: {background: css(blue(1 - i / 4))}}), name]),
     ': rank of what follows'],
@@ -20,13 +20,13 @@ const cells = X.best.map((line, n) => line.map((best, i) => h('button', {class: 
 function pin(n, i) { choose({token: i, layer: Math.max(n - 1, 0), pinned: X.best[n][i][0]}); }
 function lensTold(n, i) {
   return [X.keys[n] + ' at token ' + i + ' ', h('b', null, word(at(i))), X.best[n][i].map((id, k) =>
-    ['\n' + percent(X.p[n][i][k]).padEnd(9) + ' ', word(id)]), '\n' + (i + 1 < T ? 'what follows, ' : 'the likeliest, '),
+    ['\n' + percent(X.p[n][i][k]).padEnd(9) + ' ', word(id)]), '\n' + (i + 1 < T ? 'what follows, ' : 'the most probable, '),
   h('b', null, word(X.targets[i])), ': ' + percent(X.target_p[n][i]) + ', rank ' + X.target_rank[n][i].toLocaleString('en') +
     '\nentropy ' + fixed(X.entropy[n][i], 3) + ', KL to the final ' + fixed(X.kl[n][i], 3) + ' nats'];
 }
 const lensHeads = D.tokens.map(id => h('th', {scope: 'col'}, word(id)));
 const lensSides = X.keys.map((key, n) => h('th', {scope: 'row', tip: () => [n ? 'After layer ' + (n - 1) : 'Before layer 0', ': ' + key]}, short(key)));
-const lensFeet = X.targets.map((id, i) => h('th', {tip: () => (i + 1 < T ? 'the token that follows' : 'the likeliest') +
+const lensFeet = X.targets.map((id, i) => h('th', {tip: () => (i + 1 < T ? 'the token that follows' : 'the most probable') +
   '; the lens says the final token from ' + short(X.keys[X.depths[i]]) + ' on'}, word(id)));
 fill($('lenstable'), h('thead', null, h('tr', null, h('th'), lensHeads)),
   h('tbody', null, cells.map((line, n) => h('tr', null, lensSides[n], line.map(cell => h('td', null, cell))))),

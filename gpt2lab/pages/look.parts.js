@@ -2,8 +2,8 @@
 
 const A = D.attribution, PLACES = Object.fromEntries(A.labels.map((label, i) => [label, i]));
 function shares() {
-  const best = A.likeliest[state.token], next = A.follows[state.token];
-  if (state.target === 'likeliest' || !next) return {...best, name: [word(best.token)]};
+  const best = A.predicted[state.token], next = A.follows[state.token];
+  if (state.target === 'predicted' || !next) return {...best, name: [word(best.token)]};
   if (state.target === 'follows') return {...next, name: [word(next.token)]};
   return {logit: best.logit - next.logit, values: best.values.map((x, i) => x - next.values[i]),
     name: [word(best.token), ' over ', word(next.token)]};
@@ -25,9 +25,9 @@ function drawParts() {
   ...('acts' in PLACES ? [ends('acts')] : [])];
   const most = Math.max(1e-9, ...rows.map(one => Math.abs(one[1])));
   const total = values.reduce((a, b) => a + b, 0);
-  const best = A.likeliest[state.token], next = A.follows[state.token];
-  const note = state.target === 'likeliest' ? '' : !next ? 'The text ends here, so the likeliest token is told. '
-    : next.token === best.token ? 'Here the likeliest token is the one that follows. ' : '';
+  const best = A.predicted[state.token], next = A.follows[state.token];
+  const note = state.target === 'predicted' ? '' : !next ? 'The text ends here, so the most probable token is shown. '
+    : next.token === best.token ? 'Here the most probable token is the one that follows. ' : '';
   fill($('sum'), note, 'At token ' + state.token + ' ', word(at(state.token)), ', towards ', name, ': the parts sum to ' + fixed(total, 4) +
     ', the logit is ' + fixed(logit, 4) + (state.target === 'over' && next ? ' more' : '') + '. ',
   h('span', {class: 'muted'}, 'What differs in the last decimal is rounding.'));
@@ -56,6 +56,6 @@ function drawHeads(layers) {
     h('p', {class: 'legend', style: {marginTop: '10px'}}, fixed(-most, 2), swatches(diverging, -1), fixed(most, 2)));
 }
 roving($('byhead'), (i, j) => parts[i][j], () => [state.layer, state.head], L, H, (layer, head) => choose({layer, head}));
-choices($('targets'), 'target', 'which logit', [['likeliest', 'the likeliest token'], ['follows', 'the token that follows'],
-  ['over', 'likeliest over follows']]);
+choices($('targets'), 'target', 'which logit', [['predicted', 'the most probable token'], ['follows', 'the token that follows'],
+  ['over', 'most probable over follows']]);
 view('token target layer head theme', drawParts, 'byhead');

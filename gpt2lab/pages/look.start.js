@@ -20,9 +20,9 @@ fill($('notes'),
   h('p', null, h('b', null, 'After. '), 'Logit lens: nostalgebraist 2020. Shares of a logit: Elhage et al. 2021. Scores of heads: Olsson et al. 2022. ' +
     'Ranks as colours: GLTR, Gehrmann et al. 2019.'));
 
-/** The head that adds most to the logit of the likeliest token after the text. */
+/** The head that adds most to the logit of the most probable token after the text. */
 function first() {
-  const values = A.likeliest[T - 1].values, best = {value: -Infinity};
+  const values = A.predicted[T - 1].values, best = {value: -Infinity};
   for (let layer = 0; layer < L; layer++) {
     for (let head = 0; head < H; head++) {
       const value = values[PLACES['h.' + layer + '.head.' + head]];

@@ -2,7 +2,7 @@
 
 const state = {
   token: T - 1, layer: L - 1, head: 0, mode: 'surprisal', lens: 'probability', axis: 'linear',
-  temperature: 10, pinned: null, target: 'likeliest', order: 'share', call: 0, line: 0,
+  temperature: 10, pinned: null, target: 'predicted', order: 'share', call: 0, line: 0,
   stage: 'softmax', look: null,
 };
 const LIMITS = {token: T, layer: L, head: H};

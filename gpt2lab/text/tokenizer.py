@@ -239,9 +239,7 @@ class Tokenizer:
                 raise InputError(f"alphabet: {quoted(char)} is not one character")
         if len(set(names)) != len(names):
             twice = next(name for name in names if names.count(name) > 1)
-            raise InputError(
-                f"alphabet: {quoted(twice)} stands in it twice; every id needs its own name"
-            )
+            raise InputError(f"alphabet: {quoted(twice)} occurs twice; every id needs its own name")
         return cls(characters_spec(alphabet, special_tokens), "alphabet")
 
     def __repr__(self) -> str:

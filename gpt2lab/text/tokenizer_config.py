@@ -51,7 +51,7 @@ def model_class(folder: Path) -> Any:
     """The class that AutoTokenizer finds by config.json where tokenizer_config.json names none."""
     try:
         config = _object(folder / "config.json")
-    except InputError:  # whoever loads the model says so; a vocabulary can do without
+    except InputError:  # loading the model reports it; a vocabulary can do without
         return None
     own = "GPT2Tokenizer" if config.get("model_type") == "gpt2" else None
     return config.get("tokenizer_class") or own
@@ -240,7 +240,7 @@ def completed(
     return spec, notes + ([] if whole else _gaps(spec))
 
 
-# --- what stands before and after a text -------------------------------------------------------
+# --- what comes before and after a text ------------------------------------------------------
 
 
 def _template(part: Any) -> tuple[list[Any], list[Any]]:

@@ -166,7 +166,7 @@ def bpe_spec(
     merges: Iterable[tuple[str, str]],
     special_tokens: Mapping[str, int],
 ) -> Spec:
-    """GPT-2's pipeline as a tokenizer.json. The special tokens stand in the vocabulary too."""
+    """GPT-2's pipeline as a tokenizer.json. The special tokens are in the vocabulary too."""
     for name, token in special_tokens.items():
         if vocab.get(name, token) != token:
             raise InputError(
@@ -314,7 +314,7 @@ def _folder_spec(folder: Path) -> Read:
 def load_spec(path: Path) -> Read:
     """A folder or a file as a tokenizer.json, the settings beside it, and what to say about them.
 
-    The format is told by the content.
+    The format is recognised by the content.
     """
     try:
         if not path.exists():

@@ -71,9 +71,9 @@ TOLD = {
     "dataloader_num_workers": "batches are read from mapped files, without workers",
     "disable_tqdm": "in Python verbose=False is silent",
 }
-#: What a run goes on with, and what `steps` means then.
+#: How a run is resumed, and what `steps` means then.
 GOES_ON = (
-    "a run that is there goes on, as in gpt-2-simple; steps are all those on this text here, not "
+    "an existing run is resumed, as in gpt-2-simple; steps are all those on this text here, not "
     "as many more: to train on, give a higher number"
 )
 
@@ -117,7 +117,7 @@ def _optimizer(value: Any, given: Given, notes: Notes) -> None:
 
 
 def _resume_from(value: Any, given: Given, notes: Notes) -> None:
-    """True, or a checkpoint's path: of a run here, the run goes on from its newest one."""
+    """True, or a checkpoint's path: of a run here, which is resumed from its newest one."""
     if value in (None, False, "False", "false"):
         return
     if value not in (True, "True", "true"):
@@ -196,7 +196,7 @@ def _endless(given: Mapping[str, Any]) -> None:
     if given.get("steps") == -1:
         raise InputError(
             "steps -1 is endless in gpt-2-simple; give a number, or --minutes: Ctrl-C saves at any "
-            "moment, and --resume goes on"
+            "moment, and --resume continues"
         )
 
 
@@ -218,8 +218,8 @@ def _together(given: Given, world: int) -> None:
 
 
 def _as_gpt2simple(restore: Any, given: Given) -> None:
-    """There a run goes on from its latest step unless told otherwise, and `overwrite` only means
-    that the files before it go; nothing is begun anew over a run that is there."""
+    """There a run continues from its latest step by default, and `overwrite` only means
+    that the files before it are deleted; no new run replaces an existing one."""
     if restore == "latest":
         given.pop("overwrite", None)
         given["resume"] = "if there"

@@ -1,7 +1,7 @@
 """Keep the memory that a step frees for the next one.
 
 glibc gives large freed blocks back to the system, and every step's tensors are then mapped and
-zeroed anew, a page fault for each 4 KB: 1.2 to 1.7 times the time of a step on a CPU.
+zeroed again, a page fault for each 4 KB: 1.2 to 1.7 times the time of a step on a CPU.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A checkpoint is a folder `step-N`: a model folder that every tool reads, with what a run needs to
 go on beside it, and a manifest of the sha256 of each file. It appears whole or not at all, and what
 the disk changed later is found before it is used: safetensors would load a flipped byte without a
-word. Nothing in it is a pickle. What stands in the files is `run`'s.
+word. Nothing in it is a pickle. `run` decides what the files hold.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Every setting of a training run, its range and what it means; the commands' flags are made of it.
 
-What a setting does is told where it is used: `data`, `optim`, `loop`, `run`.
+What a setting does is described where it is used: `batches`, `optim`, `step`, `run`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from gpt2lab.errors import InputError
 BUDGETS = ("steps", "epochs", "tokens", "minutes")
 
 
-#: What a tuning run differs in from one from scratch, where nothing else is said.
+#: The defaults of fine-tuning that differ from those of training from scratch.
 TUNING: dict[str, Any] = {
     "epochs": 3.0,
     "batch_size": 8,

@@ -140,7 +140,7 @@ def dry_run(config: Config, settings: TrainConfig, world: int) -> dict[str, int]
     The code of a whole step of the first process (forward and backward pass, clipping, AdamW) is
     run in a made-up group, with tensors that have shapes and no contents: any model takes seconds
     and no memory, and nothing is computed. Measured are a process's parameters, gradients, moments
-    of the optimiser, and activations: what a forward pass leaves for the backward pass. The total
+    of the optimizer, and activations: what a forward pass leaves for the backward pass. The total
     of a divided model is measured, the most that was held at a moment, blocks that are put together
     and the work of the backward pass included. Of a shared one it is the sum, since DDP never gives
     its gradients' memory back.

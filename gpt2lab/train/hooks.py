@@ -33,7 +33,7 @@ Metric = Callable[[torch.Tensor], torch.Tensor]
 def watch(
     model: GPT2, names: Names = None, layers: Layers = None
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """Collect inner values by key while the model is called: each as it goes on, in the graph.
+    """Collect inner values by key while the model is called: each in the graph.
 
     So `torch.autograd.grad(metric, values["h.3.attn.z"])` works, and after `metric.backward()` its
     `.grad` is there; of a model whose parameters are frozen too. A second call takes the place of

@@ -126,7 +126,7 @@ def prepare_run(
     """
     launch = _launch(data, given, tunes)
     if launch.resume and launch.overwrite:
-        raise InputError("resume goes on with a run, overwrite replaces it; give one of them")
+        raise InputError("resume continues a run, overwrite replaces it; give one of them")
     if launch.resume and group.agree(lambda: (launch.out / RUN).exists()):
         return _resumed(launch, group)
     if launch.allow_changes and not launch.resume:

@@ -1,8 +1,8 @@
-"""What a run writes down while it goes on: log.jsonl, a record a line, and files for TensorBoard.
+"""The log of a run: log.jsonl, a record a line, and files for TensorBoard.
 
 A record is a dict with a "kind" and mostly a "step": step, val, skip, sample, save, start, resume
-and end. The log is the run's history: an interrupted run that goes on has the lines of one that was
-never interrupted. JSON has no words for numbers that are not finite, so they are written as
+and end. The log is the run's history: an interrupted run that is resumed has the lines of one that
+was never interrupted. JSON has no words for numbers that are not finite, so they are written as
 the strings "NaN", "Infinity" and "-Infinity"; `read` makes numbers of them again where a number
 stands (`NUMBERS`). What the records mean to a reader is left to `report`.
 """
@@ -192,8 +192,8 @@ class _Events:
 class Journal:
     """The log of the run in `folder`, open for writing.
 
-    after: the step that a resumed run goes on from; what was recorded past it is taken away first,
-    in the log at once or not at all, and TensorBoard is told to forget it. Lines without a step
+    after: the step that a resumed run continues from; what was recorded past it is taken away
+    first, in the log at once or not at all, and removed from TensorBoard. Lines without a step
     stay. tensorboard: write event files too, in `folder/tensorboard`; MissingExtraError without
     tensorboardX. InputError when the log that is there is damaged, Failure when the disk is full.
     """

@@ -46,8 +46,8 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> torch.Tensor:
 def update(optimizer: torch.optim.Optimizer, norm: torch.Tensor, clip: float) -> None:
     """One step, after shortening the gradient to `clip` where `norm` is more; 0 never shortens.
 
-    The fused optimiser divides while it reads the gradients, which saves a pass over them; what it
-    is told is the divisor and that nothing overflowed.
+    The fused optimizer divides while it reads the gradients, which saves a pass over them; its
+    arguments are the divisor and that nothing overflowed.
     """
     # 1e-6 as in torch's clip_grad_norm_, so that other trainers' steps are met to the last digits
     divisor = ((norm + 1e-6) / clip).clamp(min=1.0) if clip else torch.ones_like(norm)

@@ -1,4 +1,4 @@
-"""A model with its optimiser, made of settings; what the optimiser keeps, by names.
+"""A model with its optimizer, made from settings; the optimizer state by names.
 
 The tensors of a checkpoint come from here and go back here; the files are `run`'s.
 """
@@ -103,7 +103,7 @@ def room_for_moments(state: State) -> dict[str, torch.Tensor]:
 
 
 def give_moments(state: State, updates: dict[str, int], kept: dict[str, torch.Tensor]) -> None:
-    """The inverse of `moments`; the tensors become the optimiser's own."""
+    """The inverse of `moments`; the tensors become the optimizer's own."""
     state.optimizer.state.clear()
     for name, parameter in state.model.named_parameters():
         own = {m: kept[f"{m}.{name}"] for m in MOMENTS if f"{m}.{name}" in kept}

@@ -33,7 +33,7 @@ def line(record: Record, text: Callable[[str], str] = visible) -> str | None:
     if kind == "back":
         return f"step {step}: back to the weights of step {record['to']}"
     if kind == "not_saved":
-        return f"step {step} could not be saved, the run goes on: {record['why']}"
+        return f"step {step} could not be saved, the run continues: {record['why']}"
     if kind == "note":
         return f"note: {record['text']}"
     if kind == "resume":

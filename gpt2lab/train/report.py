@@ -52,7 +52,7 @@ class Curves:
 
 
 def curves(records: Iterable[Record]) -> Curves:
-    """The numbers that stand in the records, in the order of their steps."""
+    """The numbers in the records, in the order of their steps."""
     ordered = sorted((r for r in records if "step" in r), key=lambda r: int(r["step"]))
     of = {kind: [r for r in ordered if r["kind"] == kind] for kind in ("step", "val", "skip")}
     step, val = of["step"], of["val"]
@@ -232,7 +232,7 @@ def figures(records: list[Record], run: Curves) -> list[tuple[str, str]]:
 
 
 def _settings(records: list[Record]) -> str:
-    """The settings that the run was started with, and what was changed when it went on."""
+    """The settings that the run was started with, and what was changed when it was resumed."""
     now: dict[str, Any] = {}
     for record in records:
         if record["kind"] in ("start", "resume"):

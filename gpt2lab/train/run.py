@@ -236,7 +236,7 @@ class Run:
     def go(self, stop: Stop = lambda: False) -> Iterator[Record]:
         """Train until the budget is used up, and yield each record as it is logged.
 
-        stop: asked before each micro-batch; after a yes the last whole step is saved. Whoever stops
+        stop: asked before each micro-batch; after a yes the last complete step is saved. Who stops
         iterating can call `save`. Raises Failure for a run that diverges or stops at a spike.
         """
         self._stop = stop

@@ -155,7 +155,7 @@ def _place(model: str | None) -> Path | str | None:
 
 
 def check_same_model(made: Mapping[str, Any], model: str | None, run: Path) -> None:
-    """Raise InputError where a run that goes on is given another model to begin with."""
+    """Raise InputError where a resumed run is given another initial model."""
     old = made.get("model")
     if model is not None and model != old and _place(model) != _place(old):
         raise InputError(

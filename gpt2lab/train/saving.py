@@ -153,7 +153,7 @@ class Saved:
             self._rescue()
         elif now != before:
             self.folder = self.claim.folder = now
-            self.moves.append(f"the run's folder {before} is {now} now; the run goes on there")
+            self.moves.append(f"the run's folder {before} is {now} now; the run continues there")
         return now != before
 
     def _rescue(self) -> NoReturn:

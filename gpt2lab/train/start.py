@@ -380,5 +380,5 @@ def _log_changes(old: dict[str, Any], new: dict[str, Any]) -> None:
     ]
     if other:
         log.warning(
-            f"the run goes on elsewhere than it began ({', '.join(other)}): equal up to rounding"
+            f"the run continues elsewhere than it began ({', '.join(other)}): equal up to rounding"
         )

@@ -1,9 +1,10 @@
 """The loop: a generator of steps, from scratch and on from a checkpoint alike.
 
 A step is a function of the state before it, the settings and its number: its batch is
-(`data.Batches`), its learning rate is, and so are its random numbers, which are seeded anew for
-each. So what a checkpoint has to keep is small, and a run that was broken off anywhere goes on to
-the same bits. Nothing here prints, saves or measures anything else than the step: that is `run`'s.
+(`data.Batches`), its learning rate is, and so are its random numbers, which are seeded again for
+each. So what a checkpoint has to keep is small, and a run that was interrupted anywhere continues
+to the same bits. Nothing here prints, saves or measures anything else than the step: that is
+`run`'s.
 
 Shapes: B texts of a micro-batch, T tokens, E embedding, V vocabulary.
 """

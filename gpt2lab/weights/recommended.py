@@ -1,6 +1,6 @@
 """The settings that a model's files recommend for generation, read and written.
 
-They stand in generation_config.json; before that file existed, in config.json. What `Sampling` has
+They are in generation_config.json; before that file existed, in config.json. What `Sampling` has
 is obeyed, and three of transformers' names that depend on the prompt or on other settings are kept
 for `aliases` to translate: do_sample, max_length, min_length. One note names everything else that
 would change a text. End tokens are part of the configuration, so `huggingface` reads them.
@@ -73,7 +73,7 @@ _OLD_DEFAULTS = {
     "length_penalty": 1.0,
     "no_repeat_ngram_size": 0,
 }
-#: Stands in OpenAI's own config.json, and in that of every model tuned from it.
+#: Part of OpenAI's own config.json, and in that of every model tuned from it.
 _EVERYWHERE = {"do_sample": True, "max_length": 50}
 _OLD_NAMES = {*SETTINGS, *LENGTHS, *WORDS, *_NEUTRAL, "do_sample", "forced_eos_token_id"}
 _OLD_NAMES |= {"forced_bos_token_id", "begin_suppress_tokens", "sequence_bias", "diversity_penalty"}

@@ -2,7 +2,7 @@
 
 Which one cannot be known from bytes alone, so several are offered, each with the words as it would
 read them, the most plausible first. A reading is plausible when its characters are common ones of a
-language and stand where they stand in words: a capital inside a word, a Cyrillic letter beside a
+language and occur where they occur in words: a capital inside a word, a Cyrillic letter beside a
 Latin one or a letter with an accent beside another speak against it. This is enough to put the
 right one among the first; the person sees which one reads well.
 """

@@ -37,7 +37,7 @@ def _cut(text: str, most: int) -> int:
 
 
 def _before(names: tuple[str, ...], text: str, at: int) -> int:
-    """A cut at `at`, or before the name of a special token that it would divide or stand behind.
+    """A cut at `at`, or before the name of a special token that it would divide or follow.
 
     The white space before the name goes with it, as some tokens swallow what is beside them.
     """

@@ -150,9 +150,9 @@ class DocumentPart(NamedTuple):
 class Findings:
     r"""What reading one file has shown so far, in plain values: they are kept in the manifest.
 
-    windows, mac: line ends \r\n and \r. names: how often the name of a special token stands in a
+    windows, mac: line ends \r\n and \r. names: how often the name of a special token occurs in a
     text. repaired: characters in place of bytes that could not be read. columns: what was taken, of
-    `among`. header: the line it stands in, None where there is none. uncut: rows of one column that
+    `among`. header: the line of it, None where there is none. uncut: rows of one column that
     were taken whole, with their delimiters. first: how the first document begins.
     """
 

@@ -67,7 +67,7 @@ def _line_ends(found: Sequence[Findings], reading: Reading) -> list[str]:
 
 
 def _names(found: Sequence[Findings], reading: Reading) -> list[str]:
-    """How often names of special tokens stand in texts, and what they are taken for."""
+    """How often names of special tokens occur in texts, and what they are taken for."""
     counts: Counter[str] = Counter()
     for each in found:
         counts.update(each.names)

@@ -27,7 +27,7 @@ class StepBuffers:
         self._room = 0
 
     def reserve(self, rows: int) -> None:
-        """Make room for so many rows."""
+        """Make room for this many rows."""
         if rows <= self._room:
             return
         rows, self._room = min(ROWS, max(rows, 2 * self._room)), 0

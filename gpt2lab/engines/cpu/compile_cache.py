@@ -254,7 +254,7 @@ compile_cache.library("run", cpu_features.here(), {weights!r}, {cache!r})
 def in_background(weights: str, cache: str) -> subprocess.Popen[bytes] | None:
     """A process of its own that compiles what an engine of these dtypes needs.
 
-    It goes on when this one ends. None where Python cannot be started again.
+    It continues when this one ends. None where Python cannot be started again.
     """
     if not sys.executable:
         return None

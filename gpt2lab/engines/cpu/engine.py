@@ -96,7 +96,7 @@ class CpuEngine:
 
         wanted: for which slots there shall be logits, all by default; N counts these.
 
-        A step that fails or is broken off leaves every slot at the length that it had.
+        A step that fails or is interrupted leaves every slot at the length that it had.
         """
         before = self._check(cache, slots, tokens)
         addresses, flat, places, ends = list[int](), list[int](), list[int](), list[int]()

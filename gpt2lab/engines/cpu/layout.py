@@ -151,7 +151,7 @@ class Control(IntEnum):
     ASLEEP = 48  # + 8 * worker
 
 
-SHUT = 0x40000000  # a ticket beyond every job's: in CLAIM, it says that nobody draws
+SHUT = 0x40000000  # a ticket beyond every job's: in CLAIM, it says that no thread draws
 
 
 def constants(words: type[IntEnum]) -> Any:

@@ -56,7 +56,7 @@ def cut(count: int, parts: int, i: int) -> int:
 
 @njit(nogil=True)
 def fetch(address: int, size: int) -> None:
-    """Prefetch so many bytes."""
+    """Prefetch this many bytes."""
     for i in range(0, size, 64):
         prefetch(address + i)
 

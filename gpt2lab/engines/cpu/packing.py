@@ -16,7 +16,7 @@ from gpt2lab.engines.cpu.layout import bfloat16, ceil_to
 Array = np.ndarray[Any, np.dtype[Any]]
 
 KINDS = {"float32": np.float32, "bfloat16": np.uint16, "int8": np.int8}
-SLICE = 16  # panels that stand in memory a second time while they are packed
+SLICE = 16  # panels that are in memory a second time while they are packed
 
 
 def shapes(n: int, k: int, target: Target, dtype: str) -> tuple[tuple[int, ...], int]:

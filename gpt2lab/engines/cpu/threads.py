@@ -23,7 +23,7 @@ class Workers:
     def __init__(self, count: int, code: CompiledCode) -> None:
         self.count = count
         self._code = code
-        self.lock = threading.Lock()  # held by whoever fills a job and runs it
+        self.lock = threading.Lock()  # held by the thread that fills a job and runs it
         self._memory = np.zeros(int(Control.ASLEEP) + 8 * count + 8, np.int64)
         shift = -self._memory.ctypes.data % 64 // 8  # each word on a cache line of its own
         self._control = self._memory[shift:]
@@ -74,7 +74,7 @@ def crew(count: int, code: CompiledCode) -> Workers:
 
 
 def _forget() -> None:
-    """In a child of fork: the threads are gone, and the locks may be held by nobody."""
+    """In a child of fork: the threads are gone, and the locks may have no owner."""
     global _making
     _making = threading.Lock()
     _crews.clear()

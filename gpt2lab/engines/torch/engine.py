@@ -145,7 +145,7 @@ class TorchEngine:
 
         wanted: for which slots there shall be logits, all by default; N counts these.
 
-        What is wrong is told before anything is written: after an error every slot is as it was.
+        Errors are reported before anything is written: after an error every slot is as it was.
         """
         self._check_process()
         checked = self._check(cache, slots, tokens)
@@ -232,8 +232,9 @@ class TorchEngine:
         """An array on the device in the dtype, of the same shape.
 
         Torch takes no array that is read-only, in another byte order or with negative strides:
-        those are copied first. On the processor, the products of short numbers are up to 1.5 times
-        as fast over a matrix that lies column by column; those of float32 over one as it is stored.
+        those are copied first. On the processor, the products in reduced precision are up to 1.5
+        times as fast over a matrix that lies column by column; those of float32 over one as it is
+        stored.
         """
         if not (value.flags.writeable and value.flags.c_contiguous and value.dtype.isnative):
             value = np.array(value, value.dtype.newbyteorder("="), order="C")

@@ -69,7 +69,7 @@ class Group:
     def agree(self, act: Callable[[], T]) -> T:
         """Let the first process `act` once all are here; its result, or its error, is everyone's.
 
-        Only InputError and Failure are told to the others.
+        Only InputError and Failure are reported to the others.
         """
         return act()
 
@@ -158,12 +158,12 @@ def _tried(act: Callable[[], T]) -> tuple[T | None, InputError | Failure | None]
 
 
 def _portable(error: InputError | Failure | None) -> tuple[bool, str] | None:
-    """An error as the others are told it: whether it is the user's, and its line."""
+    """An error as the others receive it: whether it is the user's, and its line."""
     return None if error is None else (isinstance(error, InputError), str(error))
 
 
 def _finished(work: Any) -> Callable[[timedelta], bool]:
-    """Whether a call that is under way is done; waits no longer than it is told."""
+    """Whether a call that is under way is done; waits no longer than its limit."""
 
     def done(beat: timedelta) -> bool:
         try:

@@ -1,7 +1,7 @@
 """What the processes of a run tell each other beside numbers: where each is, and why one gave up.
 
 It is left in torchrun's store. A collective call of torch waits inside C++, for minutes, where
-Python hears no signal, and where nobody learns which process is missing. Every wait here comes
+Python handles no signal, and does not report which process is missing. Every wait here comes
 back twice a second: to hear Ctrl-C, to see whether another process has refused, and to look at the
 clock.
 """

@@ -1,4 +1,4 @@
-"""The optimiser's tensors in safetensors files: one file, or one from each process."""
+"""The optimizer's tensors in safetensors files: one file, or one from each process."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def _stored(folder: Path, verb: str) -> Iterator[None]:
     except CheckpointException as error:
         first = next((cause for cause, _ in error.failures.values()), error)
         raise Failure(
-            f"{folder}: the optimiser's state cannot be {verb} ({reason(first)}); check the disk"
+            f"{folder}: the optimizer's state cannot be {verb} ({reason(first)}); check the disk"
         ) from error
 
 
 def write_parts(kept: dict[str, torch.Tensor], folder: Path, name: str, group: Group) -> None:
     """Write tensors that are divided: a safetensors file from each process, called `name-*`.
 
-    Called by all. torch's usual way (`.metadata`) would be a pickle; the places of the parts stand
-    in the headers of the files instead. Raises Failure, on all, when one cannot write.
+    Called by all. torch's usual way (`.metadata`) would be a pickle; the positions of the parts
+    are in the headers of the files instead. Raises Failure, on all, when one cannot write.
     """
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save

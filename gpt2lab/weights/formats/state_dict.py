@@ -48,7 +48,7 @@ def state_of(value: Any, where: str) -> Any:
 def without_heads(params: Params) -> tuple[Params, tuple[str, ...]]:
     """The tensors of the language model under their bare names, and a note on those left out.
 
-    A value head, a classifier and so on stand beside the body and change no logits of it. A bias of
+    A value head, a classifier and so on do not change the logits of the body. A bias of
     the head that is all zeros says nothing; any other stays, to be refused.
     """
     body = {name: array for name, array in params.items() if tensors.is_body(name)}

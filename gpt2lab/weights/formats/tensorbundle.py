@@ -28,7 +28,7 @@ from gpt2lab.weights.checkpoint import Params
 MAGIC = struct.pack("<Q", 0xDB4775248B80FB57)
 FOOTER = 48  # two block handles, padded to 40 bytes, and the magic number
 DTYPES = {1: "float32", 2: "float64", 14: "bfloat16", 19: "float16"}  # types.proto
-BLOCK = 1 << 14  # a written block is closed when it holds so many bytes
+BLOCK = 1 << 14  # a written block is closed when it holds this many bytes
 
 _DAMAGED = "the file is truncated or damaged, copy it again"
 
@@ -162,7 +162,7 @@ def _table(data: bytes) -> dict[bytes, bytes]:
     for _, value in _items(_block(data, index)):
         for key, content in _items(_block(data, _handle(value)[0])):
             if key in entries:
-                raise _Fault("a name stands there twice")
+                raise _Fault("a name occurs twice")
             entries[key] = content
     return entries
 

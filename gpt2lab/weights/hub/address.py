@@ -29,7 +29,7 @@ HTTP_ERRORS = {"HTTPError", "InvalidURL", "CookieConflict", "StreamError"}
 class Hub:
     """One model at one address: everything a request needs.
 
-    endpoint: without a name and password, so that it may stand in messages. login: what it held of
+    endpoint: without a name and password, so that messages may show it. login: what it held of
     them, as the header that sends it; the token's place, as there is but one.
     """
 

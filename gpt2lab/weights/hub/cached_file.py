@@ -1,6 +1,6 @@
 """One file of the hub in the cache that all its tools share: fetched, resumed, checked, linked.
 
-A transfer that was cut goes on where it stopped, also in a later call, and each file is checked
+A transfer that was cut resumes where it stopped, also in a later call, and each file is checked
 against the hash that the hub gives. huggingface_hub (2.4) throws a partial file away when a call
 ends, and does not check hashes.
 
@@ -39,7 +39,7 @@ def writing(hub: Hub) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise Failure(
                 f"{hub.folder}: the disk is full ({reason(error)}); make room, the same command "
-                "then goes on where it stopped; or set HF_HUB_CACHE to another disk"
+                "then resumes where it stopped; or set HF_HUB_CACHE to another disk"
             ) from error
         raise InputError(
             f"{hub.folder}: cannot be written ({reason(error)}); set HF_HUB_CACHE to a folder "
@@ -83,7 +83,7 @@ def _receive(hub: Hub, remote: Remote, path: Path, progress: Progress | None) ->
 
 
 def _fetch(hub: Hub, remote: Remote, path: Path, progress: Progress | None) -> None:
-    """Fetch a file to `path`, going on with what lies there. Cut transfers are taken up again."""
+    """Fetch a file to `path`, resuming from what is there. Cut transfers are taken up again."""
 
     def attempt() -> None:
         if remote.size is not None and path.exists() and _length(path) >= remote.size:

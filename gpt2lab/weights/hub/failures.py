@@ -55,7 +55,7 @@ def _cause(error: BaseException, host: str) -> str:
 def _odd_address(hub: Hub, file: str) -> Failure:
     return Failure(
         f"{hub.endpoint} sends {file} to what is no address of http or https; check the endpoint, "
-        "and whether a proxy or a login page stands before it"
+        "and whether a proxy or a login page is in the way"
     )
 
 
@@ -73,7 +73,7 @@ def _unreachable(hub: Hub, file: str, error: BaseException) -> Failure:
     kind = Passing if "TransportError" in kinds(error) else Failure
     return kind(
         f"the connection to {hub.endpoint} broke off: {cause}; run the same command again, "
-        "it goes on where it stopped"
+        "it resumes where it stopped"
     )
 
 
@@ -145,7 +145,7 @@ def patiently(
     passing: tuple[type[Failure], ...] = (Passing,),
     have: Callable[[], int] = int,
 ) -> T:
-    """Try again what may pass; as long as there is more to `have`, it goes on, if slowly."""
+    """Try again what may pass; as long as there is more to `have`, it continues, if slowly."""
     left, before = list(waits), have()
     while True:
         try:

@@ -118,7 +118,7 @@ def look(hub: Hub, file: str, limit: int) -> Remote | None:
     if not re.fullmatch(r"[\w-]{1,64}", commit) or not re.fullmatch(r"[\w-]{1,128}", etag):
         raise Failure(
             f"{hub.endpoint} does not answer as the hub does (no {COMMIT} or ETag for {file}); "
-            "check the endpoint, and whether a proxy or a login page stands before it"
+            "check the endpoint, and whether a proxy or a login page is in the way"
         )
     length = "" if answer.has_redirect_location else headers.get("Content-Length", "")
     size = headers.get(SIZE, length)

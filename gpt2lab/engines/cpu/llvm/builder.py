@@ -108,7 +108,7 @@ BODIES: dict[str, tuple[int, Any, Callable[..., None]]] = {}
 def shared(name: str, arguments: int, returns: Any, make: Callable[..., None]) -> Any:
     """An intrinsic of int64 arguments that calls a function of its own, which `bodies` writes.
 
-    Whoever calls it gets the same code, so the same bits; and Numba, which goes over a module many
+    Each caller gets the same code, so the same bits; and Numba, which goes over a module many
     times, never sees it.
     """
     BODIES[name] = arguments, returns, make

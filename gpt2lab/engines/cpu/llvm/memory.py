@@ -63,7 +63,7 @@ def from_bits(_: Any, x: Any) -> Any:
 
 @intrinsic
 def load_atomic(_: Any, address: Any) -> Any:
-    """What stands there now."""
+    """The value that is there now."""
 
     def generate(context: Any, b: Any, signature: Any, args: Any) -> Value:
         return b.load_atomic(b.inttoptr(args[0], I64.as_pointer()), "seq_cst", 8)
