@@ -11,16 +11,9 @@
 # The same command again goes on with a run that was broken off.
 set -euo pipefail
 
-die() {
-  echo "$0: $1" >&2
-  exit 2
-}
-
-case "${1-}" in
-  -h | --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p;}' "$0"; exit 0 ;;
-  -*) die "unknown flag $1; usage: $0 [OUT] [MINUTES]" ;;
-esac
-[ $# -le 2 ] || die "$# arguments, expected at most 2; usage: $0 [OUT] [MINUTES]"
+# shellcheck source=lib.sh
+source "$(dirname "$0")/lib.sh"
+arguments "$0 [OUT] [MINUTES]" 0 2 "$@"
 
 out=${1:-out/fable} minutes=${2:-60}
 [[ $minutes =~ ^[0-9]+(\.[0-9]+)?$ ]] || die "MINUTES '$minutes' is no number; try 60, or 0.5"

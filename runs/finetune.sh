@@ -11,16 +11,9 @@
 # The same command again goes on with a run that was broken off.
 set -euo pipefail
 
-die() {
-  echo "$0: $1" >&2
-  exit 2
-}
-
-case "${1-}" in
-  -h | --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p;}' "$0"; exit 0 ;;
-  -*) die "unknown flag $1; usage: $0 TEXT [OUT]" ;;
-esac
-{ [ $# -ge 1 ] && [ $# -le 2 ]; } || die "$# arguments, expected 1 or 2; usage: $0 TEXT [OUT]"
+# shellcheck source=lib.sh
+source "$(dirname "$0")/lib.sh"
+arguments "$0 TEXT [OUT]" 1 2 "$@"
 
 text=$1 out=${2:-out/finetune}
 budget=(--epochs "${EPOCHS:-3}")

@@ -14,21 +14,16 @@
 # The same command again goes on with a run that was broken off.
 set -euo pipefail
 
-die() {
-  echo "$0: $1" >&2
-  exit 2
-}
-
-case "${1-}" in
-  -h | --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p;}' "$0"; exit 0 ;;
-  -*) die "unknown flag $1; usage: $0 OUT DATA..." ;;
-esac
-[ -n "${PLAN-}" ] || [ $# -ge 2 ] || die "$# arguments, expected 2 or more; usage: $0 OUT DATA..."
+# shellcheck source=lib.sh
+source "$(dirname "$0")/lib.sh"
+least=2
+[ -z "${PLAN-}" ] || least=0 # the estimate needs none
+arguments "$0 OUT DATA..." "$least" "" "$@"
 
 gpus=${GPUS:-8} micro=${MICRO:-12} steps=${STEPS:-600000}
-[[ $gpus =~ ^[1-9][0-9]*$ ]] || die "GPUS '$gpus' is no whole number from 1; try GPUS=8"
-[[ $micro =~ ^[1-9][0-9]*$ ]] || die "MICRO '$micro' is no whole number from 1; try MICRO=12"
-[[ $steps =~ ^[1-9][0-9]*$ ]] || die "STEPS '$steps' is no whole number from 1; try STEPS=600000"
+count GPUS "$gpus" 8
+count MICRO "$micro" 12
+count STEPS "$steps" 600000
 batch=480
 ((batch % (gpus * micro) == 0)) || die "a step has $batch texts, which $gpus GPUs with $micro at \
 once cannot share equally; choose others"

@@ -27,21 +27,13 @@
 # are nor hide what they say, and whoever reaches their ports can run code in them.
 set -euo pipefail
 
-usage="usage: RENDEZVOUS=host:port $0 OUT TOKENS, on every machine; --help tells more"
+usage="RENDEZVOUS=host:port $0 OUT TOKENS, on every machine; --help tells more"
 
-die() {
-  echo "$0: $1" >&2
-  exit 2
-}
-
-count() { # name value example
-  [[ $2 =~ ^[1-9][0-9]{0,8}$ ]] || die "$1 '$2' is no whole number from 1; try $1=$3"
-}
-
-case "${1-}" in
-  -h | --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p;}' "$0"; exit 0 ;;
-  -*) die "unknown flag $1; $usage" ;;
-esac
+# shellcheck source=lib.sh
+source "$(dirname "$0")/lib.sh"
+least=2
+[ -z "${PLAN-}" ] || least=0 # the estimate needs none
+arguments "$usage" "$least" 2 "$@"
 
 nodes=${NODES:-4} gpus=${GPUS:-8} micro=${MICRO:-4} steps=${STEPS:-60000} batch=512
 tflops=${TFLOPS:-312} mfu=${MFU:-0.4}
@@ -88,7 +80,6 @@ awk -v steps="$steps" -v batch=$batch -v world="$world" -v micro="$micro" -v tfl
   }' >&2
 [ -z "${PLAN-}" ] || exit 0
 
-[ $# -eq 2 ] || die "$# arguments, expected 2; $usage"
 out=$1 tokens=$2
 [ -f "$tokens/manifest.json" ] || die "$tokens holds no prepared tokens (manifest.json is missing); \
 make them once, on one machine: gpt2lab prepare TEXT... --out $tokens"

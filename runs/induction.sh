@@ -14,16 +14,9 @@
 # The same command again goes on with a run that was broken off.
 set -euo pipefail
 
-die() {
-  echo "$0: $1" >&2
-  exit 2
-}
-
-case "${1-}" in
-  -h | --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p;}' "$0"; exit 0 ;;
-  -*) die "unknown flag $1; usage: $0 [OUT]" ;;
-esac
-[ $# -le 1 ] || die "$# arguments, expected at most 1; usage: $0 [OUT]"
+# shellcheck source=lib.sh
+source "$(dirname "$0")/lib.sh"
+arguments "$0 [OUT]" 0 1 "$@"
 
 out=${1:-out/induction} steps=${STEPS:-1600} seed=${SEED:-0}
 [[ $steps =~ ^[1-9][0-9]{0,5}$ ]] || die "STEPS '$steps' is no whole number from 1 to 999999; \
