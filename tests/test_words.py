@@ -34,12 +34,6 @@ INSTEAD = {
 }
 PRIVATE = re.compile(rf"\b(?:{'|'.join(INSTEAD)})\b", re.IGNORECASE)
 
-#: Rooms and files of the package whose docstrings, comments and messages are still to be revised.
-NOT_YET = [
-    "chat.py", "commands", "corpus", "engines", "errors.py", "files", "generation", "lens", "lm.py",
-    "score.py", "text", "train", "weights",
-]  # fmt: skip
-
 #: Not the lab book, which keeps its own words.
 DOCUMENTS = [
     ROOT / "README.md",
@@ -92,6 +86,4 @@ def test_the_package_uses_the_terms_of_the_field(room):
         if file.suffix == ".py"
         for words in private(prose(file))
     ]
-    if room.name in NOT_YET and found:
-        pytest.xfail(f"{len(found)} private words, to be revised")
     assert not found
