@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from gpt2lab.generation.sampling import Sampling
     from gpt2lab.lm import LM, load
     from gpt2lab.score import Score
-    from gpt2lab.text.tokenizer import StreamDecoder, Tokenizer
+    from gpt2lab.text.streaming import StreamDecoder
+    from gpt2lab.text.tokenizer import Tokenizer
     from gpt2lab.train.config import TrainConfig
     from gpt2lab.train.finetune import finetune, pretrain
 
@@ -40,7 +41,7 @@ _HOME = {
     "load": "lm",
     "Sampling": "generation.sampling",
     "Score": "score",
-    "StreamDecoder": "text.tokenizer",
+    "StreamDecoder": "text.streaming",
     "Tokenizer": "text.tokenizer",
     "finetune": "train.finetune",
     "prepare": "corpus.prepare",

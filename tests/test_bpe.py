@@ -19,7 +19,7 @@ from gpt2lab.errors import InputError, MissingExtraError
 from gpt2lab.text import learn as bpe
 from gpt2lab.text.bpe import pretokenize
 from gpt2lab.text.tokenizer import Tokenizer
-from gpt2lab.text.vocabulary import byte_symbols
+from gpt2lab.text.tokenizer_json import byte_symbols
 
 END = "<|endoftext|>"
 

@@ -16,7 +16,8 @@ from gpt2lab.corpus.open import open_set
 from gpt2lab.corpus.prepare import prepare
 from gpt2lab.errors import InputError
 from gpt2lab.lm import LM, load
-from gpt2lab.text.tokenizer import StreamDecoder, Tokenizer
+from gpt2lab.text.streaming import StreamDecoder
+from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.weights.checkpoint import Checkpoint
 
 from .support import ROOT, tiny_params

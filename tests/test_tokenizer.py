@@ -25,8 +25,9 @@ from hypothesis import strategies as st
 
 from gpt2lab.errors import InputError
 from gpt2lab.text.bpe import pretokenize
-from gpt2lab.text.tokenizer import StreamDecoder, Tokenizer, official
-from gpt2lab.text.vocabulary import byte_symbols, symbols_to_bytes
+from gpt2lab.text.streaming import StreamDecoder
+from gpt2lab.text.tokenizer import Tokenizer, official
+from gpt2lab.text.tokenizer_json import byte_symbols, symbols_to_bytes
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
@@ -896,3 +897,8 @@ def test_the_library_is_made_for_what_plain_python_does_not_settle() -> None:
     for _ in range(20):
         tokenizer.encode("the and " * 30)
     assert tokenizer._engines
+
+
+def test_a_copy_in_another_process_keeps_the_notes():
+    made = Tokenizer(official()._spec, notes=["two files disagree"])
+    assert pickle.loads(pickle.dumps(made)).notes == ("two files disagree",)

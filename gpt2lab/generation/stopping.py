@@ -10,7 +10,8 @@ import re
 
 from gpt2lab.generation.batch import Token
 from gpt2lab.generation.sampling import Sampling
-from gpt2lab.text.tokenizer import StreamDecoder, Tokenizer
+from gpt2lab.text.streaming import StreamDecoder
+from gpt2lab.text.tokenizer import Tokenizer
 
 _CLOSING = "\"'\u201d\u2019)\\]»"
 _SENTENCE = re.compile(rf"[.!?\u2026]+[{_CLOSING}]*(?=\s)|[。！？]+[」』”’）]*(?=[\s\S])")

@@ -1,15 +1,14 @@
 """Text <-> tokens: GPT-2's byte-level BPE, other vocabularies in its files, and characters.
 
-This room knows what a token is, in both directions. The algorithm stands written out in
-`merges.py`, to be read and watched; `Tokenizer.encode` runs it by the library fastokens, because a
-corpus has billions of words. Vocabulary files are `vocabulary.py`, learning one is `bpe.py`.
+The algorithm is written out in `bpe`, to be read and watched; `Tokenizer.encode` runs it by the
+library fastokens, because a corpus has billions of words. `vocabulary` reads vocabulary files, and
+`learn` makes one.
 
 Source: openai/gpt-2 `src/encoder.py` (the pattern, the merges).
 """
 
 from __future__ import annotations
 
-import codecs
 import json
 import re
 import threading
@@ -27,9 +26,9 @@ from gpt2lab import forks
 from gpt2lab.errors import InputError, few, quoted
 from gpt2lab.files.atomic import write_whole
 from gpt2lab.text.bpe import Word, merge_steps, pretokenize
+from gpt2lab.text.offsets import Span, spans_of
 from gpt2lab.text.tokenizer_config import END_OF_TEXT, KEPT, NAMED, Settings, name_of, template
-from gpt2lab.text.tokenizers_library import Library
-from gpt2lab.text.vocabulary import (
+from gpt2lab.text.tokenizer_json import (
     Kind,
     Spec,
     bpe_spec,
@@ -37,43 +36,21 @@ from gpt2lab.text.vocabulary import (
     characters_spec,
     checked_spec,
     kind_of,
-    load_spec,
     symbol_of_byte,
     symbols_to_bytes,
     without_holes,
 )
+from gpt2lab.text.tokenizers_library import Library
+from gpt2lab.text.vocabulary import load_spec
 
 SHORT = 300  # characters of a text that plain Python may encode,
 BUDGET = 3000  # and of all such texts together, before the fast library is made
 
 Ids = Iterable[SupportsIndex] | np.ndarray  # anything with tolist() will do, a tensor too
-Span = tuple[int, int]
 Allowed = Collection[str] | Literal["all"]  # which special tokens a text may spell
 
 
 # --- bytes and characters --------------------------------------------------------------------
-
-
-def _character_of_each_byte(data: bytes) -> np.ndarray:
-    """For every byte, the index of its character in `data.decode("utf-8", "replace")`."""
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return _character_of_each_broken_byte(data)
-    is_first = (np.frombuffer(data, np.uint8) & 0xC0) != 0x80
-    character: np.ndarray = np.cumsum(is_first) - 1
-    return character
-
-
-def _character_of_each_broken_byte(data: bytes) -> np.ndarray:
-    """The same where some bytes are invalid: ask the decoder byte by byte what there is so far."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    character, done = np.empty(len(data), np.int64), 0
-    for at in range(len(data)):
-        done += len(decoder.decode(data[at : at + 1]))
-        held_back = decoder.getstate()[0].decode("utf-8", "replace")
-        character[at] = done + len(held_back) - 1
-    return character
 
 
 def _split_names(
@@ -246,7 +223,7 @@ class Tokenizer:
         return f"Tokenizer({self.kind}, n_vocab={self.n_vocab}, end_token={self.end_token})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Tokenizer, (self._spec, self._where, self.settings)
+        return Tokenizer, (self._spec, self._where, self.settings, self.notes)
 
     @property
     def is_local(self) -> bool:
@@ -510,15 +487,7 @@ class Tokenizer:
         """
         if self._library:
             return self._library.spans(_as_list(ids, self.n_vocab))
-        tokens = self._bytes_of_each(ids)
-        lengths = np.array([len(data) for data in tokens], np.int64)  # [T]
-        ends = np.cumsum(lengths)
-        character = _character_of_each_byte(b"".join(tokens))  # [bytes]
-        total = int(character[-1]) + 1 if len(character) else 0
-        character = np.append(character, total)
-        first = character[ends - lengths]  # [T]
-        last = np.where(lengths == 0, first, character[ends - 1] + 1)  # [T]
-        return list(zip(first.tolist(), last.tolist(), strict=True))
+        return spans_of(self._bytes_of_each(ids))
 
     def stable(self, text: str, ids: Sequence[int]) -> int:
         """How many characters of the text of ids no further token changes. Of kind "library"."""
@@ -638,40 +607,6 @@ class Tokenizer:
         if self.end_token is not None and "eos_token" not in self.settings:
             config |= dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
         return {**config, **self.settings}
-
-
-class StreamDecoder:
-    """Decode ids one at a time, whole characters only.
-
-    The pushes and the final flush together are `tokenizer.decode` of all the ids, for any ids:
-    invalid bytes come out as U+FFFD as soon as it is sure that they are invalid.
-    """
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._ids: list[int] = []  # of a library's tokens, whose text depends on their neighbours
-        self._given = 0
-
-    def push(self, token: SupportsIndex) -> str:
-        """The text that `token` completes, "" while a character is incomplete."""
-        if self._tokenizer.kind != "library":
-            return self._decoder.decode(self._tokenizer.token_bytes(token))
-        self._ids.append(index(token))
-        return self._new(whole=False)
-
-    def _new(self, whole: bool) -> str:
-        text, start = self._tokenizer.decode(self._ids), self._given
-        until = len(text) if whole else self._tokenizer.stable(text, self._ids)
-        self._given = max(start, until)
-        return text[start:until]
-
-    def flush(self) -> str:
-        """What is left of an incomplete character, replaced; then the decoder is as new."""
-        rest = self._decoder.decode(b"", final=True) + self._new(whole=True)
-        self._decoder.reset()
-        self._ids, self._given = [], 0
-        return rest
 
 
 @lru_cache(maxsize=1)

@@ -18,7 +18,7 @@ import numpy as np
 
 from gpt2lab import forks
 from gpt2lab.errors import InputError
-from gpt2lab.text.vocabulary import Spec, symbols_to_bytes
+from gpt2lab.text.tokenizer_json import Spec, symbols_to_bytes
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # a token of `byte_fallback`
 _SPACED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
