@@ -415,7 +415,7 @@ def test_the_calls_of_all_layers_are_alike(made):
 def test_a_step_that_is_no_longer_there_is_an_error(fable):
     calls = walk(fable, [[1]])
     with pytest.raises(AssertionError, match="the reference has no lost"):
-        page_steps._find(calls, page_steps.Stage("lost", "model", "", line="y = nothing"), None)
+        page_steps._find(calls, page_steps.FlowStep("lost", "model", "", line="y = nothing"), None)
 
 
 # ---- The page as a file.

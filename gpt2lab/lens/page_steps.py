@@ -20,7 +20,7 @@ from gpt2lab.lens.traces import Array, Model
 from gpt2lab.lens.walkthrough import Call, Seen, walk
 
 
-class Stage(NamedTuple):
+class FlowStep(NamedTuple):
     """A step of the flow: in which call of the reference it is seen, and what it is for.
 
     function, owner: of the call, owner being the end of the scope whose parameters it takes. line:
@@ -38,7 +38,7 @@ class Stage(NamedTuple):
 
 
 IN_LAYER = (
-    Stage(
+    FlowStep(
         "ln_1",
         "norm",
         "Brings each token's row of the stream to mean 0 and spread 1, then to a gain and "
@@ -46,19 +46,19 @@ IN_LAYER = (
         owner="ln_1",
         gives="ln_1",
     ),
-    Stage(
+    FlowStep(
         "c_attn",
         "conv1d",
         "One matrix makes three rows of each token: query, key and value.",
         owner="attn.c_attn",
     ),
-    Stage(
+    FlowStep(
         "split_heads",
         "split_heads",
         "Cuts each row into the slices of the heads, which work apart from here on.",
         gives="q",
     ),
-    Stage(
+    FlowStep(
         "dots",
         "multihead_attn",
         "Each query meets each key: a large product means that this token looks for what "
@@ -66,25 +66,25 @@ IN_LAYER = (
         label="q kᵀ",
         line="w = q @",
     ),
-    Stage(
+    FlowStep(
         "scale",
         "scale_of",
         "The products are multiplied by this, so that their size does not grow with the "
         "width of a head.",
     ),
-    Stage(
+    FlowStep(
         "mask",
         "mask_attn_weights",
         "Later tokens get -1e10: a token sees itself and what comes before it.",
         gives="scores",
     ),
-    Stage(
+    FlowStep(
         "softmax",
         "softmax",
         "Makes shares of the scores: each row of the pattern sums to 1.",
         gives="pattern",
     ),
-    Stage(
+    FlowStep(
         "mix",
         "multihead_attn",
         "Each token takes the values of the tokens that it looks at, by their shares.",
@@ -92,8 +92,8 @@ IN_LAYER = (
         line='return at(f"{scope}.z"',
         gives="z",
     ),
-    Stage("merge_heads", "merge_heads", "Lays the heads' results side by side again."),
-    Stage(
+    FlowStep("merge_heads", "merge_heads", "Lays the heads' results side by side again."),
+    FlowStep(
         "attn_proj",
         "conv1d",
         "Mixes what the heads brought into one row, which is to be added to the stream.",
@@ -101,7 +101,7 @@ IN_LAYER = (
         owner="attn.c_proj",
         gives="attn_out",
     ),
-    Stage(
+    FlowStep(
         "attn_add",
         "block",
         "Attention adds to the stream; nothing that stood there is lost.",
@@ -109,15 +109,15 @@ IN_LAYER = (
         line='x = at(f"{scope}.resid_mid"',
         gives="resid_mid",
     ),
-    Stage("ln_2", "norm", "Normalises again, for the MLP to read.", owner="ln_2", gives="ln_2"),
-    Stage(
+    FlowStep("ln_2", "norm", "Normalises again, for the MLP to read.", owner="ln_2", gives="ln_2"),
+    FlowStep(
         "c_fc",
         "conv1d",
         "Each neuron asks one question of the token's row; tokens do not meet here.",
         owner="mlp.c_fc",
         gives="mlp_pre",
     ),
-    Stage(
+    FlowStep(
         "act",
         "",
         "Lets through what is above zero and little of what is below: this is where the "
@@ -125,7 +125,7 @@ IN_LAYER = (
         label="gelu",
         gives="mlp_post",
     ),
-    Stage(
+    FlowStep(
         "mlp_proj",
         "conv1d",
         "Every neuron that is active writes its row, and these are summed.",
@@ -133,7 +133,7 @@ IN_LAYER = (
         owner="mlp.c_proj",
         gives="mlp_out",
     ),
-    Stage(
+    FlowStep(
         "mlp_add",
         "block",
         "The MLP adds to the stream, which continues to the next layer.",
@@ -141,7 +141,7 @@ IN_LAYER = (
         line='return at(f"{scope}.resid_post"',
         gives="resid_post",
     ),
-    Stage(
+    FlowStep(
         "present",
         "attn",
         "Keys and values are kept: the next token needs them, and no token computes them twice.",
@@ -149,7 +149,7 @@ IN_LAYER = (
     ),
 )
 ENDS = (
-    Stage(
+    FlowStep(
         "embed",
         "model",
         "Each token's row of wte (what it is) plus its place's row of wpe (where it is): "
@@ -157,8 +157,8 @@ ENDS = (
         label="wte + wpe",
         line='h = at("embed"',
     ),
-    Stage("ln_f", "norm", "Normalises the stream a last time.", owner="ln_f", gives="ln_f"),
-    Stage(
+    FlowStep("ln_f", "norm", "Normalises the stream a last time.", owner="ln_f", gives="ln_f"),
+    FlowStep(
         "logits",
         "model",
         "The product with each token's row of the head, wte again in a tied model: one "
@@ -203,7 +203,7 @@ def flow(model: Model, tokens: list[int]) -> dict[str, Any]:
     }
 
 
-def _stage(stage: Stage) -> dict[str, str]:
+def _stage(stage: FlowStep) -> dict[str, str]:
     """A stage as plain values, with the key and the hook of what it makes ({} is the layer)."""
     name = naming.NAMES[stage.gives] if stage.gives else None
     return {
@@ -220,7 +220,7 @@ def _calls_of_layers(calls: list[Call]) -> list[int]:
     return [i for i, call in enumerate(calls) if call.name == "block"]
 
 
-def _find(calls: list[Call], stage: Stage, layer: int | None) -> list[int]:
+def _find(calls: list[Call], stage: FlowStep, layer: int | None) -> list[int]:
     """Where a stage is seen: [index of the call, number of the line or 0]."""
     for index, call in enumerate(calls):
         own = call.layer == layer and call.name == stage.function
