@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 import gpt2lab
-from gpt2lab import lens, reference
+from gpt2lab import lens
 from gpt2lab.config import SIZES
+from gpt2lab.init import initialise
 from gpt2lab.lens import page, walkthrough
 from gpt2lab.lm import LM
 from gpt2lab.weights import Checkpoint
@@ -79,7 +80,7 @@ def views(model: LM, tokens: list[int]) -> None:
 
 def main() -> None:
     config = SIZES["124M"]
-    checkpoint = Checkpoint(config, reference.initialise(config, 0), None, "none")
+    checkpoint = Checkpoint(config, initialise(config, 0), None, "none")
     model = LM(checkpoint, engine="numpy")
     tokens = np.random.default_rng(0).integers(0, config.n_vocab, 100).tolist()
     costs(model, tokens)

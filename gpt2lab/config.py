@@ -6,6 +6,7 @@ Names are those of the official `hparams.json`; the variants keep the names of t
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -85,6 +86,11 @@ class Config:
     def mlp_width(self) -> int:
         """The width of the MLP's hidden layer."""
         return self.n_inner if self.n_inner is not None else 4 * self.n_embd
+
+    def attention_scale(self, layer: int) -> float:
+        """What the attention scores of a layer are multiplied by."""
+        scale = 1 / math.sqrt(self.head_width) if self.scale_attn_weights else 1.0
+        return scale / (layer + 1) if self.scale_attn_by_inverse_layer_idx else scale
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values, for JSON."""

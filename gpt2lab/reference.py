@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from gpt2lab.config import Config, parameter_shapes
-from gpt2lab.errors import InputError
+from gpt2lab.activations import gelu_exact, relu
+from gpt2lab.config import Config
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Params = dict[str, Array]
@@ -40,40 +40,6 @@ def softmax(x: Array, axis: int = -1) -> Array:
 def gelu(x: Array) -> Array:
     """GPT-2's GELU, the tanh form (Hendrycks & Gimpel 2016, section 2): "gelu_new" elsewhere."""
     return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))))
-
-
-_ERF_STEP, _ERF_END = 64, 6  # a grid of 1/64 up to 6, where erf is 1 - 2e-17
-_ERF_GRID = np.arange(_ERF_STEP * _ERF_END + 1) / _ERF_STEP
-_ERF_VALUES = np.array([math.erf(x) for x in _ERF_GRID])
-
-
-def erf(x: Array) -> Array:
-    """The error function to 2e-16: NumPy has none, and math.erf takes one number at a time.
-
-    A Taylor step of at most 1/128 from the nearest grid point, where math.erf gave the value. The
-    derivatives of erf are Hermite polynomials times its first, (2/sqrt(pi)) exp(-x^2).
-    """
-    size = np.minimum(np.abs(x).astype(np.float64), _ERF_END)
-    nearest = np.rint(size * _ERF_STEP).astype(np.intp)
-    a = _ERF_GRID[nearest]
-    d = size - a
-    previous, hermite, power, series = np.zeros_like(a), np.ones_like(a), d, d
-    for n in range(1, 7):
-        previous, hermite = hermite, 2 * a * hermite - 2 * (n - 1) * previous
-        power = power * -d / (n + 1)
-        series = series + hermite * power
-    value = _ERF_VALUES[nearest] + 2 / math.sqrt(math.pi) * np.exp(-a * a) * series
-    return np.copysign(value, x).astype(x.dtype)
-
-
-def gelu_exact(x: Array) -> Array:
-    """x times the normal distribution function: the GELU of nanoGPT, "gelu" in Hugging Face."""
-    return 0.5 * x * (1 + erf(x / math.sqrt(2)))
-
-
-def relu(x: Array) -> Array:
-    """max(x, 0)."""
-    return np.maximum(x, 0)
 
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -123,12 +89,6 @@ def attention_mask(nd: int, ns: int, *, dtype: Any = np.float32) -> Array:
     return (i >= j - ns + nd).astype(dtype)  # [nd, ns]
 
 
-def scale_of(config: Config, layer: int) -> float:
-    """What the scores of a layer are multiplied by."""
-    scale = 1 / math.sqrt(config.head_width) if config.scale_attn_weights else 1.0
-    return scale / (layer + 1) if config.scale_attn_by_inverse_layer_idx else scale
-
-
 def attn(
     x: Array,
     params: Params,
@@ -161,7 +121,7 @@ def attn(
     def multihead_attn(q: Array, k: Array, v: Array) -> Array:
         """Each token takes the values it looks at, weighted by how well query meets key."""
         w = q @ np.swapaxes(k, -1, -2)  # [B, H, T, S]
-        w = at(f"{scope}.scores", mask_attn_weights(w * scale_of(config, layer)))
+        w = at(f"{scope}.scores", mask_attn_weights(w * config.attention_scale(layer)))
         w = at(f"{scope}.pattern", softmax(w))
         return at(f"{scope}.z", w @ v)  # [B, H, T, D]
 
@@ -234,37 +194,6 @@ def positions_for(tokens: Array, past_length: int) -> Array:
     return expand_tile(past_length + np.arange(nsteps), batch_size)  # [B, T]
 
 
-def _checked(config: Config, tokens: Any, past: Array | None) -> tuple[Array, int]:
-    """The tokens as an array [B, T] and the length of the past; an error names what is wrong."""
-    try:
-        tokens = np.asarray(tokens)
-    except ValueError:
-        raise InputError("tokens: the rows differ in length; a batch [B, T] is needed") from None
-    if tokens.ndim != 2 or not tokens.size or tokens.dtype.kind not in "iu":
-        raise InputError(
-            f"tokens: got shape {list(tokens.shape)} of {tokens.dtype}; "
-            "a batch [B, T] of whole numbers is needed, T at least 1"
-        )
-    for token in (int(tokens.min()), int(tokens.max())):
-        if not 0 <= token < config.n_vocab:
-            raise InputError(
-                f"tokens: id {token} is outside the vocabulary; ids end at {config.n_vocab - 1}"
-            )
-    if past is None:
-        past_length = 0
-    else:
-        past_length = past.shape[-2]
-        expected = past_shape(config=config, batch_size=len(tokens), sequence=past_length)
-        if list(past.shape) != expected:
-            raise InputError(f"past: got shape {list(past.shape)}, expected {expected}")
-    if past_length + tokens.shape[1] > config.n_ctx:
-        raise InputError(
-            f"tokens: {past_length} past and {tokens.shape[1]} new ones are more than the "
-            f"model's {config.n_ctx} positions; give fewer"
-        )
-    return tokens, past_length
-
-
 def model(
     config: Config,
     params: Params,
@@ -279,8 +208,10 @@ def model(
     Returns {"logits": [B, T, V], "present": [B, L, 2, H, T, D]} in the parameters' dtype. The next
     call's past is this past and this present joined along P. With `last`, the logits of the last
     token only, [B, 1, V]: the head is a third of the work of 124M and the rest is rarely wanted.
+    Nothing is checked here: ids in the vocabulary and a place for each are the caller's to see to.
     """
-    tokens, past_length = _checked(config, tokens, past)
+    tokens, past_length = np.asarray(tokens), 0 if past is None else past.shape[-2]
+    assert tokens.ndim == 2 and past_length + tokens.shape[1] <= config.n_ctx
     wpe, wte = params["wpe.weight"], params["wte.weight"]
     positions = positions_for(tokens, past_length)  # [B, T]
     h = at("embed", wte[tokens]) + at("pos_embed", wpe[positions])  # [B, T, E]
@@ -297,28 +228,3 @@ def model(
         h = h[:, -1:]  # [B, 1, E]
     logits = at("logits", h @ params.get("lm_head.weight", wte).T)  # [B, T, V]
     return {"logits": logits, "present": np.stack(presents, axis=1)}  # [B, L, 2, H, T, D]
-
-
-def initialise(config: Config, seed: int, scheme: str = "paper") -> Params:
-    """Fresh float32 parameters: normal matrices, zero biases, unit gains; the same for a seed.
-
-    "openai": the published code: 0.02, positions 0.01. "paper": the same, with the projections
-    back into the residual stream scaled by 1/sqrt(N), N = 2 L the number of residual layers
-    (Radford et al. 2019, section 2.3; the published code leaves it out). "hf": 0.02 everywhere,
-    positions too, with the scaling (transformers, `_init_weights` of GPT-2).
-    """
-    if scheme not in ("paper", "openai", "hf"):
-        raise InputError(f"scheme {scheme!r} is unknown; known: paper, openai, hf")
-    random = np.random.Generator(np.random.Philox(seed))
-    scaled = 1.0 if scheme == "openai" else 1 / math.sqrt(2 * config.n_layer)
-    params: Params = {}
-    for name, shape in parameter_shapes(config).items():
-        if name.endswith(".bias"):
-            params[name] = np.zeros(shape, np.float32)
-        elif len(shape) == 1:
-            params[name] = np.ones(shape, np.float32)
-        else:
-            stdev = 0.01 if name == "wpe.weight" and scheme != "hf" else 0.02
-            stdev *= scaled if name.endswith("c_proj.weight") else 1.0
-            params[name] = random.standard_normal(shape, np.float32) * np.float32(stdev)
-    return params

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from gpt2lab import engines, reference
+from gpt2lab import engines
 from gpt2lab.config import Config
 from gpt2lab.generation import generate
 from gpt2lab.generation.batch import Batch, Token
 from gpt2lab.generation.request import requests
+from gpt2lab.init import initialise
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "data"  # checkpoints with other implementations' results
@@ -26,7 +27,7 @@ TINY = Config(n_vocab=97, n_ctx=64, n_embd=32, n_head=4, n_layer=2)
 
 def tiny_params(config: Config = TINY, seed: int = 0, scale: float = 10.0) -> dict[str, Any]:
     """Random parameters with opinions: the usual 0.02 would make every logit nearly equal."""
-    params = reference.initialise(config, seed)
+    params = initialise(config, seed)
     noise = np.random.default_rng(seed)
     for name, value in params.items():
         if value.ndim == 2:

@@ -177,9 +177,11 @@ def test_the_cache_never_grows_past_the_window():
 def test_float64_is_float64():
     engine = tiny_engine(dtype="float64")
     assert engine.logits([[1, 2]]).dtype == np.float64
-    with pytest.raises(InputError, match="'int8' is not one of the numpy engine's"):
+    with pytest.raises(
+        InputError, match="dtype of the numpy engine is 'int8'; it must be one of float32, float64"
+    ):
         tiny_engine(dtype="int8")
-    with pytest.raises(InputError, match="engine 'tpu' is unknown"):
+    with pytest.raises(InputError, match="engine is 'tpu'; it must be one of cpu"):
         engines.choose(TINY, tiny_params(), "tpu")
 
 

@@ -318,7 +318,11 @@ def test_generation_gives_the_numpy_engine_s_ids(engine, oracle, settings):
         ([0, 1], [[1], [-1]], "slot 1 holds the id -1"),
         ([0, 1], [[1], [0.5]], "slot 1 holds 0.5; token ids are integers"),
         ([0, 1], [[1], "a"], "step of slot 1 is 'a'"),
-        ([0, 1], [[1], [1] * 60], "slot 1 would hold 65 tokens, the model sees 64"),
+        (
+            [0, 1],
+            [[1], [1] * 60],
+            "slot 1 would hold 65 tokens, more than the model's 64 positions",
+        ),
         ([0, 0], [[1], [2]], r"a slot is named twice in one step: \[0, 0\]"),
         ([0, 7], [[1], [2]], "slot 7 holds no sequence of this cache"),
         ([0, 1], [[1]], "2 slots and 1 lists of tokens"),

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gpt2lab import reference
 from gpt2lab.config import Config, parameter_shapes
+from gpt2lab.init import initialise
 
 from .support import GOLDEN
 
@@ -157,7 +157,7 @@ def transformers_steps(config, params, tokens, targets, clip):
 def test_three_steps_equal_those_of_transformers(small_pieces, clip, cross_entropy):
     pytest.importorskip("transformers")
     config = replace(NANOGPT, activation_function="gelu_new", n_head=2)
-    params = {k: v.astype(np.float64) for k, v in reference.initialise(config, 7, "hf").items()}
+    params = {k: v.astype(np.float64) for k, v in initialise(config, 7, "hf").items()}
     rows = np.random.default_rng(8).integers(0, config.n_vocab, (3, 4, config.n_ctx + 1))
     tokens, targets = rows[:, :, :-1].copy(), rows[:, :, 1:].copy()
     ours = three_steps(config, params, tokens, targets, clip, cross_entropy)

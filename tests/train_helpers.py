@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from gpt2lab import reference, weights
+from gpt2lab import weights
 from gpt2lab.config import Config
 from gpt2lab.corpus.token_set import TokenSet
+from gpt2lab.init import initialise
 from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.train import start as opening
 from gpt2lab.train.config import TrainConfig
@@ -36,7 +37,7 @@ def token_set(text: str = TEXT, name: str = "text", documents: int = 6) -> Token
 
 def fresh(seed: int = 0, config: Config = CONFIG) -> weights.Checkpoint:
     """A model that knows nothing."""
-    return weights.Checkpoint(config, reference.initialise(config, seed), LETTERS, "scratch")
+    return weights.Checkpoint(config, initialise(config, seed), LETTERS, "scratch")
 
 
 def settings(**given: Any) -> TrainConfig:

@@ -17,8 +17,9 @@ def default_folder() -> Path:
 
 def prepare(work: Path) -> Path:
     """The model's folder, written at the first call."""
-    from gpt2lab import reference, weights
+    from gpt2lab import weights
     from gpt2lab.config import SIZES
+    from gpt2lab.init import initialise
     from gpt2lab.text.tokenizer import official
     from gpt2lab.weights.checkpoint import Checkpoint
 
@@ -26,7 +27,7 @@ def prepare(work: Path) -> Path:
     if not folder.exists():
         part = folder.with_name("model.part")
         config = SIZES["124M"]
-        params = reference.initialise(config, 0)
+        params = initialise(config, 0)
         weights.save(Checkpoint(config, params, official(), "random"), part)
         part.rename(folder)
     return folder

@@ -15,40 +15,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from gpt2lab.cache import Slots
+from gpt2lab.checks import one_of
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError, quoted
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-
-class Slots(Protocol):
-    """The cache as generation sees it (`gpt2lab.cache.Cache` is the plain one).
-
-    chunked: whether tokens may be appended in any portions, beside any others, with the same bits.
-    """
-
-    chunked: bool
-
-    @property
-    def position_bytes(self) -> int:
-        """The memory of one position of one slot."""
-
-    def new(self) -> int:
-        """A new slot of length 0."""
-
-    def length(self, slot: int) -> int:
-        """How many tokens a slot holds."""
-
-    def rewind(self, slot: int, length: int) -> None:
-        """Truncate a slot to its first `length` tokens."""
-
-    def fork(self, slot: int) -> int:
-        """A new slot with a copy of all that this one holds."""
-
-    def free(self, slot: int) -> None:
-        """Release a slot."""
-
-    def __len__(self) -> int: ...
 
 
 class Engine(Protocol):
@@ -104,10 +76,10 @@ def choose(
     free memory. cache_dtype, threads: of `cpu`. device: of `torch`. key: names config and params
     exactly, so that packed weights can be kept for the next start.
     """
-    if engine is not None and not (isinstance(engine, str) and engine in ENGINES):
-        raise InputError(f"engine {quoted(engine)} is unknown; known: {', '.join(ENGINES)}")
-    if dtype is not None and not (isinstance(dtype, str) and dtype in DTYPES):
-        raise InputError(f"dtype {quoted(dtype)} is unknown; known: {', '.join(DTYPES)}")
+    if engine is not None:
+        one_of("engine", engine, ENGINES)
+    if dtype is not None:
+        one_of("dtype", dtype, DTYPES)
     asked, engine = engine, engine or _best(params, dtype, (cache_dtype, threads), device)
     _check_owners(engine, cache_dtype, threads, device)
     if engine == "torch":

@@ -13,9 +13,8 @@ import numpy as np
 
 from gpt2lab import forks, reference
 from gpt2lab.cache import Cache
-from gpt2lab.checks import check_batch
+from gpt2lab.checks import check_batch, one_of
 from gpt2lab.config import Config
-from gpt2lab.errors import InputError, quoted
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -42,11 +41,7 @@ class NumpyEngine:
     ) -> None:
         found = params["wte.weight"].dtype.name
         dtype = dtype or found
-        if not isinstance(dtype, str) or dtype not in DTYPES:
-            raise InputError(
-                f"dtype {quoted(dtype)} is not one of the numpy engine's; "
-                f"choose {' or '.join(DTYPES)}"
-            )
+        one_of("dtype of the numpy engine", dtype, tuple(DTYPES))
         self.config, self.dtype, self.tap = config, dtype, tap
         self.acts = list(acts) if acts else None
         kind = DTYPES[dtype]
@@ -67,12 +62,11 @@ class NumpyEngine:
 
         wanted: for which slots there shall be logits, all by default; N counts these.
         """
-        if len(set(slots)) != len(slots):
-            raise InputError(f"a slot is named twice in one step: {list(slots)}")
+        checked = cache.check_step(slots, tokens)
         before = [cache.length(slot) for slot in slots]
         rows = []
         try:
-            for slot, new in zip(slots, tokens, strict=True):
+            for slot, new in zip(slots, checked, strict=True):
                 with forks.whole(), np.errstate(divide="ignore", over="ignore", invalid="ignore"):
                     # Some BLAS kernels on Arm raise these over finite numbers (numpy#28687).
                     result = reference.model(

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt2lab.engines import Slots
+from gpt2lab.cache import Slots
 from gpt2lab.errors import InputError
 from gpt2lab.generation.request import Request
 from gpt2lab.generation.sampler import log_softmax, process, stream

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt2lab.engines import Slots
+from gpt2lab.cache import Slots
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -127,7 +127,7 @@ def attention(trace: Trace, layer: int, head: int, *, row: int = 0) -> Attention
             f"this trace is of a step after {trace.start} cached tokens; trace the whole text"
         )
     q, k, v = (trace[name, layer][row, head] for name in "qkv")  # 3 x [T, D]
-    scale = reference.scale_of(trace.config, layer)
+    scale = trace.config.attention_scale(layer)
     dots = q @ k.T  # [T, T]
     scaled = dots * dots.dtype.type(scale)
     mask = attention_mask(*dots.shape, dtype=dots.dtype)

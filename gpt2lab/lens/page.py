@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from gpt2lab import reference
 from gpt2lab.checks import check_ids
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError
@@ -270,14 +269,14 @@ def _attention(t: Trace) -> dict[str, Any]:
     layers = range(t.config.n_layer)
     scores = np.stack([t["scores", layer][0][:, below[0], below[1]] for layer in layers])
     return {
-        "scale": [reference.scale_of(t.config, layer) for layer in layers],
+        "scale": [t.config.attention_scale(layer) for layer in layers],
         "scores": packed(scores, "<f4"),
     }
 
 
 def _queries_and_keys(t: Trace) -> dict[str, Any]:
     layers = range(t.config.n_layer)
-    scale = np.array([reference.scale_of(t.config, layer) for layer in layers])
+    scale = np.array([t.config.attention_scale(layer) for layer in layers])
     units, found = scale[:, None], {}
     for name in ("q", "k"):
         values = np.stack([t[name, layer][0] for layer in layers])  # [L, H, T, D]

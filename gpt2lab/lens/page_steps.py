@@ -68,9 +68,9 @@ IN_LAYER = (
     ),
     FlowStep(
         "scale",
-        "scale_of",
-        "The products are multiplied by this, so that their size does not grow with the "
-        "width of a head.",
+        "multihead_attn",
+        "The products are scaled, so that their size does not grow with the width of a head.",
+        line='w = at(f"{scope}.scores"',
     ),
     FlowStep(
         "mask",

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt2lab import reference
+from gpt2lab import activations, reference
 from gpt2lab.errors import InputError
 from gpt2lab.lens import interventions as acting
 from gpt2lab.lens.traces import MASKED, Array, Model, batch_of, exact
@@ -140,14 +140,13 @@ def _reduced(function: Any, value: Array) -> Array:
 
 
 class _Source:
-    """The reference's text and its functions: docstrings, and where statements end."""
+    """A file of the reference and its functions: docstrings, and where statements end."""
 
-    def __init__(self) -> None:
-        self.file = reference.model.__code__.co_filename
-        self.text = linecache.getlines(self.file)
+    def __init__(self, file: str) -> None:
+        self.text = linecache.getlines(file)
         if not self.text:
             raise InputError(
-                f"the source of the reference is not installed ({self.file}); install the package "
+                f"the source of the reference is not installed ({file}); install the package "
                 "with its .py files"
             )
         tree = ast.parse("".join(self.text))
@@ -206,7 +205,9 @@ class _Teller:
     """What Python's trace function calls: it notes calls, lines and returns of the reference."""
 
     def __init__(self, params: dict[str, Array]) -> None:
-        self.source, self.params = _Source(), params
+        files = [f.__code__.co_filename for f in (reference.model, activations.relu)]
+        self.sources = {file: _Source(file) for file in files}
+        self.params = params
         self.names = {id(array): name for name, array in params.items()}
         self.calls: list[Call] = []
         self.open: list[Call] = []
@@ -224,8 +225,9 @@ class _Teller:
     def _called(self, frame: FrameType, event: str, arg: Any) -> Any:
         """A function begins: who it is and what it was given."""
         code = frame.f_code
-        known = (code.co_name, code.co_firstlineno) in self.source.functions
-        if code.co_filename != self.source.file or not known or code.co_name in _SILENT:
+        source = self.sources.get(code.co_filename)
+        known = source and (code.co_name, code.co_firstlineno) in source.functions
+        if source is None or not known or code.co_name in _SILENT:
             return None
         given = dict(frame.f_locals)
         order = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
@@ -239,27 +241,27 @@ class _Teller:
             scope,
             len(self.open),
             layer,
-            self.source.about(code),
-            self.source.lines(code),
+            source.about(code),
+            source.lines(code),
             told,
         )
         self.calls.append(call)
         self.open.append(call)
-        return _Listener(self, call, given)
+        return _Listener(self, source, call, given)
 
 
 class _Listener:
     """The trace function of one call: after each line, which names have new values."""
 
-    def __init__(self, teller: _Teller, call: Call, given: dict[str, Any]) -> None:
-        self.teller, self.call, self.given, self.line = teller, call, given, 0
+    def __init__(self, teller: _Teller, source: _Source, call: Call, given: dict[str, Any]) -> None:
+        self.teller, self.source, self.call, self.given, self.line = teller, source, call, given, 0
 
     def __call__(self, frame: FrameType, event: str, arg: Any) -> Any:
         if event in ("line", "return"):
             self._compare(frame)
             self.line = frame.f_lineno
         if event == "return":
-            for name, value in self.teller.source.returned(frame.f_lineno, arg):
+            for name, value in self.source.returned(frame.f_lineno, arg):
                 self.call.outputs.append(seen(name, value))
             self.teller.open.pop()
         return self
@@ -273,7 +275,7 @@ class _Listener:
             if isinstance(value, np.ndarray) and self.given.get(name) is not value
         ]
         self.given = now
-        statement = self.teller.source.statements.get(self.line)
+        statement = self.source.statements.get(self.line)
         end = (statement.end_lineno if statement else None) or self.line
         for line in self.call.lines:
             if line.number == end:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from gpt2lab import reference
 from gpt2lab.config import SIZES, Config
 from gpt2lab.corpus.token_set import TokenSet
 from gpt2lab.errors import InputError
+from gpt2lab.init import initialise
 from gpt2lab.weights import Checkpoint
 
 #: What a user calls the numbers of a shape -> their names in `Config`.
@@ -51,7 +51,7 @@ class NewModel:
         own = tokens.tokenizer
         end = own.end_token if own is not None else tokens.end_token
         config = self.config(tokens.n_vocab, end)
-        params = reference.initialise(config, seed, self.init or "paper")
+        params = initialise(config, seed, self.init or "paper")
         return Checkpoint(config, params, own, "scratch")
 
     def check_same(self, config: Mapping[str, Any]) -> None:

@@ -63,11 +63,11 @@ def train(
     """more: further settings."""
     if without is not None:
         WITHOUT[without]()
-    from gpt2lab import reference
     from gpt2lab.config import Config
     from gpt2lab.corpus.batches import Batches
     from gpt2lab.corpus.token_set import TokenSet
     from gpt2lab.engines.torch.model import compile_blocks
+    from gpt2lab.init import initialise
     from gpt2lab.train import start as opening
     from gpt2lab.train import step as loop
     from gpt2lab.train.config import TrainConfig
@@ -89,7 +89,7 @@ def train(
             **more,
         )
     )
-    start = Checkpoint(config, reference.initialise(config, 0), None, "new")
+    start = Checkpoint(config, initialise(config, 0), None, "new")
     state = new_state(start, settings, device, ALONE)
     if settings.compile and (why := compile_blocks(state.model, case.batch, case.block)):
         raise RuntimeError(why)

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from gpt2lab.cache import Slots
 from gpt2lab.config import Config
 from gpt2lab.engines.cpu.cpu_features import Target
 from gpt2lab.engines.cpu.layout import Job, ceil_to
-from gpt2lab.errors import InputError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -70,68 +70,38 @@ class SlotMemory:
         return parts
 
 
-class CpuCache:
-    """Slots of keys and values; see `engines.Slots`."""
+class CpuCache(Slots):
+    """Slots of keys and values in panels; memory is taken as positions are written."""
 
     chunked = True
 
     def __init__(self, memory: SlotMemory, slots: int | None = None) -> None:
-        self._memory, self._limit = memory, slots
+        super().__init__(memory.config, slots)
+        self._memory = memory
         self._buffers: dict[int, Array] = {}
         self._addresses: dict[int, int] = {}
-        self._lengths: dict[int, int] = {}
-        self._next = 0
 
-    def new(self) -> int:
-        """A fresh slot of length 0."""
-        if self._limit is not None and len(self._buffers) >= self._limit:
-            raise InputError(
-                f"all {self._limit} slots of the cache hold a sequence; free one, or ask for more"
-            )
-        slot, self._next = self._next, self._next + 1
-        self._buffers[slot] = self._memory.take()
-        self._addresses[slot] = int(self._buffers[slot].ctypes.data)
-        self._lengths[slot] = 0
-        return slot
-
-    def length(self, slot: int) -> int:
-        """How many tokens the slot holds."""
-        return self._lengths[slot]
+    @property
+    def position_bytes(self) -> int:
+        """The memory of one position of one slot."""
+        return -(-self._memory.bytes // self.config.n_ctx)
 
     def address(self, slot: int) -> int:
         """The address of the slot's keys."""
         return self._addresses[slot]
 
-    def set_length(self, slot: int, length: int) -> None:
-        """Note that tokens were written up to a length."""
-        self._lengths[slot] = length
+    def _take(self, slot: int) -> None:
+        self._buffers[slot] = self._memory.take()
+        self._addresses[slot] = int(self._buffers[slot].ctypes.data)
 
-    def rewind(self, slot: int, length: int) -> None:
-        """Forget everything past the first `length` tokens."""
-        assert 0 <= length <= self._lengths[slot]
-        self._lengths[slot] = length
-
-    def fork(self, slot: int) -> int:
-        """A new slot that begins with a copy of all that this one holds."""
-        other, length = self.new(), self._lengths[slot]
+    def _copy(self, slot: int, other: int, length: int) -> None:
         source, to = (self._memory.used(self._buffers[s], length) for s in (slot, other))
         for old, new in zip(source, to, strict=True):
             new[:] = old
-        self._lengths[other] = length
-        return other
 
-    def free(self, slot: int) -> None:
-        """Give the slot's memory back."""
+    def _give_back(self, slot: int) -> None:
         self._memory.give_back(self._buffers.pop(slot))
-        del self._lengths[slot], self._addresses[slot]
-
-    def __len__(self) -> int:
-        return len(self._buffers)
-
-    @property
-    def position_bytes(self) -> int:
-        """The memory of one position of one slot."""
-        return -(-self._memory.bytes // self._memory.config.n_ctx)
+        del self._addresses[slot]
 
 
 def _own_memory(size: int) -> mmap.mmap:

@@ -98,11 +98,12 @@ class CpuEngine:
 
         A step that fails or is interrupted leaves every slot at the length that it had.
         """
-        before = self._check(cache, slots, tokens)
+        checked = cache.check_step(slots, tokens)
         addresses, flat, places, ends = list[int](), list[int](), list[int](), list[int]()
-        for i, (slot, length, new) in enumerate(zip(slots, before, tokens, strict=True)):
+        for i, (slot, new) in enumerate(zip(slots, checked, strict=True)):
+            length = cache.length(slot)
             addresses += [cache.address(slot)] * len(new)
-            flat += map(int, new)
+            flat += new
             places += range(length, length + len(new))
             if wanted is None or wanted[i]:
                 ends.append(len(flat) - 1)
@@ -114,8 +115,8 @@ class CpuEngine:
             where = out[done : done + len(last)]
             self._rows(addresses[part], places[part], flat[part], last, where)
             done += len(last)
-        for slot, length, new in zip(slots, before, tokens, strict=True):
-            cache.set_length(slot, length + len(new))
+        for slot, new in zip(slots, checked, strict=True):
+            cache.extend(slot, len(new))
         return out[:, : self.config.n_vocab]  # [N, V]
 
     def logits(self, tokens: Any) -> Array:
@@ -134,29 +135,6 @@ class CpuEngine:
         return out[..., : self.config.n_vocab]  # [B, T, V]
 
     # ---- A step.
-
-    def _check(self, cache: CpuCache, slots: Sequence[int], tokens: Sequence[Any]) -> list[int]:
-        """The slots' lengths; InputError, before anything is changed, for what cannot be done."""
-        if len(slots) != len(tokens):
-            raise InputError(f"{len(slots)} slots and {len(tokens)} lists of tokens; give as many")
-        if len(set(slots)) != len(slots):
-            raise InputError(f"a slot is named twice in one step: {list(slots)}")
-        lengths = [cache.length(slot) for slot in slots]
-        for slot, length, new in zip(slots, lengths, tokens, strict=True):
-            if not len(new):
-                raise InputError(f"no new tokens for slot {slot}; give at least one")
-            if length + len(new) > self.config.n_ctx:
-                raise InputError(
-                    f"tokens: {length} past and {len(new)} new ones are more than the model's "
-                    f"{self.config.n_ctx} positions; give fewer, or rewind the slot"
-                )
-            for token in (min(new), max(new)):
-                if not 0 <= token < self.config.n_vocab:
-                    raise InputError(
-                        f"tokens: id {token} is outside the vocabulary; "
-                        f"ids end at {self.config.n_vocab - 1}"
-                    )
-        return lengths
 
     def _rows(
         self, slots: list[int], places: list[int], tokens: list[int], last: list[int], out: Array

@@ -54,9 +54,7 @@ class PackedWeights:
         for places in (self.layers, self.final, self.head):
             places += base
         for i, row in enumerate(self.layers):
-            scale = config.head_width**-0.5 if config.scale_attn_weights else 1.0
-            scale /= i + 1 if config.scale_attn_by_inverse_layer_idx else 1
-            row[Layer.ATTENTION] = np.float32(scale).view(np.int32)
+            row[Layer.ATTENTION] = np.float32(config.attention_scale(i)).view(np.int32)
 
     def _plan_layer(self, row: Array, h: str, order: Array) -> None:
         factors: dict[str, Factor | None] = {}

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from gpt2lab.checks import whole
+from gpt2lab.cache import Slots
 from gpt2lab.config import Config
-from gpt2lab.errors import InputError, quoted
 
 
-class TorchCache:
+class TorchCache(Slots):
     """Slots of keys and values: a buffer [2, N, H, P, D] for every layer, a slot in each row.
 
     Rows and positions double as they are needed, and all memory goes when the last slot is freed.
@@ -22,29 +21,11 @@ class TorchCache:
     def __init__(
         self, config: Config, dtype: torch.dtype, device: str, slots: int | None = None
     ) -> None:
-        if slots is not None:
-            whole("slots", slots, 1)
-        self.config, self.dtype, self.device, self._limit = config, dtype, device, slots
+        super().__init__(config, slots)
+        self.dtype, self.device = dtype, device
         self.layers: list[torch.Tensor] = []
         self._rows: dict[int, int] = {}
-        self._lengths: dict[int, int] = {}
-        self._next = 0
         self._release()
-
-    def new(self) -> int:
-        """A fresh slot of length 0."""
-        if self._limit is not None and len(self) >= self._limit:
-            raise InputError(
-                f"all {self._limit} slots of the cache hold a sequence; free one, or ask for more"
-            )
-        row = self._free_row()
-        slot, self._next = self._next, self._next + 1
-        self._rows[slot], self._lengths[slot] = row, 0
-        return slot
-
-    def length(self, slot: int) -> int:
-        """How many tokens the slot holds."""
-        return self._lengths[self._known(slot)]
 
     def row(self, slot: int) -> int:
         """Where the slot lies in the buffers."""
@@ -55,50 +36,34 @@ class TorchCache:
         if length > self.room[1]:
             self._grow(self.room[0], min(self.config.n_ctx, max(length, 2 * self.room[1], 64)))
 
-    def extend(self, slot: int, count: int) -> None:
-        """Note that `count` tokens were written at the slot's end."""
-        self._lengths[slot] += count
-
-    def rewind(self, slot: int, length: int) -> None:
-        """Forget everything past the first `length` tokens."""
-        end = self.length(slot)
-        assert 0 <= length <= end
-        with torch.inference_mode():
-            for layer in self.layers:
-                layer[:, self._rows[slot], :, length:end] = 0
-        self._lengths[slot] = length
-
-    def fork(self, slot: int) -> int:
-        """A new slot that begins with all that this one holds; both go on independently."""
-        length, other = self.length(slot), self.new()
-        old, new = self._rows[slot], self._rows[other]
-        with torch.inference_mode():
-            for layer in self.layers:
-                layer[:, new, :, :length] = layer[:, old, :, :length]
-        self._lengths[other] = length
-        return other
-
-    def free(self, slot: int) -> None:
-        """Give the slot back: the next sequence takes its place, and the last one's memory goes."""
-        self.rewind(slot, 0)
-        del self._rows[slot], self._lengths[slot]
-        if not self._rows:
-            self._release()
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
     @property
     def position_bytes(self) -> int:
         """The memory of one position of one slot."""
         return 2 * self.config.n_layer * self.config.n_embd * self.dtype.itemsize
 
-    def _known(self, slot: int) -> int:
-        if slot not in self._rows:
-            raise InputError(
-                f"slot {quoted(slot)} holds no sequence of this cache; new() gives one"
-            )
-        return slot
+    def rewind(self, slot: int, length: int) -> None:
+        """Drop everything past the first `length` tokens."""
+        end = self.length(slot)
+        super().rewind(slot, length)
+        with torch.inference_mode():
+            for layer in self.layers:
+                layer[:, self._rows[slot], :, length:end] = 0
+
+    def _take(self, slot: int) -> None:
+        self._rows[slot] = self._free_row()
+
+    def _copy(self, slot: int, other: int, length: int) -> None:
+        old, new = self._rows[slot], self._rows[other]
+        with torch.inference_mode():
+            for layer in self.layers:
+                layer[:, new, :, :length] = layer[:, old, :, :length]
+
+    def _give_back(self, slot: int) -> None:
+        """The next sequence takes the slot's row; with the last one all memory goes."""
+        self.rewind(slot, 0)
+        del self._rows[slot]
+        if not self._rows:
+            self._release()
 
     def _free_row(self) -> int:
         """The first row without a slot: rows that lie together can be read without a copy."""

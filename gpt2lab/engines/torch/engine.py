@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from gpt2lab import forks
-from gpt2lab.checks import check_batch, check_ids
+from gpt2lab.checks import check_batch
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError, MissingExtraError, quoted
 
@@ -148,7 +148,7 @@ class TorchEngine:
         Errors are reported before anything is written: after an error every slot is as it was.
         """
         self._check_process()
-        checked = self._check(cache, slots, tokens)
+        checked = cache.check_step(slots, tokens)
         if not checked:
             return np.zeros(
                 (0, self.config.n_vocab), np.float64 if self.dtype == "float64" else np.float32
@@ -180,26 +180,6 @@ class TorchEngine:
                 "cannot be used in a forked child; load the model in each child, started by "
                 "multiprocessing's spawn"
             )
-
-    # ---- What is wrong with the tokens.
-
-    def _check(self, cache: TorchCache, slots: Sequence[int], tokens: Any) -> list[list[int]]:
-        """The new tokens as lists, or an error that names what is wrong."""
-        if len(slots) != len(tokens):
-            raise InputError(f"{len(slots)} slots and {len(tokens)} lists of tokens; give as many")
-        if len(set(slots)) != len(slots):
-            raise InputError(f"a slot is named twice in one step: {list(slots)}")
-        checked = []
-        for slot, new in zip(slots, tokens, strict=True):
-            length = cache.length(slot)
-            new = check_ids(new, self.config.n_vocab, f"step of slot {slot}")
-            if length + len(new) > self.config.n_ctx:
-                raise InputError(
-                    f"slot {slot} would hold {length + len(new)} tokens, the model sees "
-                    f"{self.config.n_ctx}; rewind it, or give fewer"
-                )
-            checked.append(new)
-        return checked
 
     # ---- The model.
 

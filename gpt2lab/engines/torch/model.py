@@ -16,7 +16,6 @@ Shapes: B batch, T tokens, H heads, D head width, E embedding, F width of the ML
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, Self
 
@@ -174,9 +173,7 @@ class Attention(nn.Module):
         self.scores, self.pattern, self.z = Point(), Point(), Point()
         self._hooks_within = hooks_of((self.scores, self.pattern))
         self.n_head, self.layer = config.n_head, layer
-        self.scale = 1 / math.sqrt(config.head_width) if config.scale_attn_weights else 1.0
-        if config.scale_attn_by_inverse_layer_idx:
-            self.scale /= layer + 1
+        self.scale = config.attention_scale(layer)
         self.dropout = dropout
 
     def forward(
