@@ -7,40 +7,37 @@ and the record that lets a text be written again. All work is theirs.
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import fields
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpt2lab import __version__, engines, forks, weights
+from gpt2lab import engines, forks, records, weights
 from gpt2lab import score as scoring
-from gpt2lab.checks import MOST, check_ids, whole
+from gpt2lab.checks import check_ids
 from gpt2lab.engines.numpy_engine import NumpyEngine
-from gpt2lab.errors import Failure, InputError, few, quoted
-from gpt2lab.files import file_facts
-from gpt2lab.files.io import let_go
-from gpt2lab.generation import aliases, generate
+from gpt2lab.errors import InputError, few, quoted
+from gpt2lab.generation import generate
+from gpt2lab.generation.defaults import merged
 from gpt2lab.generation.generate import Completion, Piece
 from gpt2lab.generation.request import (
+    Prompt,
     Request,
+    as_prompts,
     check_prompt,
     check_reach,
     fit,
+    naming,
     plain_names,
     requests,
 )
-from gpt2lab.generation.sampling import WRITING, Sampling, check_each
+from gpt2lab.generation.sampling import Sampling
 from gpt2lab.text.tokenizer import Allowed
-from gpt2lab.weights import find
-from gpt2lab.weights.tensors import PART
+from gpt2lab.weights.locate import locate
+from gpt2lab.weights.model_hash import model_hash
 
 if TYPE_CHECKING:
     from gpt2lab.lens import Act, Trace
@@ -48,18 +45,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Prompt = str | Sequence[int] | None
-
-
-@contextmanager
-def _naming(prompt: str) -> Iterator[None]:
-    """Begin what is wrong with one of many prompts with its name."""
-    try:
-        yield
-    except InputError as error:
-        if not prompt:
-            raise
-        raise InputError(f"{prompt}: {error}") from error
 
 
 class LM:
@@ -122,27 +107,7 @@ class LM:
 
     @cached_property
     def _sha256(self) -> str:
-        described = json.dumps(self.config.to_dict(), sort_keys=True)
-        source = self.checkpoint.source
-        if source is None or not source.holds(self.params):
-            return self._hash(described)
-        what = f"sha256 with {described}"
-        known = file_facts.recall(source.files, what)
-        if not isinstance(known, str):
-            known = self._hash(described)
-            file_facts.remember(source.files, what, known)
-        return known
-
-    def _hash(self, described: str) -> str:
-        digest = hashlib.sha256(described.encode())
-        for name in sorted(self.params):
-            value = self.params[name]
-            digest.update(f"{name} {value.shape} {value.dtype}".encode())
-            flat = np.ascontiguousarray(value).reshape(-1)
-            for start in range(0, flat.size, PART):
-                digest.update(flat[start : start + PART].data)
-                let_go(flat[start : start + PART])
-        return digest.hexdigest()
+        return model_hash(self.checkpoint)
 
     def acting(self, *acts: Act | Iterable[Act]) -> LM:
         """The same model with interventions on its inner values, as an object beside this one.
@@ -177,38 +142,8 @@ class LM:
         The defaults are `sampling.WRITING`, over them what the checkpoint's files recommend. Other
         systems' names are translated, each with one warning.
         """
-        settings, notes = aliases.translate(given, prompt_length)
-        check_each(settings)
-        recommended, more = aliases.recommended(
-            self.checkpoint.generation, {**given, **settings}, prompt_length
-        )
-        ends = recommended.pop("stop", ())
-        writing = WRITING
-        if settings.get("preset") is not None or settings.get("processors") is not None:
-            writing = {}
-            recommended, more = aliases.beside_order(recommended, settings)
-        for note in (*notes, *more):
-            log.warning(note)
-        merged = {**writing, **recommended, **settings}
-        if "temperature" not in {**recommended, **settings} and merged.get("num_beams", 1) != 1:
-            merged["temperature"] = 0
-        if given.get("do_sample") and "temperature" not in given:
-            merged["temperature"] = merged.get("temperature") or 1.0  # a recommended 0 gives way
-        _yield_to(merged, recommended, settings)
-        merged["stop"] = self._stop(settings, ends)
-        return Sampling.from_dict(merged)
-
-    def _stop(self, settings: Mapping[str, Any], ends: tuple[str, ...]) -> tuple[str, ...]:
-        """The stop strings: the caller's, and the text that ends the model's own documents.
-
-        The latter counts as an end token does: no stop tokens, or an empty `stop`, drop it.
-        """
-        own = Sampling.from_dict({"stop": settings.get("stop")}).stop
-        dropped = settings.get("stop") is not None and not own
-        ends_dropped = Sampling.from_dict({"stop_tokens": settings.get("stop_tokens")})
-        if dropped or ends_dropped.stop_tokens == () or self.tokenizer is None:
-            return own
-        return tuple(dict.fromkeys((*own, *ends)))
+        recommended = self.checkpoint.generation
+        return merged(given, recommended, prompt_length, has_text=self.tokenizer is not None)
 
     def encode(
         self, prompt: Prompt, allowed_special: Allowed = (), *, add_special_tokens: bool = True
@@ -257,7 +192,7 @@ class LM:
             names = [f"prompt {i}" for i, _ in enumerate(listed, 1)] if len(listed) > 1 else [""]
         encoded = []
         for name, prompt in zip(names, listed, strict=True):
-            with _naming(name):
+            with naming(name):
                 encoded.append(self.encode(prompt, allowed_special))
         if "max_length" in given and len({len(ids) for ids in encoded}) > 1:
             raise InputError(
@@ -267,7 +202,7 @@ class LM:
         s = self.settings(max(map(len, encoded), default=0), **given)
         fitted = [fit(ids, self.config, s, overflow) for ids in encoded]
         for name, ids in zip(names, fitted, strict=True):
-            with _naming(name):
+            with naming(name):
                 check_prompt(ids, self.config)
         return requests(fitted, s, self.config, self.tokenizer)
 
@@ -330,7 +265,7 @@ class LM:
         that is longer than the window (`generate.fit`). batch_size: how many are on their way at
         once; it changes the speed alone.
         """
-        listed = _listed(prompts)
+        listed = as_prompts(prompts)
         asked = self.requests(listed, overflow, given, allowed_special)
         parts = generate.pieces(self.engine, self.tokenizer, asked, batch_size=batch_size)
         done = generate.collect(parts, asked)
@@ -341,43 +276,17 @@ class LM:
 
     def record(self, done: Completion, s: Sampling, prompt: Prompt = None) -> dict[str, Any]:
         """Everything that a text is a function of, and the text: plain values, ready for JSON."""
-        return {
-            "gpt2lab": __version__,
-            "model": {"name": self.name, "format": self.checkpoint.format, "sha256": self.hash},
-            "engine": engines.described(self.engine),
-            "settings": s.to_dict(),
-            "seed": s.seed,
-            "index": done.index,
-            "prompt": prompt if isinstance(prompt, str) else None,
-            "prompt_tokens": done.prompt_tokens,
-            "text": done.text,
-            "tokens": done.tokens,
-            "logprobs": done.logprobs,
-            "finish_reason": done.finish_reason,
-            "window": {
-                "n_ctx": self.config.n_ctx,
-                "keep": max(1, int(self.config.n_ctx * s.window_keep)),
-                "slides": done.slides,
-            },
-        }
+        return records.record(done, s, prompt, self._origin(), self.config.n_ctx)
+
+    def _origin(self) -> records.Origin:
+        """What a record names besides the settings: the model and the engine."""
+        model = {"name": self.name, "format": self.checkpoint.format, "sha256": self.hash}
+        return records.Origin(model, engines.described(self.engine))
 
     def replay(self, record: Mapping[str, Any]) -> Completion:
         """Write the text of a record again. Another model than the record's is an error."""
-        s, index = checked_record(record)
-        model, engine = record["model"], record["engine"]
-        theirs = model.get("sha256")  # of any kind: an array would compare as an array
-        if not isinstance(theirs, str) or theirs != self.hash:
-            raise InputError(
-                f"the record was made with the model {quoted(model.get('name'))}, sha256 "
-                f"{quoted(theirs)[:13]}, and {self.name!r} is {self.hash[:12]}; "
-                "load that model"
-            )
-        here = engines.described(self.engine)
-        if not _same(engine, here):
-            raise InputError(
-                f"the record was made with {_spelled(engine)}, this is {_spelled(here)}; "
-                "load the model with that"
-            )
+        s, index = records.checked_record(record)
+        records.check_origin(record, self._origin())
         asked = requests([record["prompt_tokens"]], s, self.config, self.tokenizer)
         parts = generate.pieces(self.engine, self.tokenizer, asked, indices=[index])
         done = generate.collect(parts, asked)
@@ -426,7 +335,7 @@ class LM:
         from gpt2lab import lens
 
         if allowed_special:
-            text = [self.encode(one, allowed_special) for one in _listed(text)]
+            text = [self.encode(one, allowed_special) for one in as_prompts(text)]
         return lens.trace(self, text, names, layers, acts)
 
     def watch(
@@ -450,83 +359,6 @@ class LM:
         return lens.watch(self, asked, names, layers, acts)
 
 
-def _spelled(engine: Mapping[str, Any]) -> str:
-    """An engine of a record for people."""
-    words = {"name": "engine", "cache_dtype": "cache dtype"}
-    told = (
-        f"{words.get(key, str(key)[:40])} {value if isinstance(value, str) else quoted(value):.80}"
-        for key, value in islice(engine.items(), 6)
-    )
-    return ", ".join(told)
-
-
-def _same(one: Any, other: Mapping[str, Any]) -> bool:
-    """Whether a record's engine is this one; a record may hold anything, also arrays."""
-    return {str(k): quoted(v) for k, v in islice(one.items(), 9)} == {
-        k: quoted(v) for k, v in other.items()
-    }
-
-
-def _yield_to(
-    merged: dict[str, Any], recommended: Mapping[str, Any], settings: Mapping[str, Any]
-) -> None:
-    """Where a number contradicts one that was only recommended, the latter gives way."""
-    for key, other, pick in (("min_new_tokens", "max_new_tokens", min), ("num_beams", "n", max)):
-        value = merged.get(other, getattr(Sampling, other))
-        if key in recommended and key not in settings and isinstance(value, int):
-            merged[key] = pick(recommended[key], value)
-
-
-def _listed(given: Any) -> list[Prompt]:
-    """One prompt or many, as a list of prompts. A flat list of ids is one prompt."""
-    if given is None or isinstance(given, str):
-        return [given]
-    wrong = isinstance(given, bytes | bytearray | Mapping | set) or not isinstance(given, Iterable)
-    if wrong or getattr(given, "ndim", 1) == 0:
-        raise InputError(
-            f"prompts are {quoted(given)}; they are texts, lists of token ids, or None"
-        )
-    listed = list(islice(given, MOST + 1))
-    if not 0 < len(listed) <= MOST:
-        raise InputError(f"there are no prompts, or more than {MOST}; give one at least")
-    flat = not any(p is None or isinstance(p, str | Iterable) for p in listed)
-    return [listed] if flat else listed
-
-
-def checked_record(record: Any) -> tuple[Sampling, int]:
-    """The settings and the index of a record; an error names what is missing or damaged in it."""
-    if not isinstance(record, Mapping):
-        raise InputError(f"no record of a generation: it is {type(record).__name__}")
-    kinds = {"model": Mapping, "engine": Mapping, "settings": Mapping, "prompt_tokens": list}
-    for key, kind in kinds.items():
-        if not isinstance(record.get(key), kind):
-            raise InputError(f"no record of a generation: its {key!r} is missing or damaged")
-    missing = [f.name for f in fields(Sampling) if f.name not in record["settings"]]
-    if missing:
-        raise InputError(f"the record's settings lack {', '.join(missing)}; take the whole record")
-    index = whole("the record's index", record.get("index"), 0, 2**64 - 1)
-    return Sampling.from_dict(record["settings"]), index
-
-
-def place(source: str | Path | None = None, download: bool = True) -> Path:
-    """The path of a model by any name: on this machine first, else fetched from the hub.
-
-    Raises InputError when there is no such model, or it would have to be fetched and `download` is
-    False; Failure when the network fails.
-    """
-    name = source if isinstance(source, str) else None
-    here = name is None or find.find(name) is not None or not find.can_be_fetched(name)
-    if name is None or here or not download:
-        return find.resolve(source)
-    from gpt2lab.weights.hub import download as hub
-
-    try:
-        return hub.download(name)
-    except (InputError, Failure) as error:
-        kind = Failure if isinstance(error, Failure) else InputError
-        raise kind(f"{name} is not on this machine, and {error}") from error
-
-
 def load(
     source: str | Path | None = None,
     *,
@@ -544,6 +376,6 @@ def load(
     "int8" (cpu), "float64" (numpy, torch), "float16" (torch). More keyword arguments are those of
     `engines.choose`: cache_dtype and threads of cpu, device of torch.
     """
-    path = place(source, download=download)
+    path = locate(source, download=download)
     checkpoint = weights.load(path)
     return LM(checkpoint, engine=engine, dtype=dtype, name=str(source or "fable"), **more)

@@ -14,7 +14,10 @@ arguments() { # usage least most ("": any number), then those of the recipe
     -h | --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p;}' "$0"; exit 0 ;;
     -*) die "unknown flag $1; usage: $usage" ;;
   esac
-  (($# >= least && $# <= ${most:-$#})) || die "$# arguments, expected $least to ${most:-any}; usage: $usage"
+  local expected="$least to $most"
+  [[ $most != "" ]] || expected="$least or more"
+  [[ $most != "$least" ]] || expected=$least
+  (($# >= least && $# <= ${most:-$#})) || die "$# arguments, expected $expected; usage: $usage"
 }
 
 count() { # name value example

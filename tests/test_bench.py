@@ -86,7 +86,7 @@ def test_bad_input_is_told_before_anything_is_measured(run, args, words):
 @needs_path
 def test_bad_threads_and_cache_dtype(run):
     fails(run("bench", *QUICK, "--threads", "0"), "threads is 0", "1 to 256")
-    fails(run("bench", *QUICK, "--cache-dtype", "int3"), "cache dtype 'int3'")
+    fails(run("bench", *QUICK, "--cache-dtype", "int3"), "cache dtype is 'int3'")
 
 
 def test_an_error_or_ctrl_c_leaves_what_was_measured(run, monkeypatch):

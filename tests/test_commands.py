@@ -322,7 +322,7 @@ def test_presets_beams_and_orders_reach_the_sampler(run):
         (["--file", "/nonexistent"], ["/nonexistent", "No such file"]),
         (["--file", "/"], ["folder"]),
         (["A", "--lines"], ["--lines"]),
-        (["A", "--overflow", "cut"], ["overflow 'cut'"]),
+        (["A", "--overflow", "cut"], ["overflow is 'cut'"]),
         (["A", "--out", "/nonexistent/x"], ["/nonexistent"]),
         (["A", "--min-new-tokens", "9", "-l", "5"], ["min_new_tokens 9"]),
         (["A", "--stop-tokens", "5000"], ["5000"]),

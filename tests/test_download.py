@@ -26,12 +26,12 @@ from gpt2lab.commands.download import Meter
 from gpt2lab.commands.download import command as download_command
 from gpt2lab.config import Config, parameter_shapes
 from gpt2lab.errors import Failure, InputError
-from gpt2lab.lm import place
 from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.weights import find, load
 from gpt2lab.weights.hub import download as hub
 from gpt2lab.weights.hub import transfer as web
 from gpt2lab.weights.hub.download import download
+from gpt2lab.weights.locate import locate
 
 from .test_special_tokens import WAYS, stored
 
@@ -745,14 +745,14 @@ def test_resolve_downloads_what_is_not_here(server: Hub, monkeypatch: pytest.Mon
     with pytest.raises(InputError, match="fetch it: gpt2lab download me/tiny"):
         find.resolve("me/tiny")
     assert server.asked == []
-    path = place("me/tiny")
+    path = locate("me/tiny")
     server.asked.clear()
-    assert place("me/tiny") == path and server.asked == []
+    assert locate("me/tiny") == path and server.asked == []
     with pytest.raises(InputError, match="me/other is not on this machine, and me/other does not"):
-        place("me/other")
+        locate("me/other")
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{free_port()}")
     with pytest.raises(Failure, match="me/other is not on this machine, and http"):
-        place("me/other")
+        locate("me/other")
 
 
 def run(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:

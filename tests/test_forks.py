@@ -140,7 +140,7 @@ def test_a_pool_writes_different_texts(engine):
 @pytest.mark.skipif(bool(cpu_features.why_not()), reason=cpu_features.why_not())
 def test_memory_of_a_slot_belongs_to_one_process():
     engine = model("cpu float32").engine
-    buffer = engine.buffer()
+    buffer = engine.memory.take()
     assert ends([child(lambda: buffer.fill(1) is None)]) == [0]
     assert not buffer.any()
 

@@ -8,8 +8,9 @@ import warnings
 
 import pytest
 
-from gpt2lab import lm, weights
+from gpt2lab import weights
 from gpt2lab.errors import InputError
+from gpt2lab.weights.locate import locate
 
 torch = pytest.importorskip("torch")
 
@@ -128,7 +129,7 @@ def test_a_refused_run_leaves_no_folder_above_and_none_of_the_users_is_removed(t
 
 def test_a_refused_start_leaves_no_folder(tmp_path):
     """Of the API one floor below, too."""
-    tokens, begin = tmp_path / "tokens", weights.load(lm.place(None))
+    tokens, begin = tmp_path / "tokens", weights.load(locate(None))
     prepare(["story.txt"], tokens, tokenizer=begin.tokenizer, held_out=0.0)
     start = {"begin": begin, "sets": [(open_set(tokens), 1.0)]}
     settings = TrainConfig(**SMALL, prompts=("x " * 5000,))

@@ -596,7 +596,7 @@ def test_a_character_outside_the_alphabet_is_named() -> None:
     [
         (["a", "bc"], "'bc' is not one character"),
         (["a", ""], "'' is not one character"),
-        (["a", "b", "a"], "'a' stands in it twice"),
+        (["a", "b", "a"], "'a' occurs twice"),
         (["\ud800"], "is not one character"),
         ([], "empty"),
     ],

@@ -377,7 +377,7 @@ def test_told_to_stop_a_run_stops_at_a_spike_and_names_it(tmp_path):
 def test_told_to_go_back_a_run_takes_the_last_checkpoint_and_goes_on_behind_the_batch(tmp_path):
     folder = tmp_path / "run"
     run = start(folder, on_spike="back", save_every=1, save_total_limit=0, val_every=0)
-    run.settings = TrainConfig(**{**run.settings.to_dict(), "save_every": 3})
+    run.kept.settings = TrainConfig(**{**run.settings.to_dict(), "save_every": 3})
     Poison(run, {4})
     records = finished(run)
     assert [(r["step"], r["to"]) for r in records if r["kind"] == "back"] == [(5, 3)]

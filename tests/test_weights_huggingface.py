@@ -233,7 +233,7 @@ def one(name="a", dtype="F32", shape="[1]", offsets="[0,4]") -> str:
         ("{" + one(shape="[4294967296,4294967296]") + "}", bytes(4), None, "not a whole"),
         ("{" + one(dtype="F99") + "}", bytes(4), None, "not a whole"),
         ("{" + one(dtype="I32") + "}", bytes(4), None, "a has the dtype I32; readable are F64"),
-        ("{" + one() + "," + one() + "}", bytes(4), None, "the key a stands there twice"),
+        ("{" + one() + "," + one() + "}", bytes(4), None, "the key a occurs twice"),
         (b"\xff\xfe{}", b"", None, "not a whole"),
     ],
 )

@@ -31,13 +31,13 @@ def _model(model: str | None, shape: str | None, engine: str) -> tuple[str, Conf
     from gpt2lab import weights
     from gpt2lab.config import SIZES
     from gpt2lab.engines import benchmark
-    from gpt2lab.lm import place
     from gpt2lab.weights import find
+    from gpt2lab.weights.locate import locate
 
     if model is not None and shape is not None:
         raise InputError("--model and --shape are both given; a model has its own shape, give one")
     if model is not None:
-        config, params, _ = weights.load(place(model))
+        config, params, _ = weights.load(locate(model))
         return model, config, params
     shape = shape or SHAPE
     if shape not in (*SIZES, "fable"):

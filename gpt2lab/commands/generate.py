@@ -36,7 +36,7 @@ from gpt2lab.commands.options import (
 )
 from gpt2lab.errors import Failure, InputError
 from gpt2lab.files.json_files import to_json
-from gpt2lab.lm import checked_record
+from gpt2lab.records import checked_record
 
 if TYPE_CHECKING:
     from gpt2lab.generation.generate import Piece

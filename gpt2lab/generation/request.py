@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
-from gpt2lab.checks import check_ids, one_of
+from gpt2lab.checks import MOST, check_ids, one_of
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError, quoted
 from gpt2lab.generation.sampling import Sampling
 from gpt2lab.text.tokenizer import Allowed, Tokenizer
+
+Prompt = str | Sequence[int] | None
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,33 @@ class Request:
     prompt: tuple[int, ...]
     sampling: Sampling
     limit: int | None = None
+
+
+@contextmanager
+def naming(prompt: str) -> Iterator[None]:
+    """Begin what is wrong with one of many prompts with its name."""
+    try:
+        yield
+    except InputError as error:
+        if not prompt:
+            raise
+        raise InputError(f"{prompt}: {error}") from error
+
+
+def as_prompts(given: Any) -> list[Prompt]:
+    """One prompt or many, as a list of prompts. A flat list of ids is one prompt."""
+    if given is None or isinstance(given, str):
+        return [given]
+    wrong = isinstance(given, bytes | bytearray | Mapping | set) or not isinstance(given, Iterable)
+    if wrong or getattr(given, "ndim", 1) == 0:
+        raise InputError(
+            f"prompts are {quoted(given)}; they are texts, lists of token ids, or None"
+        )
+    listed = list(islice(given, MOST + 1))
+    if not 0 < len(listed) <= MOST:
+        raise InputError(f"there are no prompts, or more than {MOST}; give one at least")
+    flat = not any(p is None or isinstance(p, str | Iterable) for p in listed)
+    return [listed] if flat else listed
 
 
 def check_reach(ids: list[int], config: Config, tokenizer: Tokenizer) -> list[int]:

@@ -17,7 +17,6 @@ from gpt2lab.config import Config
 from gpt2lab.corpus.documents import READING
 from gpt2lab.corpus.token_set import vocabulary_hash
 from gpt2lab.errors import InputError
-from gpt2lab.lm import place
 from gpt2lab.text import tokenizer as vocabularies
 from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.train.config import BUDGETS, TUNING, TrainConfig
@@ -30,6 +29,7 @@ from gpt2lab.train.run_files import RUN, claim, data_folder, described, give_up,
 from gpt2lab.train.same_data import check_same_model, different, refuse_other, vocabulary_of
 from gpt2lab.train.start import check_early, give_text, resume, start
 from gpt2lab.weights.find import load_vocabulary
+from gpt2lab.weights.locate import locate
 
 Given = Mapping[str, Any]
 
@@ -93,7 +93,7 @@ def shape_of(given: Given) -> Config:
     new = _new_model(given)
     if new is not None:
         return new.config(50257, 50256)
-    return weights.load(place(given["model"])).config
+    return weights.load(locate(given["model"])).config
 
 
 def _launch(data: Sequence[str], given: Given, tunes: bool) -> Launch:
@@ -178,7 +178,7 @@ def _gathered(
 
 def _started(launch: Launch, group: Group) -> Run:
     group.at("reading the model")
-    model = None if launch.new else weights.load(place(launch.model))
+    model = None if launch.new else weights.load(locate(launch.model))
     tokenizer = _vocabulary(launch, model)
     if model is not None:
         config = model.config

@@ -16,10 +16,10 @@ from gpt2lab.corpus.open import open_set
 from gpt2lab.corpus.prepare import PreparedOtherwiseError, prepare
 from gpt2lab.corpus.token_set import SPLITS, TokenSet
 from gpt2lab.errors import Failure, InputError
-from gpt2lab.lm import place
 from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.train import checkpoint_files
 from gpt2lab.train.parallel.group import Group
+from gpt2lab.weights.locate import locate
 
 #: What `prepare` depends on besides the texts and the vocabulary, and writes down.
 _VOCABULARY = "vocabulary"
@@ -149,7 +149,7 @@ def refuse_other(why: str | None, verb: str, data: Sequence[str], run: Path) -> 
 def _place(model: str | None) -> Path | str | None:
     """What tells whether two names are the same model."""
     try:
-        return place(model, download=False).resolve()
+        return locate(model, download=False).resolve()
     except (InputError, Failure):
         return model
 
