@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gpt2lab.checks import check_ids, whole
-from gpt2lab.engines import Engine
+from gpt2lab.engines.protocol import Engine
 from gpt2lab.errors import InputError
 from gpt2lab.files.json_files import finite
 from gpt2lab.generation.sampler import check_logits, log_softmax

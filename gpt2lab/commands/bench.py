@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from gpt2lab.config import Config
-    from gpt2lab.engines import Engine
+    from gpt2lab.engines.protocol import Engine
 
     Params = dict[str, np.ndarray[Any, np.dtype[Any]]]
 

@@ -1,56 +1,18 @@
-"""What computes: the protocol that every engine keeps, and the choice between them.
-
-Threads: calls from several threads take turns inside an engine; a cache (and the `Batch` over it)
-belongs to one thread at a time, which `Batch` checks.
-
-An engine owns packed weights. It is given a cache with slots and new tokens for some of them, and
-gives logits. Whatever it is given at once, a row's numbers are those that it would get alone: to
-the bit in `numpy` and `cpu`, to rounding in `torch`.
-"""
+"""The inference engines, and the choice between them; `protocol` says what an engine is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from gpt2lab.cache import Slots
 from gpt2lab.checks import one_of
 from gpt2lab.config import Config
+from gpt2lab.engines.protocol import Engine
 from gpt2lab.errors import InputError, quoted
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-
-class Engine(Protocol):
-    """Tokens in, logits out."""
-
-    config: Config
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def dtype(self) -> str: ...
-
-    def cache(self, slots: int | None = None) -> Slots:
-        """An empty cache of this engine's kind; `slots` limits how many sequences it holds."""
-
-    def step(
-        self,
-        cache: Any,
-        slots: Sequence[int],
-        tokens: Sequence[Sequence[int]],
-        wanted: Sequence[bool] | None = None,
-    ) -> Array:
-        """Append tokens[i] (one or more) to slots[i]; the logits after each one's last: [N, V].
-
-        wanted: for which slots there shall be logits, all by default; N counts these. A step that
-        raises leaves every slot as it was.
-        """
-
-    def logits(self, tokens: Any) -> Array:
-        """The logits of every position of a batch [B, T] without a past: [B, T, V]."""
 
 
 ENGINES = ("cpu", "numpy", "torch")

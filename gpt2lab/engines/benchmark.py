@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from gpt2lab.config import Config, parameter_shapes
-from gpt2lab.engines import ENGINES, Engine
+from gpt2lab.engines import ENGINES
+from gpt2lab.engines.protocol import Engine
 from gpt2lab.errors import InputError, quoted
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -16,10 +16,10 @@ import numpy as np
 
 from gpt2lab.cache import Cache
 from gpt2lab.config import Config
-from gpt2lab.engines import Engine
 from gpt2lab.engines.cpu import compile_cache, cpu_features
 from gpt2lab.engines.cpu.engine import default_dtype
 from gpt2lab.engines.numpy_engine import NumpyEngine
+from gpt2lab.engines.protocol import Engine
 from gpt2lab.errors import Failure, InputError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -36,7 +36,7 @@ def needed(config: Config, dtype: str | None) -> bool:
 
 
 class Meanwhile:
-    """Keeps the protocol of `engines.Engine`: `numpy` at first, `cpu` as soon as there is one.
+    """An engine: `numpy` at first, `cpu` as soon as its kernels are compiled.
 
     build: makes the cpu engine.
     """
@@ -93,10 +93,10 @@ class Meanwhile:
         tokens: Sequence[Sequence[int]],
         wanted: Sequence[bool] | None = None,
     ) -> Array:
-        """As `engines.Engine.step`, by the engine that the cache is of."""
+        """As `engines.protocol.Engine.step`, by the engine that the cache is of."""
         engine = self._first if isinstance(cache, Cache) else self._now
         return engine.step(cache, slots, tokens, wanted)  # [N, V]
 
     def logits(self, tokens: Any) -> Array:
-        """As `engines.Engine.logits`."""
+        """As `engines.protocol.Engine.logits`."""
         return self._look().logits(tokens)  # [B, T, V]

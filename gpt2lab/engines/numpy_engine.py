@@ -22,7 +22,7 @@ DTYPES = {"float32": np.float32, "float64": np.float64}
 
 
 class NumpyEngine:
-    """Keeps the protocol of `engines.Engine`. dtype: "float32" (default) or "float64".
+    """Keeps the protocol of `engines.protocol.Engine`. dtype: "float32" (default) or "float64".
 
     tap: given how many tokens come before, the `at` of a call of the reference, which sees its
     inner values and may change them. acts: what it changes, as plain values for a record.

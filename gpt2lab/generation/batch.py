@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from gpt2lab.engines import Engine
+from gpt2lab.engines.protocol import Engine
 from gpt2lab.errors import InputError
 from gpt2lab.generation.beam import Search
 from gpt2lab.generation.request import Request

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gpt2lab.checks import whole
-from gpt2lab.engines import Engine
+from gpt2lab.engines.protocol import Engine
 from gpt2lab.generation.batch import Batch, Row, Token
 from gpt2lab.generation.request import Request
 from gpt2lab.generation.stopping import Writer

@@ -32,7 +32,7 @@ DTYPES = ("float32", "bfloat16", "int8")
 
 
 class CpuEngine:
-    """Keeps the protocol of `engines.Engine`.
+    """Keeps the protocol of `engines.protocol.Engine`.
 
     dtype: of the weights, "float32", "bfloat16" or "int8"; None is `default_dtype`. cache_dtype: of
     keys and values, the same three; None is float32 for float32 weights, bfloat16 for the others.

@@ -97,7 +97,7 @@ def _choose_device(device: str | None, dtype: str) -> str:
 
 
 class TorchEngine:
-    """Keeps the protocol of `engines.Engine`.
+    """Keeps the protocol of `engines.protocol.Engine`.
 
     dtype: "float32" (None), "bfloat16", "float16" or "float64". device: "cuda", "cuda:1", "mps" or
     "cpu"; None is the best that is there. The arrays are never written to. Where they can be used
