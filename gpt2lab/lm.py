@@ -51,8 +51,8 @@ class LM:
     """A GPT-2 that is ready to use; `load` makes one.
 
     config: the `Config`. params: name -> array, as in the checkpoints. tokenizer: or None where the
-    files hold no vocabulary. engine: the inference engine (`engines.protocol.Engine`). name: how it was
-    asked for. more: further keyword arguments of `engines.choose`.
+    files hold no vocabulary. engine: the inference engine (`engines.protocol.Engine`). name: how it
+    was asked for. more: further keyword arguments of `engines.choose`.
     """
 
     def __init__(
