@@ -195,7 +195,7 @@ def test_finetune_understands_other_trainers(text, tmp_path):
         (["TEXT", "--out", "OUT", "--steps", "1", "--size", "12B"], "size '12B' is unknown"),
         (["TEXT", "--out", "OUT", "--steps", "1", "--model", "124Q"], "no model '124Q' here"),
         (["TEXT", "--out", "OUT", "--steps", "1", "--heads", "5"], "not a multiple of n_head 5"),
-        (["TEXT", "--out", "OUT", "--steps", "1", "--init", "zero"], "scheme 'zero' is unknown"),
+        (["TEXT", "--out", "OUT", "--steps", "1", "--init", "zero"], "scheme is 'zero'"),
         (["TEXT", "--out", "OUT", "--steps", "1", "--weights", "a"], "weights 'a' are no numbers"),
         (["TEXT", "--out", "OUT", "--steps", "1", "--weights", "1,2"], "2 weights for 1 sets"),
         (["TEXT", "--out", "OUT", "--steps", "1", "--block-size", "999"], "block_size 999 is more"),
