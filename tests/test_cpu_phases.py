@@ -56,7 +56,7 @@ def test_every_phase_writes_what_its_twin_writes(monkeypatch, dtype, cache_dtype
         for layer, phase, what, expected in plain.phases(rows, ends):
             limit[:] = [layer, phase]
             for slot, length in zip(slots, lengths, strict=True):
-                cache.set_length(slot, length)
+                cache.rewind(slot, length)
             outs[:] = [engine.step(cache, slots, new)]
             if engine._job[Job.TICKETS + phase]:
                 count, n = expected.shape

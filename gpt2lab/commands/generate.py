@@ -296,10 +296,11 @@ def _write(lm: LM, prompts: list[Any], settings: dict[str, Any], flags: dict[str
                 show.piece(piece)
             if not wants_records:
                 continue
-            kept = parts.setdefault((piece.prompt, piece.index), [])
-            kept.append(piece)
+            key = piece.prompt, piece.index
+            parts.setdefault(key, []).append(piece)
             if piece.finish_reason:
-                record = _record(lm, parts.pop((piece.prompt, piece.index)), asked, prompts)
+                record = _record(lm, parts[key], asked, prompts)  # the first hashes the model
+                del parts[key]
                 _keep_record(record, records, flags)
     except BaseException:  # Ctrl-C, a closed pipe, a full disk: what is finished is kept
         with suppress(OSError):
