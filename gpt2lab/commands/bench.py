@@ -1,4 +1,4 @@
-"""`gpt2lab bench`: how fast this machine is, as a table; `engines.measure` measures."""
+"""`gpt2lab bench`: how fast this machine is, as a table; `engines.benchmark` measures."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Train GPT-2: texts to tokens, tokens to batches, batches to weights, exactly resumable.
+"""Train GPT-2: batches to weights, resumable to the same bits.
 
-From scratch and on from a checkpoint are one loop. `documents`, `shards`, `prepare` and `data` make
-batches and need no torch; `model`, `loss`, `optim` and `loop` are one step; `checkpoint` and `run`
-keep what a run makes; `journal` and `report` tell of it.
+Training from scratch, fine-tuning and resuming are one loop. `loss`, `optim` and `step` make one
+step; `launch` starts or resumes a run, `run` is its loop, `saving` and `checkpoint_files` keep its
+state; `log`, `progress` and `report` describe it. Batches come from `corpus`.
 """

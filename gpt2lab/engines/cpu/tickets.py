@@ -26,8 +26,8 @@ from gpt2lab.engines.cpu.llvm.memory import (
 SPINS = 2000  # about 50 to 100 microseconds before a waiting thread yields
 # Turns of 100 spins, one to two milliseconds, before a helper goes to sleep. A step after 0.3 ms of
 # spinning is 7 % slower than one after 0.1 ms (KVM, Xeon 2.5 GHz, two threads), so what the caller
-# does between steps counts twice. Spinning on loads without `relax` cures it on an idle machine and
-# costs 4 to 8 % where other processes want the cores.
+# does between steps counts twice. Spinning on loads without `relax` nearly cures it on an idle
+# machine; beside other processes a single run was 8 % slower (docs/notes.md).
 IDLE = 400
 
 CLAIM, DONE, TOTAL, RUN, JOB, STOP, ASLEEP = (8 * int(word) for word in Control)
