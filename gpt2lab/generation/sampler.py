@@ -18,7 +18,6 @@ from gpt2lab.generation.processors import PROCESSORS, Seen
 from gpt2lab.generation.sampling import Sampling
 
 __all__ = [
-    "Sampling",
     "check_logits",
     "choose",
     "draw",
