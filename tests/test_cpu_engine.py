@@ -563,7 +563,7 @@ def test_numpy_writes_until_the_kernels_are_there(params, own_cache, monkeypatch
     monkeypatch.setattr(compile_cache, "in_background", lambda *_: process)
     caplog.set_level("INFO", "gpt2lab")
     engine = engines.choose(CONFIG, params)
-    assert isinstance(engine, fallback.Meanwhile)
+    assert isinstance(engine, fallback.Fallback)
     assert "in the background" in caplog.text
     cache, text = engine.cache(), tokens(9)
     slot = cache.new()

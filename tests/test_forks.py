@@ -285,7 +285,7 @@ def test_a_child_waits_for_the_kernels_that_its_parent_compiles(monkeypatch):
     monkeypatch.setattr(compile_cache, "in_background", lambda *_: process)
     monkeypatch.setattr(compile_cache, "ready", lambda *_: False)
     built = tiny_engine()
-    engine = fallback.Meanwhile(tiny_engine(), lambda: built)
+    engine = fallback.Fallback(tiny_engine(), lambda: built)
     assert ends([child(lambda: engine._look() is engine._first)]) == [0]
     process.communicate(b"\n")
     assert engine._look() is engine._first  # it has ended without a file

@@ -61,7 +61,7 @@ def choose(
         from gpt2lab.engines import fallback
 
         if fallback.needed(config, dtype):
-            return fallback.Meanwhile(NumpyEngine(config, params, "float32"), build)
+            return fallback.Fallback(NumpyEngine(config, params, "float32"), build)
     return build()
 
 

@@ -35,7 +35,7 @@ def needed(config: Config, dtype: str | None) -> bool:
     return not compile_cache.ready(target, "float32", "float32")
 
 
-class Meanwhile:
+class Fallback:
     """An engine: `numpy` at first, `cpu` as soon as its kernels are compiled.
 
     build: makes the cpu engine.
@@ -48,12 +48,12 @@ class Meanwhile:
         target, why = cpu_features.here(), compile_cache.why_none()
         self._target, self._process = target, None
         if why:
-            log.warning(f"no fast kernels: {why}; the numpy engine writes")
+            log.warning(f"no fast kernels: {why}; the numpy engine generates")
             return
         if target:
             log.info(
                 f"compiling the fast kernels for {target.name} in the background, once on this "
-                "machine (about 15 s); the numpy engine writes until then"
+                "machine (about 15 s); the numpy engine generates until then"
             )
         self._process = compile_cache.in_background("float32", "float32")
 
