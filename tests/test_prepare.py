@@ -783,6 +783,35 @@ def test_wide_ids(tmp_path):
     assert summary(tmp_path, "train", 1, 70_000)["shards"][0]["highest"] == 69_999
 
 
+def flipped(data: bytes, random: np.random.Generator) -> bytes:
+    """A file with a few characters of its .npy header replaced."""
+    signs, changed = b"()[]{},:'\"\\ \n0129LTF<u#\xff\x00", bytearray(data)
+    start = data.index(b"{'descr'")
+    for place in random.integers(start, start + 62, random.integers(1, 6)):
+        changed[place] = signs[random.integers(len(signs))]
+    return bytes(changed)
+
+
+@pytest.mark.filterwarnings("ignore")  # NumPy's and Python's, of odd literals
+def test_whatever_stands_in_an_npy_header_is_refused_in_a_line(tmp_path):
+    """NumPy lets the errors of Python's tokenizer pass: an open bracket was a traceback."""
+    shard, chunks, random = tmp_path / "a.npy", tmp_path / "a.npz", np.random.default_rng(0)
+    row = np.arange(300, dtype=np.uint16)
+    np.save(shard, row)
+    np.savez(chunks, row)
+    whole, archive, refused = shard.read_bytes(), chunks.read_bytes(), 0
+    for _ in range(300):
+        shard.write_bytes(flipped(whole, random))
+        chunks.write_bytes(flipped(archive, random))
+        for read in (lambda: read_row(shard, row.dtype), lambda: open_set(chunks)):
+            try:
+                read()
+            except InputError as error:
+                refused += 1
+                assert len(str(error).splitlines()) == 1
+    assert refused > 500
+
+
 HOSTILE = {
     "an object": np.array([{"a": 1}], object),
     "another type": np.arange(9, dtype=np.int16),

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from gpt2lab.corpus.manifest import advise_random
+from gpt2lab.corpus.shard_file import NPY_ERRORS
 from gpt2lab.corpus.token_set import (
     Tokens,
     TokenSet,
@@ -112,6 +113,10 @@ def bin_set(path: Path, name: str, tokenizer: Tokenizer | None) -> TokenSet:
     )
 
 
+#: What reading a damaged zip raises: of its directory, a method, a password, a length.
+ZIP_ERRORS = (KeyError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
+
+
 def _npz_arrays(path: Path) -> list[np.ndarray]:
     """The arrays of an .npz in the order of their numbers; no pickle is read."""
     try:
@@ -119,7 +124,7 @@ def _npz_arrays(path: Path) -> list[np.ndarray]:
             archive = np.load(file, allow_pickle=False)
             names = sorted(archive.files, key=lambda name: (len(name), name))
             arrays = [np.asarray(archive[name]) for name in names]
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (*NPY_ERRORS, *ZIP_ERRORS) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(

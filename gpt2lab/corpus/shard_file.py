@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +24,8 @@ from gpt2lab.files.visible import reason
 ENDS = np.dtype("<i8")
 HEADER = 128  # bytes before the numbers: NumPy aligns them, whatever the length of the row
 KINDS = ("tokens", "ends")
+#: What NumPy raises at a damaged header, which is a Python literal: its tokenizer's errors pass.
+NPY_ERRORS = (ValueError, TypeError, SyntaxError, tokenize.TokenError)
 
 
 def token_dtype(n_vocab: int) -> np.dtype:
@@ -46,7 +49,7 @@ def read_row(path: Path, dtype: np.dtype, length: int | None = None) -> np.ndarr
         if npy.read_magic(head) != (1, 0):
             raise ValueError("a version of the format that is not supported")
         shape, _, found = npy.read_array_header_1_0(head, max_header_size=HEADER)
-    except ValueError as error:
+    except NPY_ERRORS as error:
         raise InputError(
             f"{path}: not an .npy file ({reason(error)}); copy it or prepare the texts again"
         ) from error
