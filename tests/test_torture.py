@@ -92,13 +92,16 @@ def _some(cases, count: int, seed: int):
     return random.Random(seed).sample(listed, min(count, len(listed)))
 
 
-@pytest.mark.parametrize("kind", ["weights", "pickles", "headers"])
+@pytest.mark.parametrize("kind", ["weights", "pickles", "headers", "training"])
 def test_nothing_forbidden_happens(tmp_path, kind):
+    if kind == "training":
+        pytest.importorskip("torch")
     chance = random.Random(1)
     cases = {
         "weights": lambda: files.weights_cases(tmp_path, 1, chance),
         "pickles": lambda: files.pickle_cases(1, chance),
         "headers": lambda: files.header_cases(),
+        "training": lambda: files.training_cases(tmp_path, 1, chance),
     }[kind]()
     results = list(jobs.run(_some(cases, 30, 0)))
     assert results
