@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-# Two processes share the test files; each compiles the kernels for itself.
+# Two processes share the test files and the kernels that they compile.
 WORKERS ?= 2
 
 .PHONY: test install bench docs clean

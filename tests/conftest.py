@@ -7,6 +7,7 @@ import os
 import sys
 
 import pytest
+from filelock import FileLock
 
 WORKER = os.environ.get("PYTEST_XDIST_WORKER")
 if WORKER:  # the processes share the cores, so each computes with one thread, and its children too
@@ -38,14 +39,21 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session", autouse=True)
 def kernels(tmp_path_factory):
-    """Also for the commands that tests start: they inherit the environment."""
+    """Also for the commands that tests start: they inherit the environment.
+
+    All processes of a test run share the folder, so each kernel is compiled once.
+    """
+    base = tmp_path_factory.getbasetemp()
+    cache = (base.parent if WORKER else base) / "cache"
+    cache.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CACHE_HOME", str(cache))
         if not cpu_features.why_not():
             from gpt2lab.engines.cpu import compile_cache
 
-            compile_cache.library("crew", cpu_features.here())
-            compile_cache.library("run", cpu_features.here(), "float32", "float32")
+            with FileLock(base.parent / "cache.lock"):
+                compile_cache.library("crew", cpu_features.here())
+                compile_cache.library("run", cpu_features.here(), "float32", "float32")
         yield
 
 
