@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from gpt2lab import forks
-from gpt2lab.checks import check_batch
+from gpt2lab.checks import check_batch, one_of
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError, MissingExtraError, quoted
 
@@ -66,34 +66,19 @@ def _holds(device: str, dtype: torch.dtype) -> bool:
     return True
 
 
-def _choose_dtype(dtype: str | None) -> str:
-    """The dtype's name, "float32" for None; an error where it is unknown."""
-    dtype = "float32" if dtype is None else dtype
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise InputError(
-            f"dtype {quoted(dtype)} is not one of the torch engine's; choose one of "
-            f"{', '.join(DTYPES)}"
-        )
-    return dtype
-
-
-def _choose_device(device: str | None, dtype: str) -> str:
-    """The device's name, for None the best one that holds the dtype; an error where it is not."""
+def _choose_device(device: Any, dtype: str) -> str:
+    """The device's name, for None the best one that holds the dtype."""
     here = devices()
     if device is None:
         return next((name for name in here if _holds(name, DTYPES[dtype])), "cpu")
-    if not isinstance(device, str | torch.device) or str(device) not in here:
+    name: str = one_of("device", str(device), here)
+    if not _holds(name, DTYPES[dtype]):
+        fits = [known for known in DTYPES if _holds(name, DTYPES[known])]
         raise InputError(
-            f"device {quoted(device)} is not one that torch can compute on here; "
-            f"there is {', '.join(here)}"
-        )
-    if not _holds(str(device), DTYPES[dtype]):
-        fits = [name for name in DTYPES if _holds(str(device), DTYPES[name])]
-        raise InputError(
-            f"dtype {quoted(dtype)} is not one that the device {str(device)!r} computes with; "
+            f"dtype {quoted(dtype)} is not one that the device {name!r} computes with; "
             f"choose one of {', '.join(fits)}, or another device of {', '.join(here)}"
         )
-    return str(device)
+    return name
 
 
 class TorchEngine:
@@ -114,10 +99,12 @@ class TorchEngine:
         *,
         device: str | None = None,
     ) -> None:
-        self.config, self.dtype = config, _choose_dtype(dtype)
+        self.config = config
+        self.dtype = str(one_of("dtype", "float32" if dtype is None else dtype, tuple(DTYPES)))
         self.device = _choose_device(device, self.dtype)
         self._process = os.getpid()
         self._dtype = self._past_dtype = DTYPES[self.dtype]
+        self._half = self._dtype.itemsize == 2
         if self._half and self.device == "cpu":
             # Attention over bfloat16 is slow there: one more token of 8 texts of 400 takes 62 ms
             # instead of 37 (124M, one thread). The price is twice the memory.
@@ -141,18 +128,16 @@ class TorchEngine:
         tokens: Sequence[Sequence[int]],
         wanted: Sequence[bool] | None = None,
     ) -> Array:
-        """Append tokens[i] to slots[i]; the logits after the last token of each: [N, V].
+        """Append tokens[i] to slots[i] and return the logits after the last token of each: [N, V].
 
-        wanted: for which slots there shall be logits, all by default; N counts these.
-
-        Errors are reported before anything is written: after an error every slot is as it was.
+        wanted: for which slots there shall be logits, all by default; N counts these. After an
+        error every slot is as it was.
         """
         self._check_process()
         checked = cache.check_step(slots, tokens)
         if not checked:
-            return np.zeros(
-                (0, self.config.n_vocab), np.float64 if self.dtype == "float64" else np.float32
-            )
+            wide = np.float64 if self.dtype == "float64" else np.float32
+            return np.zeros((0, self.config.n_vocab), wide)
         with forks.whole(), torch.inference_mode():
             rows = rows_of(cache, slots, checked)
             h = self._forward(rows)  # [R, E]
@@ -200,13 +185,6 @@ class TorchEngine:
         rest = h.float() - along[:, None] * self._mean  # [R, E]
         logits = F.linear(rest.to(self._dtype), self._head).float()  # [R, V]
         return logits.addr_(along, self._along).cpu().numpy()
-
-    # ---- Into torch.
-
-    @property
-    def _half(self) -> bool:
-        """Whether numbers have two bytes."""
-        return self._dtype.itemsize == 2
 
     def _tensor(self, name: str, value: Array) -> torch.Tensor:
         """An array on the device in the dtype, of the same shape.

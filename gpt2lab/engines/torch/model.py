@@ -17,7 +17,8 @@ Shapes: B batch, T tokens, H heads, D head width, E embedding, F width of the ML
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol, Self
+from functools import cached_property
+from typing import Any, Protocol, Self, cast
 
 import numpy as np
 
@@ -103,16 +104,8 @@ def hooks_of(points: Iterable[nn.Module]) -> tuple[Mapping[int, Any], ...]:
 
     The containers stay the same for a module's life, so a look at whether one is filled is cheap.
     """
-    return tuple(
-        hooks
-        for p in points
-        for hooks in (
-            p._forward_pre_hooks,
-            p._forward_hooks,
-            p._backward_pre_hooks,
-            p._backward_hooks,
-        )
-    )
+    kinds = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+    return tuple(getattr(point, kind) for point in points for kind in kinds)
 
 
 def untouched(name: str, value: torch.Tensor) -> torch.Tensor:
@@ -226,6 +219,9 @@ class Block(nn.Module):
         self.dropout = dropout
         inner = (m for m in self.modules() if isinstance(m, Point | Norm))
         self._hooks_within = hooks_of(inner)
+        self.layer, self.n_head, self.scale = layer, config.n_head, config.attention_scale(layer)
+        self.epsilon = config.layer_norm_epsilon
+        self.activation = ACTIVATIONS[config.activation_function]
 
     @property
     def watched(self) -> bool:
@@ -247,6 +243,26 @@ class Block(nn.Module):
         x = at("resid_mid", x + at("attn_out", a))
         m = self.drop(self.mlp(self.ln_2(x), at=at))
         return at("resid_post", x + at("mlp_out", m))  # [B, T, E]
+
+    @cached_property
+    def _used(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Weight and bias of each part in order of use: on modules every look-up takes time."""
+        attn, mlp = self.attn, self.mlp
+        parts = (self.ln_1, attn.c_attn, attn.c_proj, self.ln_2, mlp.c_fc, mlp.c_proj)
+        return [(part.weight, part.bias) for part in parts]
+
+    def extend(self, x: torch.Tensor, past: Past) -> torch.Tensor:
+        """`forward` of the rows [R, E] over a cache where nothing is watched, to the same bits.
+
+        It calls no module: for a single token of a small model these calls took a quarter of the
+        time. All parameters have the dtype of the rows, as the engine's have.
+        """
+        (g1, b1), (wa, ba), (wp, bp), (g2, b2), (wf, bf), (wm, bm) = self._used
+        c = torch.addmm(ba, F.layer_norm(x, g1.shape, g1, b1, self.epsilon), wa)  # [R, 3 E]
+        c = c.view(1, -1, 3, self.n_head, len(g1) // self.n_head)  # [1, R, 3, H, D]
+        x = x + torch.addmm(bp, past.attend(self.layer, c, self.scale)[0], wp)  # [R, E]
+        m = torch.addmm(bf, F.layer_norm(x, g2.shape, g2, b2, self.epsilon), wf)  # [R, F]
+        return x + torch.addmm(bm, self.activation(m), wm)  # [R, E]
 
 
 class GPT2(nn.Module):
@@ -281,6 +297,7 @@ class GPT2(nn.Module):
         self.h = nn.ModuleList(Block(config, layer, dropout) for layer in range(config.n_layer))
         self.ln_f = Norm(config.n_embd, config.layer_norm_epsilon)
         self.lm_head = None if tied else nn.Linear(config.n_embd, config.n_vocab, bias=False)
+        self._all_hooks = hooks_of(self.modules())
 
     @property
     def head(self) -> torch.Tensor:
@@ -298,6 +315,8 @@ class GPT2(nn.Module):
         positions: of the tokens [B, T]; None counts them from 0. past: the cache that attention
         reads and extends; None attends to these tokens alone.
         """
+        if past is not None and positions is not None and not any(self._all_hooks):
+            return self._extend(tokens[0], positions[0], past)[None]  # [1, R, E]
         x = self.embed(self.wte(tokens))  # [B, T, E]
         if positions is None:
             where = self.wpe.weight[: tokens.shape[1]].expand_as(x)  # [B, T, E]
@@ -317,6 +336,13 @@ class GPT2(nn.Module):
             else:
                 x = block(x)
         return self.ln_f(x)
+
+    def _extend(self, ids: torch.Tensor, positions: torch.Tensor, past: Past) -> torch.Tensor:
+        """`hidden` of the rows [R] of an engine's step, without a call of a module: [R, E]."""
+        x = self.wte.weight[ids] + self.wpe.weight[positions]  # [R, E]
+        for block in self.h:
+            x = cast(Block, block).extend(x, past)
+        return F.layer_norm(x, x.shape[-1:], self.ln_f.weight, self.ln_f.bias, self.ln_f.epsilon)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Logits [B, T, V] of ids [B, T]."""
