@@ -392,7 +392,7 @@ def test_a_mirror_may_send_large_files_to_another_path_of_its_own(
 
 def test_a_circle_of_redirects_ends(server: Hub) -> None:
     server.renamed["me/tiny"] = "me/tiny"
-    with pytest.raises(Failure, match=r"sends config\.json in a circle of redirects"):
+    with pytest.raises(Failure, match=r"sends config\.json in a circle"):
         fetch(server)
 
 
@@ -559,7 +559,9 @@ def test_the_token_of_the_environment(server: Hub, monkeypatch: pytest.MonkeyPat
 def test_not_a_gpt2_is_refused_before_anything_is_written(server: Hub) -> None:
     bert = config_json(model_type="bert", architectures=["BertModel"])
     server.repos["me/bert"] = gpt2(config__json=bert)
-    with pytest.raises(InputError, match="me/bert is a bert, not a GPT-2"):
+    with pytest.raises(
+        InputError, match=r"me/bert/config\.json: model_type is 'bert'.*nothing was fetched"
+    ):
         fetch(server, "me/bert")
     assert server.files() == {"config.json"}
     assert not find.repo_folder("me/bert").exists()
@@ -571,7 +573,7 @@ def test_not_a_gpt2_is_refused_before_anything_is_written(server: Hub) -> None:
         (b"{", "not valid JSON"),
         (b"[]", "expected a JSON object"),
         (b" " * (1 << 21), "too long"),
-        (config_json(architectures=["LlamaForCausalLM"]), "is a LlamaForCausalLM"),
+        (b'{"architectures": ["LlamaForCausalLM"]}', "architectures is .'LlamaForCausalLM"),
     ],
 )
 def test_odd_configurations(server: Hub, config: bytes, said: str) -> None:
@@ -604,10 +606,10 @@ def test_a_server_that_is_not_a_hub(server: Hub, monkeypatch: pytest.MonkeyPatch
 def test_faults_that_stay(server: Hub) -> None:
     server.repos["me/tiny"] = gpt2()
     server.status["config.json"] = [503] * 9
-    with pytest.raises(Failure, match=r"HTTP 503 for config\.json.*try again later"):
+    with pytest.raises(Failure, match=r"HTTP 503 for config\.json.*has a fault, try again"):
         fetch(server)
     server.status["config.json"] = [429] * 9
-    with pytest.raises(Failure, match=r"asked too often.*in 7 seconds"):
+    with pytest.raises(Failure, match=r"HTTP 429 for .*asked too often, try again in 7 seconds"):
         fetch(server)
     server.status["config.json"] = [418] * 9
     with pytest.raises(InputError, match="HTTP 418"):
@@ -630,7 +632,7 @@ def free_port() -> int:
 
 def test_a_refused_connection_names_the_endpoint() -> None:
     url = f"http://127.0.0.1:{free_port()}"
-    with pytest.raises(Failure, match=f"{url} cannot be reached: the connection was refused") as e:
+    with pytest.raises(Failure, match=f"{url} cannot be reached: Connection refused") as e:
         download("124M", endpoint=url)
     assert "--endpoint or HF_ENDPOINT" in one_line(e)
 
@@ -641,7 +643,9 @@ def test_a_name_that_cannot_be_looked_up(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example/")
-    with pytest.raises(Failure, match=r"the name mirror\.example cannot be looked up") as caught:
+    with pytest.raises(
+        Failure, match=r"https://mirror\.example cannot be reached: Name or service not known"
+    ) as caught:
         download("124M")
     one_line(caught)
 
@@ -651,7 +655,7 @@ def test_no_answer_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
         deaf.listen()
-        with pytest.raises(Failure, match="no answer in time"):
+        with pytest.raises(Failure, match="timed out"):
             download("124M", endpoint=f"http://127.0.0.1:{deaf.getsockname()[1]}")
 
 

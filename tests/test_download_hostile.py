@@ -220,7 +220,7 @@ def test_redirects_that_lead_nowhere_are_refused_at_once(
 
     monkeypatch.setattr(Handler, "respond", respond)
     start = time.monotonic()
-    with pytest.raises(Failure, match=r"sends config\.json to what is no address|cannot be"):
+    with pytest.raises(Failure, match=r"sends config\.json .* to what is no address|cannot be"):
         fetch(server)
     assert time.monotonic() - start < 3
 
@@ -239,7 +239,7 @@ def test_a_circle_of_redirects_of_a_body_ends(
             plain(handler)
 
     monkeypatch.setattr(Handler, "respond", respond)
-    with pytest.raises(Failure, match="circle of redirects"):
+    with pytest.raises(Failure, match="in a circle"):
         fetch(server)
 
 
@@ -313,9 +313,8 @@ def test_a_wrong_proxy_is_told_without_its_password(
         b"[" * 500_000,
         b'{"a":' * 100_000,
         config_json(model_type="x" * 900_000),
-        config_json(architectures=["x" * 900_000]),
-        config_json(architectures={"a": 1}),
-        config_json(architectures=[None]),
+        json.dumps({"architectures": ["x" * 900_000]}).encode(),
+        json.dumps({"architectures": [None]}).encode(),
         b'{"model_type": 1' + b"0" * 5000 + b"}",
         b"\xff\xfe{}",
         json.dumps({"n_layer": 10**300}).encode(),

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from gpt2lab.errors import InputError
 from gpt2lab.files import torchfile
 from gpt2lab.files.file_facts import known_sha256
-from gpt2lab.files.io import accessing, file_sha256, is_file_name, map_bytes
+from gpt2lab.files.io import accessing, file_sha256, is_file_name
 from gpt2lab.files.json_files import checked, read_json
 from gpt2lab.weights import foreign, tokenizer_files
 from gpt2lab.weights.formats import tensorbundle
@@ -114,18 +114,22 @@ class Checked(NamedTuple):
     fault: str | None
 
 
+def hub_hash(path: Path, etag: str) -> str:
+    """The hash of a file that its ETag on the hub should be: sha256, or git's of a small file."""
+    if len(etag) == 64:
+        return file_sha256(path)
+    head = b"blob %d\0" % path.stat().st_size
+    with path.open("rb") as file:
+        git = hashlib.file_digest(file, lambda: hashlib.sha1(head, usedforsecurity=False))
+    return git.hexdigest()
+
+
 def _of_blob(path: Path) -> Checked | None:
-    """A file of the hub's cache: its link leads to a blob whose name is a sha256 or git's hash."""
+    """A file of the hub's cache: its link leads to a blob whose name is its hash."""
     name = path.resolve().name if path.is_symlink() else ""
-    if re.fullmatch(r"[0-9a-f]{64}", name):
-        differs = file_sha256(path) != name
-    elif re.fullmatch(r"[0-9a-f]{40}", name):
-        data = map_bytes(path)
-        digest = hashlib.sha1(b"blob %d\0" % data.size, usedforsecurity=False)
-        digest.update(data.data)
-        differs = digest.hexdigest() != name
-    else:
+    if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", name):
         return None
+    differs = hub_hash(path, name) != name
     return Checked(path, "hub cache", "differs from what was downloaded" if differs else None)
 
 

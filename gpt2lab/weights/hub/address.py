@@ -1,7 +1,7 @@
 """The address of a model on the Hugging Face hub, and the settings with which it is asked.
 
-huggingface_hub brings the token, the errors and the settings (HF_ENDPOINT, HF_HUB_OFFLINE,
-HF_TOKEN, HF_HUB_DOWNLOAD_TIMEOUT, proxies). No message repeats a password.
+huggingface_hub brings the stored token and the settings of the environment (HF_ENDPOINT,
+HF_HUB_OFFLINE, HF_TOKEN, HF_HUB_DOWNLOAD_TIMEOUT, proxies). No message repeats a password.
 """
 
 from __future__ import annotations
@@ -20,17 +20,14 @@ from gpt2lab.errors import InputError, quoted
 from gpt2lab.files.visible import reason, shown
 
 ENDPOINT = "https://huggingface.co"
-TRUE = ("1", "ON", "YES", "TRUE")  # what huggingface_hub takes for true
-WEB = ("http", "https")
-HTTP_ERRORS = {"HTTPError", "InvalidURL", "CookieConflict", "StreamError"}
 
 
 @dataclass(frozen=True)
 class Hub:
     """One model at one address: everything a request needs.
 
-    endpoint: without a name and password, so that messages may show it. login: what it held of
-    them, as the header that sends it; the token's place, as there is but one.
+    endpoint: without a name and password, so that messages may show it. login: the header that
+    sends these; it takes the token's place, as there is but one.
     """
 
     endpoint: str
@@ -56,11 +53,6 @@ class Hub:
         return headers
 
 
-def hidden(text: str) -> str:
-    """A text without the name and password of an address in it."""
-    return re.sub(r"//\S*@", "//", text)
-
-
 def library() -> Any:
     """huggingface_hub, imported when the network is wanted, without its remarks."""
     with warnings.catch_warnings():
@@ -73,19 +65,10 @@ def library() -> Any:
     return huggingface_hub
 
 
-def kinds(error: BaseException) -> set[str]:
-    """The names of an exception's classes. httpx has been renamed once, its classes have not."""
-    return {kind.__name__ for kind in type(error).__mro__}
-
-
-def is_http(error: BaseException) -> bool:
-    return bool(kinds(error) & HTTP_ERRORS)
-
-
 def is_offline() -> bool:
     """Whether the environment forbids the network, in huggingface_hub's or transformers' words."""
     value = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
-    return value.upper() in TRUE
+    return value.upper() in ("1", "ON", "YES", "TRUE")
 
 
 def endpoint_and_login(given: str | None) -> tuple[str, str | None]:
@@ -93,7 +76,7 @@ def endpoint_and_login(given: str | None) -> tuple[str, str | None]:
     endpoint = (given or os.environ.get("HF_ENDPOINT") or ENDPOINT).strip().rstrip("/")
     try:
         parts = urlsplit(endpoint)
-        usable = parts.scheme in WEB and parts.hostname and parts.port != 0
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:  # a port that is no number
         usable = False
     if not usable or not endpoint.isprintable() or " " in endpoint:
@@ -108,11 +91,10 @@ def endpoint_and_login(given: str | None) -> tuple[str, str | None]:
 
 
 def token_of(given: str | None) -> str | None:
-    """The token given, else the one that the hub's own login left; its words are not repeated."""
-    utils = library().utils
+    """The token given, else the one that the hub's own login left; no message repeats it."""
     try:
-        token = utils.get_token_to_send(given.strip() if given else None)
-    except Exception as error:  # a broken login may raise anything; the token is optional
+        token = library().utils.get_token_to_send(given.strip() if given else None)
+    except Exception as error:  # a broken login may raise anything
         raise InputError(
             f"the stored hub token cannot be read ({reason(error)}); give one by HF_TOKEN"
         ) from error

@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from gpt2lab.errors import Failure, InputError
-from gpt2lab.files.io import file_sha256
 from gpt2lab.files.visible import reason
-from gpt2lab.weights.hub import address, failures
+from gpt2lab.weights import checksums
 from gpt2lab.weights.hub import transfer as web
-from gpt2lab.weights.hub.address import Hub
-from gpt2lab.weights.hub.transfer import Remote
+from gpt2lab.weights.hub.address import Hub, library
+from gpt2lab.weights.hub.transfer import Passing, Remote
 
 #: Called while a file arrives with its name, the bytes that are there, and all of them (or None).
 Progress = Callable[[str, int, int | None], None]
@@ -59,7 +58,7 @@ def _start(hub: Hub, remote: Remote, answer: Any, path: Path, have: int) -> int:
     if have and answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
         return have
     path.unlink(missing_ok=True)  # it understood something else; from the start, then
-    raise failures.Passing(f"{hub.endpoint} cannot go on with {remote.file}; run the command again")
+    raise Passing(f"{hub.endpoint} cannot go on with {remote.file}; run the command again")
 
 
 def _receive(hub: Hub, remote: Remote, path: Path, progress: Progress | None) -> None:
@@ -67,7 +66,6 @@ def _receive(hub: Hub, remote: Remote, path: Path, progress: Progress | None) ->
 
     A body is left as soon as it is longer than the file may be; the check will say how.
     """
-    most = remote.limit if remote.size is None else remote.size
     have = _length(path)
     with web.opened(hub, remote.file, have) as answer:
         have = _start(hub, remote, answer, path, have)
@@ -78,27 +76,12 @@ def _receive(hub: Hub, remote: Remote, path: Path, progress: Progress | None) ->
                 have += len(piece)
                 if progress:
                     progress(remote.file, have, remote.size)
-                if have > most:
+                if have > (remote.limit if remote.size is None else remote.size):
                     break
 
 
 def _fetch(hub: Hub, remote: Remote, path: Path, progress: Progress | None) -> None:
     """Fetch a file to `path`, resuming from what is there. Cut transfers are taken up again."""
-
-    def attempt() -> None:
-        if remote.size is not None and path.exists() and _length(path) >= remote.size:
-            return
-        with failures.network(hub, remote.file):
-            _receive(hub, remote, path, progress)
-        if _length(path) < (remote.size or 0):
-            raise failures.Passing(f"{hub.endpoint} sent too little of {remote.file}; run it again")
-
-    failures.patiently(
-        attempt, web.WAITS, (failures.Passing, failures.NoConnection), lambda: _length(path)
-    )
-
-
-def _need_room(hub: Hub, remote: Remote, path: Path) -> None:
     missing, free = (remote.size or 0) - _length(path), shutil.disk_usage(path.parent).free
     if missing > free:
         raise Failure(
@@ -106,15 +89,15 @@ def _need_room(hub: Hub, remote: Remote, path: Path) -> None:
             f"{free / 1e6:,.1f} MB free; make room, or set HF_HUB_CACHE to another disk"
         )
 
+    def attempt() -> None:
+        if remote.size is not None and path.exists() and _length(path) >= remote.size:
+            return
+        with web.network(hub, remote.file):
+            _receive(hub, remote, path, progress)
+        if _length(path) < (remote.size or 0):
+            raise Passing(f"{hub.endpoint} sent too little of {remote.file}; run it again")
 
-def _hash(path: Path, etag: str) -> str:
-    """The hash of a file that its etag should be: sha256, or git's of a small file."""
-    if len(etag) == 64:
-        return file_sha256(path)
-    head = b"blob %d\0" % path.stat().st_size
-    with path.open("rb") as file:
-        git = hashlib.file_digest(file, lambda: hashlib.sha1(head, usedforsecurity=False))
-    return git.hexdigest()
+    web.patiently(attempt, web.WAITS, (Passing, web.NoConnection), lambda: _length(path))
 
 
 def _fault(remote: Remote, path: Path) -> str | None:
@@ -124,12 +107,8 @@ def _fault(remote: Remote, path: Path) -> str | None:
         return f"it has {size} bytes, expected {remote.size}"
     if size > remote.limit:
         return f"it has more than {remote.limit:,} bytes, which it may have at most"
-    if not remote.is_hashed:
-        return None
-    if (found := _hash(path, remote.etag)) == remote.etag:
-        return None
-    kind = "sha256" if len(found) == 64 else "git hash"
-    return f"its {kind} is {found}, expected {remote.etag}"
+    found = checksums.hub_hash(path, remote.etag) if remote.is_hashed else remote.etag
+    return None if found == remote.etag else f"its hash is {found}, expected {remote.etag}"
 
 
 def fetch_checked(hub: Hub, remote: Remote, path: Path, progress: Progress | None) -> None:
@@ -137,7 +116,6 @@ def fetch_checked(hub: Hub, remote: Remote, path: Path, progress: Progress | Non
     as the part from an earlier call may have been the bad one."""
     fault = None
     for _ in range(2 if path.exists() else 1):
-        _need_room(hub, remote, path)
         _fetch(hub, remote, path, progress)
         fault = _fault(remote, path)
         if fault is None:
@@ -165,19 +143,11 @@ def _only_a_file(path: Path) -> None:
         path.unlink()
 
 
-def _blob_name(remote: Remote) -> str:
-    """The name of a file's bytes in the cache. An etag that is no hash may be that of all files."""
-    if remote.is_hashed:
-        return remote.etag
-    what = "\n".join((remote.commit, remote.file, remote.etag))
-    return hashlib.sha256(what.encode()).hexdigest()
-
-
-def _obtain(hub: Hub, remote: Remote, force: bool, progress: Progress | None) -> None:
+def _obtain(hub: Hub, remote: Remote, name: str, force: bool, progress: Progress | None) -> None:
     """Have a checked file in the snapshot: the one that is there, else a fetched one."""
-    blob = hub.folder / "blobs" / _blob_name(remote)
+    blob = hub.folder / "blobs" / name
     pointer = hub.folder / "snapshots" / remote.commit / remote.file
-    partial = blob.with_name(f"{blob.name}.incomplete")  # older versions of the hub go on with it
+    partial = blob.with_name(f"{name}.incomplete")  # older versions of the hub go on with it
     there = next((path for path in (blob, pointer) if path.is_file()), None)
     if there and not force and _fault(remote, there) is None:
         if there == blob and not (pointer.is_symlink() and pointer.exists()):
@@ -193,10 +163,14 @@ def _obtain(hub: Hub, remote: Remote, force: bool, progress: Progress | None) ->
 
 def obtain(hub: Hub, remote: Remote, force: bool, progress: Progress | None) -> None:
     """Have a file, after other processes that fetch the same one."""
+    name = remote.etag
+    if not remote.is_hashed:  # such an etag may be that of all files
+        what = "\n".join((remote.commit, remote.file, remote.etag))
+        name = hashlib.sha256(what.encode()).hexdigest()
     with writing(hub):
         for folder in (hub.locks, hub.folder / "blobs"):
             folder.mkdir(parents=True, exist_ok=True)
-        lock = hub.locks / f"{_blob_name(remote)}.lock"
+        lock = hub.locks / f"{name}.lock"
         _only_a_file(lock)
-        with address.library().utils.WeakFileLock(lock):
-            _obtain(hub, remote, force, progress)
+        with library().utils.WeakFileLock(lock):
+            _obtain(hub, remote, name, force, progress)

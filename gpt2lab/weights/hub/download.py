@@ -12,84 +12,51 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from gpt2lab.config import Config
-from gpt2lab.errors import Failure, InputError, few, quoted
+from gpt2lab.errors import Failure, InputError, few
 from gpt2lab.files.atomic import write_whole
-from gpt2lab.files.json_files import parse_json
 from gpt2lab.files.visible import shown
 from gpt2lab.weights import find, tokenizer_files
-from gpt2lab.weights.find import OFFICIAL
 from gpt2lab.weights.formats import hf_config, huggingface
-from gpt2lab.weights.hub import address, failures
+from gpt2lab.weights.hub import address, transfer
 from gpt2lab.weights.hub.address import Hub
 from gpt2lab.weights.hub.cached_file import Progress, fetch_checked, obtain, writing
 from gpt2lab.weights.hub.transfer import Remote, look
 
 log = logging.getLogger(__name__)
 
-
-EXTRAS = ("generation_config.json", *tokenizer_files.FILES)
-WEIGHTS = (  # in the order of choice
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
 # Bytes that a file may have at most, of which a body without a stated size would know nothing.
 CONFIG_LIMIT = 1 << 20  # of the two configurations, which have one or two thousand
 TEXT_LIMIT = 1 << 26  # of vocabularies and indices; GPT-2's tokenizer.json has 1.4 million
 PER_PARAMETER = 16  # of weights: twice float64, for heads and masks that lie beside them
 
 
-def _config(hub: Hub) -> Remote:
-    config = look(hub, "config.json", CONFIG_LIMIT)
-    if config is None:
+def _described(hub: Hub) -> Remote:
+    remote = look(hub, "config.json", CONFIG_LIMIT)
+    if remote is None:
         raise InputError(
             f"there is no {hub.repo} with a config.json at {hub.endpoint}, revision "
             f"{hub.revision} (HTTP 404); check the spelling, and that it is for transformers"
         )
-    return config
+    return remote
 
 
-def _is_text(value: Any, begin: str) -> bool:
-    return isinstance(value, str) and value.startswith(begin)
-
-
-def _check_kind(hub: Hub, values: dict[str, Any]) -> None:
-    """Refuse what is no GPT-2 by its config.json."""
-    named = values.get("architectures") or []
-    named = named if isinstance(named, list) else [named]
-    kind = values.get("model_type", "gpt2")
-    if kind != "gpt2" or (named and not any(_is_text(one, "GPT2") for one in named)):
-        what = named[0] if kind == "gpt2" else kind
-        said = shown(what) if isinstance(what, str) else quoted(what)
-        raise InputError(f"{hub.repo} is a {said}, not a GPT-2; nothing was fetched")
-
-
-def _checked_config(hub: Hub, config: Remote) -> Config:
+def _checked_config(hub: Hub, remote: Remote) -> Config:
     """The configuration, by a passing copy of config.json: of what is no GPT-2 nothing is kept."""
-    with writing(hub):
-        hub.locks.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=hub.locks) as folder:
-            path = Path(folder) / config.file
-            fetch_checked(hub, config, path, None)
-            _check_kind(hub, parse_json(path.read_bytes(), f"{hub.repo}: config.json"))
-            try:
-                return hf_config.configuration(Path(folder))
-            except InputError as error:
-                raise InputError(str(error).replace(folder, hub.repo)) from error
-
-
-def _weights_limit(config: Config) -> int:
-    return PER_PARAMETER * find.count(config, tied=False) + TEXT_LIMIT
+    with TemporaryDirectory() as folder:
+        fetch_checked(hub, remote, Path(folder) / remote.file, None)
+        try:
+            return hf_config.configuration(Path(folder))
+        except InputError as error:
+            said = str(error).replace(folder, hub.repo)
+            raise InputError(f"{said}; nothing was fetched") from error
 
 
 def _weights(hub: Hub, limit: int) -> Remote:
     """The file that leads to the weights, safetensors first."""
-    for name in WEIGHTS:
-        remote = look(hub, name, TEXT_LIMIT if name in huggingface.SHARDED else limit)
+    for whole, index in zip(huggingface.WEIGHTS, huggingface.SHARDED, strict=True):
+        remote = look(hub, whole, limit) or look(hub, index, TEXT_LIMIT)
         if remote:
             return remote
     raise InputError(
@@ -106,23 +73,6 @@ def _shards(hub: Hub, index: Path, limit: int) -> Iterator[Remote]:
         yield shard
 
 
-def _extras(hub: Hub) -> Iterator[Remote]:
-    """What lies beside the weights: recommended settings and the vocabulary."""
-    for name in EXTRAS:
-        is_small = name == "generation_config.json"
-        remote = look(hub, name, CONFIG_LIMIT if is_small else TEXT_LIMIT)
-        if remote:
-            yield remote
-
-
-def _name_commit(hub: Hub, commit: str) -> None:
-    """So that a branch or tag is found without the network."""
-    ref = hub.folder / "refs" / hub.revision
-    with writing(hub):
-        ref.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(ref, commit)
-
-
 def _warn_of_unchecked(hub: Hub, remotes: list[Remote]) -> None:
     unchecked = [remote for remote in remotes if not remote.is_hashed]
     if unchecked:
@@ -136,20 +86,26 @@ def _warn_of_unchecked(hub: Hub, remotes: list[Remote]) -> None:
 
 
 def _snapshot(hub: Hub, force: bool, progress: Progress | None) -> Path:
-    config = _config(hub)
-    pinned = replace(hub, revision=config.commit)  # the branch may move while we fetch
-    folder = hub.folder / "snapshots" / config.commit
-    limit = _weights_limit(_checked_config(pinned, config))
+    described = _described(hub)
+    pinned = replace(hub, revision=described.commit)  # the branch may move while we fetch
+    folder = hub.folder / "snapshots" / described.commit
+    config = _checked_config(pinned, described)
+    limit = PER_PARAMETER * find.count(config, tied=False) + TEXT_LIMIT
     weights = _weights(pinned, limit)
-    remotes = [config, *_extras(pinned), weights]
+    settings = look(pinned, "generation_config.json", CONFIG_LIMIT)
+    vocabulary = [look(pinned, name, TEXT_LIMIT) for name in tokenizer_files.FILES]
+    remotes = [found for found in (described, settings, *vocabulary, weights) if found]
     for remote in remotes:
         obtain(pinned, remote, force, progress)
     if weights.file in huggingface.SHARDED:
         for shard in _shards(pinned, folder / weights.file, limit):
             obtain(pinned, shard, force, progress)
             remotes.append(shard)
-    if hub.revision != config.commit:
-        _name_commit(hub, config.commit)
+    if hub.revision != described.commit:  # so that a branch or tag is found without the network
+        ref = hub.folder / "refs" / hub.revision
+        with writing(hub):
+            ref.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(ref, described.commit)
     _warn_of_unchecked(hub, remotes)
     return folder
 
@@ -177,7 +133,7 @@ def download(
     if repo is None:
         raise InputError(
             f"{shown(name)!r} is no model of the hub; give an official size "
-            f"({', '.join(OFFICIAL)}) or a hub name (owner/name)"
+            f"({', '.join(find.OFFICIAL)}) or a hub name (owner/name)"
         )
     revision = address.revision_of(revision)
     kept = find.snapshot(repo, revision)
@@ -185,7 +141,7 @@ def download(
         if force:
             raise InputError("force fetches again what is there, offline forbids it; give one")
         if kept is None:
-            raise failures.offline(repo)
+            raise transfer.offline(repo)
         return kept
     where = address.endpoint_and_login(endpoint)
     hub = Hub(*where, repo, revision, address.token_of(token), find.repo_folder(repo))
