@@ -25,18 +25,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2lab.commands.prepare import command
-from gpt2lab.corpus import encode, encoding_pass, holdout
+from gpt2lab.corpus import encoding_pass, shard_file
 from gpt2lab.corpus import prepare as room
 from gpt2lab.corpus.batches import Batches
 from gpt2lab.corpus.documents import Reading, decoding, document_parts, plain, text_files
 from gpt2lab.corpus.manifest import MANIFEST, summary
 from gpt2lab.corpus.open import open_set
+from gpt2lab.corpus.preparation import RANGE, holdout_limit
 from gpt2lab.corpus.prepare import prepare
 from gpt2lab.corpus.prepare_log import PROGRESS
-from gpt2lab.corpus.shard_file import Mark, ShardWriter, _RowWriter, read_row, token_dtype
+from gpt2lab.corpus.shard_file import Mark, ShardWriter, read_row, token_dtype
 from gpt2lab.corpus.token_set import TokenSet
 from gpt2lab.errors import Failure, InputError, MissingExtraError
-from gpt2lab.files.io import accessing
 from gpt2lab.text.tokenizer import Tokenizer, official
 
 from .corpus_helpers import MARK, parts_of, texts_of, write
@@ -342,7 +342,7 @@ def test_the_manifest_tells_all(tmp_path):
 
 @pytest.mark.parametrize("workers", [2, 5])
 def test_workers_change_no_byte(tmp_path, monkeypatch, workers):
-    monkeypatch.setattr(encode, "CHUNK", 500)
+    monkeypatch.setattr(encoding_pass, "CHUNK", 500)
     paths = [write(tmp_path / f"{n}.txt", story(40, n)) for n in range(3)]
     prepare(paths, tmp_path / "one", **small())
     prepare(paths, tmp_path / "many", **small(workers=workers))
@@ -367,8 +367,8 @@ def test_long_documents_are_moved_whole_when_held_out(tmp_path, monkeypatch):
     """Which side one falls on shows at its end; until then it stands among those kept."""
     monkeypatch.setattr(plain, "PIECE", 200)
     monkeypatch.setattr(decoding, "BLOCK", 200)
-    monkeypatch.setattr(encode, "CHUNK", 300)
-    monkeypatch.setattr(ShardWriter, "FLUSH", 50)
+    monkeypatch.setattr(encoding_pass, "CHUNK", 300)
+    monkeypatch.setattr(shard_file, "BUFFER", 50)
     path = write(tmp_path / "a.txt", story(30, words=300))
     prepare([path], tmp_path / "pieces", **small(held_out=0.3))
     monkeypatch.undo()
@@ -439,14 +439,13 @@ def test_a_document_stays_on_its_side(tmp_path):
     assert set(sides(path, out, held_out=0.2, seed=1)[1]) != set(again)
 
 
-@given(st.integers(2, 6), st.sampled_from([1e-9, 0.01, 0.5, 0.99999]), st.integers(0, 50))
+@given(
+    st.lists(st.integers(0, RANGE - 1), min_size=2, max_size=6, unique=True),
+    st.sampled_from([1e-9, 0.01, 0.5, 0.99999]),
+)
 @settings(max_examples=60, deadline=None)
-def test_there_is_one_on_each_side(count, share, seed):
-    texts = [(f"text {n}", True) for n in range(count)]
-    limit = holdout.holdout_limit(texts, share, seed)
-    numbers = list(holdout.numbers(texts, seed))
-    assert min(numbers) < limit <= max(numbers)
-    assert holdout.holdout_limit(texts, 0, seed) == 0
+def test_there_is_one_on_each_side(numbers, share):
+    assert min(numbers) < holdout_limit(numbers, share) <= max(numbers)
 
 
 def test_a_single_document_is_kept_and_said(tmp_path, notes):
@@ -470,8 +469,8 @@ def test_named_texts_are_held_out_alone(tmp_path):
 
 SLOW = """
 import sys, time
-from gpt2lab.corpus import encode, encoding_pass, prepare
-encoding_pass.COMMIT, encode.CHUNK = 0.0, 2000
+from gpt2lab.corpus import encoding_pass, prepare
+encoding_pass.COMMIT, encoding_pass.CHUNK = 0.0, 2000
 def wait(progress): time.sleep(0.004)
 prepare.prepare(
     sys.argv[2:], sys.argv[1], held_out=0.1, shard_tokens=3000, workers=2, progress=wait
@@ -529,7 +528,7 @@ def stopping_after(count: int):
 
 def half_done(paths: list[Path], out: Path, monkeypatch, chunks: int = 20, **more) -> None:
     monkeypatch.setattr(encoding_pass, "COMMIT", 0.0)
-    monkeypatch.setattr(encode, "CHUNK", 500)
+    monkeypatch.setattr(encoding_pass, "CHUNK", 500)
     with pytest.raises(KeyboardInterrupt):
         prepare(paths, out, progress=stopping_after(chunks), **small(**more))
     assert (out / PROGRESS).exists()
@@ -602,17 +601,16 @@ def test_a_damaged_log_is_not_continued(tmp_path, monkeypatch, notes, damage):
 def test_a_full_disk_loses_nothing(tmp_path, monkeypatch, notes):
     paths = [write(tmp_path / "a.txt", story(60))]
     monkeypatch.setattr(encoding_pass, "COMMIT", 0.0)
-    monkeypatch.setattr(encode, "CHUNK", 500)
-    flush, calls = _RowWriter.flush, iter(range(1000))
+    monkeypatch.setattr(encoding_pass, "CHUNK", 500)
+    sync, calls = ShardWriter.sync, iter(range(1000))
 
     def full(writer):
         if next(calls) == 30:
-            with accessing(tmp_path / "out" / "x", "written"):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        flush(writer)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(writer)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_RowWriter, "flush", full)
+        patch.setattr(ShardWriter, "sync", full)
         with pytest.raises(Failure, match="No space left on device; free some space"):
             prepare(paths, tmp_path / "out", **small())
     prepare(paths, tmp_path / "out", **small())
@@ -1019,7 +1017,7 @@ def test_the_command_takes_the_vocabulary_of_a_model(tmp_path):
         (b"text", ["--held-out", "1"], "held_out: 1.0 is no share"),
         (b"text", ["--learn", "300", "--characters"], "give one of them"),
         (b"text", ["--learn", "10"], "n_vocab: 10 is below 257"),
-        (b"text", ["--workers", "0"], "both must be at least 1"),
+        (b"text", ["--workers", "0"], "workers is 0; it must be an integer >= 1"),
     ],
 )
 def test_the_users_mistakes_are_one_line_and_exit_code_2(tmp_path, data, more, message):
@@ -1033,8 +1031,8 @@ def test_the_users_mistakes_are_one_line_and_exit_code_2(tmp_path, data, more, m
 PRESSED = """
 import os, signal, sys
 from gpt2lab import commands
-from gpt2lab.corpus import encode, encoding_pass as room
-room.COMMIT, encode.CHUNK, commit = 0.0, 500, room.EncodingPass._commit
+from gpt2lab.corpus import encoding_pass as room
+room.COMMIT, room.CHUNK, commit = 0.0, 500, room.EncodingPass._commit
 def pressed(work):
     commit(work)
     os.kill(os.getpid(), signal.SIGINT)

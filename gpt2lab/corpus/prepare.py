@@ -13,27 +13,30 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import filelock
 
+from gpt2lab import checks
 from gpt2lab.corpus.documents import Findings, read_by, report, text_files
 from gpt2lab.corpus.encoding_pass import EncodingPass, PrepareProgress
-from gpt2lab.corpus.manifest import MANIFEST, read_manifest
-from gpt2lab.corpus.preparation import Preparation, vocabulary
+from gpt2lab.corpus.manifest import FORMAT, MANIFEST, VERSION, read_manifest, summary
+from gpt2lab.corpus.preparation import DRAWN, Preparation
 from gpt2lab.corpus.prepare_log import PROGRESS, PrepareLog
 from gpt2lab.corpus.shard_file import KINDS, shard_path
 from gpt2lab.corpus.token_set import SPLITS, vocabulary_hash
 from gpt2lab.errors import InputError
 from gpt2lab.files.atomic import write_whole
-from gpt2lab.files.io import accessing, file_sha256
+from gpt2lab.files.file_facts import known_sha256
+from gpt2lab.files.io import accessing
 from gpt2lab.text.tokenizer import Tokenizer, official
 
 log = logging.getLogger(__name__)
 
 LOCK = ".lock"
+MAX_SEED = 2**63 - 1
 
 
 class PreparedOtherwiseError(InputError):
@@ -69,6 +72,34 @@ class Prepared:
         )
 
 
+def _read(work: Preparation, manifest: dict[str, Any]) -> tuple[str, ...]:
+    """Describe what was read, for people."""
+    files = manifest["sources"]
+    found = [Findings(**file["found"]) for file in files]
+    documents = sum(file["documents"] for file in files)
+    return tuple(report(found, documents, work.left_out, work.reading))
+
+
+def _prepared(work: Preparation, manifest: dict[str, Any], is_new: bool) -> Prepared:
+    splits = manifest["splits"]
+    tokens, documents = (
+        {split: splits[split][what] for split in SPLITS} for what in ("tokens", "documents")
+    )
+    n_vocab, read = manifest["vocabulary"]["n_vocab"], _read(work, manifest)
+    return Prepared(work.out, tokens, documents, manifest["characters"], n_vocab, read, is_new)
+
+
+def _clear(out: Path, kept: Iterable[Path] = ()) -> None:
+    """Remove what an earlier call made, but for what is kept; other files are left alone."""
+    shards = (f"{split}-*.{kind}*" for split in SPLITS for kind in KINDS)
+    found = {path for name in (MANIFEST, PROGRESS, *shards) for path in out.glob(name)}
+    for path in found - set(kept):
+        path.unlink()
+
+
+# --- a folder that was prepared before ------------------------------------------------------------
+
+
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:
     """Describe the settings that differ."""
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
@@ -78,30 +109,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:
 def _is_same(manifest: dict[str, Any], work: Preparation) -> bool:
     """Whether a finished folder was made of these very files."""
     made = [(s["split"], s["bytes"], s["sha256"]) for s in manifest["sources"]]
-    if [entry[:2] for entry in made] != [(split, file.size) for split, file in work.all]:
-        return False
-    pairs = zip(made, work.all, strict=True)
-    return all(entry[2] == file_sha256(file.path) for entry, (_, file) in pairs)
-
-
-def _prepared(out: Path, manifest: dict[str, Any], read: list[str], is_new: bool) -> Prepared:
-    splits = manifest["splits"]
-    return Prepared(
-        out,
-        {split: splits[split]["tokens"] for split in SPLITS},
-        {split: splits[split]["documents"] for split in SPLITS},
-        manifest["characters"],
-        manifest["vocabulary"]["n_vocab"],
-        tuple(read),
-        is_new,
-    )
-
-
-def _read(work: Preparation, manifest: dict[str, Any]) -> list[str]:
-    """Describe what was read, for people."""
-    files = manifest["sources"]
-    found = [Findings(**file["found"]) for file in files]
-    return report(found, sum(file["documents"] for file in files), work.left, work.reading)
+    return made == [(split, f.size, known_sha256(f.path)) for split, f in work.files]
 
 
 def _finished(work: Preparation) -> Prepared:
@@ -115,21 +123,7 @@ def _finished(work: Preparation) -> Prepared:
             f"{work.out}: was prepared otherwise ({other}); choose another folder, or replace it "
             "with --force"
         )
-    return _prepared(work.out, manifest, _read(work, manifest), is_new=False)
-
-
-def _remove_shards(out: Path, kept: frozenset[Path] = frozenset()) -> None:
-    """Remove the shards in a folder but those that are kept; other files are left alone."""
-    for pattern in (f"{split}-*.{kind}*" for split in SPLITS for kind in KINDS):
-        for path in set(out.glob(pattern)) - kept:
-            path.unlink()
-
-
-def _clear(out: Path) -> None:
-    """Remove what an earlier call made; other files are left alone."""
-    for name in (MANIFEST, PROGRESS):
-        (out / name).unlink(missing_ok=True)
-    _remove_shards(out)
+    return _prepared(work, manifest, is_new=False)
 
 
 def _look(work: Preparation, force: bool) -> Prepared | None:
@@ -146,9 +140,7 @@ def _look(work: Preparation, force: bool) -> Prepared | None:
 
 def _unfinished(work: Preparation) -> PrepareLog | None:
     """Return the log of unfinished work that can be continued, at the place to continue from."""
-    if not (work.out / PROGRESS).is_file():
-        return None
-    done = PrepareLog.read(work.out)
+    done = PrepareLog.read(work.out) if (work.out / PROGRESS).is_file() else None
     if done is None or not done.vocabulary or not done.at.characters:
         return None
     if other := _differences(done.settings, work.settings()):
@@ -162,8 +154,11 @@ def _unfinished(work: Preparation) -> PrepareLog | None:
             "from the beginning"
         )
         return None
-    done.take_back(work.all)
+    done.take_back(work.files)
     return done
+
+
+# --- preparing ------------------------------------------------------------------------------------
 
 
 def _begun(work: Preparation) -> tuple[PrepareLog, Tokenizer]:
@@ -174,11 +169,47 @@ def _begun(work: Preparation) -> tuple[PrepareLog, Tokenizer]:
     _clear(work.out)
     done = PrepareLog(work.out, work.settings())
     done.save()
-    texts = work.identities()
-    tokenizer = vocabulary(work)
+    texts, tokenizer = work.identities(), work.vocabulary()
     tokenizer.save(work.out)
     done.vocabulary = {"sha256": vocabulary_hash(tokenizer), "texts": texts}
     return done, tokenizer
+
+
+def _limited(work: Preparation, done: PrepareLog) -> None:
+    """Note which documents are held out; where these are others now, all is read again."""
+    limit = work.limit()
+    if done.vocabulary.setdefault("limit", limit) != limit:
+        log.warning(
+            "with the texts as they are now, other documents are held out; all is read again"
+        )
+        done.vocabulary["limit"] = limit
+        done.restart()
+    done.save()
+
+
+def _manifest(
+    work: Preparation, done: PrepareLog, tokenizer: Tokenizer, counts: list[int]
+) -> dict[str, Any]:
+    """Describe a set of `counts` shards in each split."""
+    sources = [asdict(entry) for entry in done.entries]
+    for source in sources:
+        del source["start"]
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "vocabulary": {
+            "sha256": done.vocabulary["sha256"],
+            "n_vocab": tokenizer.n_vocab,
+            "end_token": tokenizer.end_token,
+        },
+        "settings": work.settings(),
+        "characters": done.at.characters,
+        "splits": {
+            split: summary(work.out, split, count, tokenizer.n_vocab)
+            for split, count in zip(SPLITS, counts, strict=True)
+        },
+        "sources": sources,
+    }
 
 
 def _finish(out: Path, manifest: dict[str, Any]) -> None:
@@ -189,7 +220,7 @@ def _finish(out: Path, manifest: dict[str, Any]) -> None:
         for number in range(len(manifest["splits"][split]["shards"]))
         for kind in KINDS
     }
-    _remove_shards(out, frozenset(made))
+    _clear(out, {out / PROGRESS, *made})
     write_whole(out / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     (out / PROGRESS).unlink()
 
@@ -198,21 +229,15 @@ def _run(
     work: Preparation, workers: int, progress: Callable[[PrepareProgress], None] | None
 ) -> Prepared:
     done, tokenizer = _begun(work)
-    limit = work.limit()
-    if done.vocabulary.setdefault("limit", limit) != limit:
-        log.warning(
-            "with the texts as they are now, other documents are held out; all is read again"
-        )
-        done.vocabulary["limit"] = limit
-        done.restart()
-    done.save()
-    manifest = EncodingPass(work, done, tokenizer).run(workers, progress)
-    read = _read(work, manifest)
+    _limited(work, done)
     with accessing(work.out, "written"):
+        counts = EncodingPass(work, done, tokenizer).run(workers, progress)
+        manifest = _manifest(work, done, tokenizer, counts)
         _finish(work.out, manifest)
-    for line in read:
+    prepared = _prepared(work, manifest, is_new=True)
+    for line in prepared.read:
         log.info(line)
-    return _prepared(work.out, manifest, read, is_new=True)
+    return prepared
 
 
 @contextmanager
@@ -236,10 +261,9 @@ def _alone(out: Path) -> Iterator[None]:
 def _check(held_out: float, seed: int, shard_tokens: int, workers: int) -> None:
     if not 0 <= held_out < 1:
         raise InputError(f"held_out: {held_out} is no share; give 0 or more and less than 1")
-    if not 0 <= seed < 1 << 63:
-        raise InputError(f"seed: {seed} is outside 0 to 2**63 - 1")
-    if shard_tokens < 1 or workers < 1:
-        raise InputError(f"shard_tokens {shard_tokens}, workers {workers}: both must be at least 1")
+    checks.whole("seed", seed, 0, MAX_SEED)
+    checks.whole("shard_tokens", shard_tokens, 1)
+    checks.whole("workers", workers, 1)
 
 
 def prepare(
@@ -278,11 +302,11 @@ def prepare(
     _check(held_out, seed, shard_tokens, workers)
     if tokenizer is None and learn is None and not characters:
         tokenizer = official()
-    out, how = Path(out), read_by(tokenizer, characters, reading)
-    left: Counter[str] = Counter()
-    train = text_files(texts, leave_out=out, left=left)
-    held = text_files(val, leave_out=out, left=left) if (val := list(val)) else []
+    out, how, left_out = Path(out), read_by(tokenizer, characters, reading), Counter[str]()
+    train = text_files(texts, leave_out=out, left=left_out)
+    held = text_files(val, leave_out=out, left=left_out) if (val := list(val)) else []
+    files = [("train" if held else DRAWN, file) for file in train] + [("val", f) for f in held]
     share = 0.0 if held else held_out
-    work = Preparation(out, train, held, left, how, share, seed, shard_tokens, tokenizer, learn)
+    work = Preparation(out, files, left_out, how, share, seed, shard_tokens, tokenizer, learn)
     with _alone(out):
         return _look(work, force) or _run(work, workers, progress)

@@ -18,7 +18,8 @@ from gpt2lab.corpus.manifest import VERSION
 from gpt2lab.corpus.shard_file import Mark
 from gpt2lab.errors import InputError
 from gpt2lab.files.atomic import sync, write_whole
-from gpt2lab.files.io import accessing, file_sha256
+from gpt2lab.files.file_facts import known_sha256
+from gpt2lab.files.io import accessing
 from gpt2lab.files.json_files import checked, read_json
 
 log = logging.getLogger(__name__)
@@ -42,11 +43,6 @@ class Position(NamedTuple):
         return cls(file, documents, characters, Mark(*train), Mark(*val))
 
 
-def _modified(path: Path) -> int:
-    with accessing(path):
-        return path.stat().st_mtime_ns
-
-
 @dataclass
 class FileEntry:
     """A file of texts that was begun. start: where everything stood then.
@@ -56,23 +52,17 @@ class FileEntry:
 
     name: str
     bytes: int
-    modified: int
     sha256: str
     split: str
-    start: Position
     documents: int = 0
     found: dict[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def begun(cls, split: str, file: TextFile, start: Position) -> FileEntry:
-        """Describe a file as it is now."""
-        return cls(file.name, file.size, _modified(file.path), file_sha256(file.path), split, start)
+    start: Position = field(default_factory=Position)
 
     def is_still(self, split: str, file: TextFile) -> bool:
-        """Whether the file is the one that was read; its content decides where its time differs."""
+        """Whether the file is the one that was read."""
         if (self.name, self.bytes, self.split) != (file.name, file.size, split):
             return False
-        return self.modified == _modified(file.path) or self.sha256 == file_sha256(file.path)
+        return self.sha256 == known_sha256(file.path)
 
 
 @dataclass
@@ -110,15 +100,9 @@ class PrepareLog:
 
     def save(self) -> None:
         """Write the log; it is safe on the disk when this returns."""
-        values = {
-            "version": VERSION,
-            "settings": self.settings,
-            "vocabulary": self.vocabulary,
-            "entries": [asdict(entry) for entry in self.entries],
-            "at": self.at,
-        }
         path = self.folder / PROGRESS
-        write_whole(path, json.dumps(values) + "\n")
+        values = {name: value for name, value in asdict(self).items() if name != "folder"}
+        write_whole(path, json.dumps({"version": VERSION, **values}) + "\n")
         with accessing(path, "written"):
             sync(path)
 

@@ -11,6 +11,7 @@ import io
 import os
 import tokenize
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,12 +19,13 @@ import numpy as np
 from numpy.lib import format as npy
 
 from gpt2lab.errors import InputError
-from gpt2lab.files.io import accessing, map_bytes
+from gpt2lab.files.io import map_bytes
 from gpt2lab.files.visible import reason
 
 ENDS = np.dtype("<i8")
 HEADER = 128  # bytes before the numbers: NumPy aligns them, whatever the length of the row
 KINDS = ("tokens", "ends")
+BUFFER = 1 << 18  # tokens of an open shard that wait in memory, or are moved at once
 #: What NumPy raises at a damaged header, which is a Python literal: its tokenizer's errors pass.
 NPY_ERRORS = (ValueError, TypeError, SyntaxError, tokenize.TokenError)
 
@@ -67,85 +69,55 @@ def read_row(path: Path, dtype: np.dtype, length: int | None = None) -> np.ndarr
     return row.view(dtype)  # [length]
 
 
-def _header(dtype: np.dtype, length: int) -> bytes:
-    """Return what comes before a row of numbers in an .npy file."""
-    file = io.BytesIO()
-    values = {"descr": dtype.str, "fortran_order": False, "shape": (length,)}
-    npy.write_array_header_1_0(file, values)
-    assert file.tell() == HEADER
-    return file.getvalue()
-
-
-class _RowWriter:
-    """Writes one row of numbers as an .npy file, from any length that was written before."""
+class _Row:
+    """A row of numbers that grows in an .npy file, from the first `length` of an earlier one."""
 
     def __init__(self, path: Path, dtype: np.dtype, length: int) -> None:
-        """Open the file and cut it to `length` numbers; 0: begin it."""
-        self.path, self.length, self._dtype = path, length, dtype
-        self._waiting: list[np.ndarray] = []
-        self.n_waiting = 0
-        with accessing(path, "written"):
-            self._file = path.open("r+b" if length else "w+b", buffering=0)
-            if not length:
-                self._write(_header(dtype, 0))
-            if self._file.seek(0, os.SEEK_END) < self._size(length):
-                raise InputError(f"{path}: is cut off; start from the beginning with --force")
-            self.cut(length)
+        self.dtype = dtype
+        size = BUFFER * dtype.itemsize
+        self._file = path.open("r+b" if length else "w+b", buffering=size)
+        if length and self._file.seek(0, os.SEEK_END) < self._place(length):
+            raise InputError(f"{path}: is cut off; start from the beginning with --force")
+        self.cut(length)
 
-    def _size(self, length: int) -> int:
-        return HEADER + length * self._dtype.itemsize
-
-    def _write(self, data: bytes) -> None:
-        view = memoryview(data)
-        with accessing(self.path, "written"):
-            while view:
-                view = view[self._file.write(view) :]
+    def _place(self, number: int) -> int:
+        return HEADER + number * self.dtype.itemsize
 
     def add(self, numbers: np.ndarray) -> None:
-        """Append numbers; they are in the file after the next `flush`."""
-        self._waiting.append(numbers)
-        self.n_waiting += len(numbers)
+        """Append numbers; they are safe on the disk after the next `sync`."""
+        self._file.write(numbers.astype(self.dtype).data)
         self.length += len(numbers)
-
-    def flush(self) -> None:
-        """Give what waits to the file."""
-        if self._waiting:
-            self._write(np.concatenate(self._waiting).astype(self._dtype).tobytes())
-        self._waiting, self.n_waiting = [], 0
-
-    def sync(self) -> None:
-        """Bring everything to the disk."""
-        self.flush()
-        with accessing(self.path, "written"):
-            os.fsync(self._file.fileno())
 
     def cut(self, length: int) -> None:
         """Forget all numbers but the first `length`."""
-        self.flush()
-        self._file.truncate(self._size(length))
+        self._file.truncate(self._place(length))  # of an empty file: the header, as zeros
         self._file.seek(0, os.SEEK_END)
         self.length = length
 
-    def rest(self, start: int, most: int) -> Iterator[np.ndarray]:
-        """Read the numbers from `start` on, at most `most` at once."""
-        self.flush()
-        with accessing(self.path), self.path.open("rb") as file:
-            file.seek(self._size(start))
-            while data := file.read(most * self._dtype.itemsize):
-                yield np.frombuffer(data, self._dtype)
+    def rest(self, start: int) -> Iterator[np.ndarray]:
+        """Yield the numbers from `start` on."""
+        self._file.seek(self._place(start))
+        while data := self._file.read(BUFFER * self.dtype.itemsize):
+            yield np.frombuffer(data, self.dtype)
+
+    def sync(self) -> None:
+        """Bring everything to the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Write the header of the row as it is now, and close the file."""
-        self.flush()
-        with accessing(self.path, "written"):
-            self._file.seek(0)
-        self._write(_header(self._dtype, self.length))
+        self._file.seek(0)
+        values = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.length,)}
+        npy.write_array_header_1_0(self._file, values)
+        assert self._file.tell() == HEADER
         self.sync()
-        self.leave()
+        self._file.close()
 
     def leave(self) -> None:
-        """Close the file as it is."""
-        self._file.close()
+        """Close the file as it is, also where the disk does not take what waits in memory."""
+        with suppress(OSError):
+            self._file.close()
 
 
 class Mark(NamedTuple):
@@ -160,10 +132,9 @@ class ShardWriter:
     """Writes one split, document by document, and can continue from any `Mark` that it gave.
 
     Which bytes are written depends on the documents alone, not on how often the writing was
-    interrupted: what an earlier attempt wrote after the mark is cut off or overwritten.
+    interrupted: what an earlier attempt wrote after the mark is cut off or overwritten. Errors of
+    the file system are the caller's.
     """
-
-    FLUSH = 1 << 18  # tokens kept in memory
 
     def __init__(
         self, folder: Path, split: str, n_vocab: int, shard_tokens: int, mark: Mark
@@ -173,61 +144,55 @@ class ShardWriter:
         self._open(*mark)
 
     def _open(self, shard: int, tokens: int, documents: int) -> None:
-        self.shard, self._begun = shard, tokens  # where the open document begins
-        self._tokens, self._ends = (
-            _RowWriter(shard_path(self._folder, self._split, shard, kind), dtype, length)
+        self._shard, self._begun = shard, tokens  # where the open document begins
+        self._tokens, self._ends = self._rows = [
+            _Row(shard_path(self._folder, self._split, shard, kind), dtype, length)
             for kind, dtype, length in zip(KINDS, self._dtypes, (tokens, documents), strict=True)
-        )
+        ]
+
+    @property
+    def mark(self) -> Mark:
+        """How far the split is written; safe on the disk after the next `sync`."""
+        return Mark(self._shard, self._tokens.length, self._ends.length)
 
     def add(self, ids: np.ndarray) -> None:
         """Append ids to the open document."""
         self._tokens.add(ids)
-        if self._tokens.n_waiting >= self.FLUSH:
-            self._flush()
-
-    def _flush(self) -> None:
-        self._tokens.flush()
-        self._ends.flush()
 
     def end(self) -> None:
         """Complete the open document; a shard that is full with it is closed."""
         self._begun = self._tokens.length
         self._ends.add(np.array([self._begun]))
         if self._begun >= self._most:
-            self._close_shard()
-            self._open(self.shard + 1, 0, 0)
+            self._close()
+            self._open(self._shard + 1, 0, 0)
 
     def take_back(self) -> Iterator[np.ndarray]:
         """Yield the ids of the open document, part by part, and then forget them."""
-        yield from self._tokens.rest(self._begun, self.FLUSH)
+        yield from self._tokens.rest(self._begun)
         self._tokens.cut(self._begun)
-
-    @property
-    def mark(self) -> Mark:
-        """How far the split is written; safe on the disk after the next `sync`."""
-        return Mark(self.shard, self._tokens.length, self._ends.length)
 
     def sync(self) -> None:
         """Bring everything to the disk. No document may be open."""
         assert self._begun == self._tokens.length
-        self._tokens.sync()
-        self._ends.sync()
+        for row in self._rows:
+            row.sync()
 
-    def _close_shard(self) -> None:
-        self._tokens.close()
-        self._ends.close()
+    def _close(self) -> None:
+        for row in self._rows:
+            row.close()
 
     def finish(self) -> int:
         """Close the last shard and return how many there are; one without documents is removed."""
-        if self.mark.documents:
-            self._close_shard()
-            return self.shard + 1
+        if self._ends.length:
+            self._close()
+            return self._shard + 1
         self.leave()
         for kind in KINDS:
-            shard_path(self._folder, self._split, self.shard, kind).unlink()
-        return self.shard
+            shard_path(self._folder, self._split, self._shard, kind).unlink()
+        return self._shard
 
     def leave(self) -> None:
         """Close the files as they are."""
-        self._tokens.leave()
-        self._ends.leave()
+        for row in self._rows:
+            row.leave()
