@@ -218,7 +218,7 @@ def test_big_endian_and_compressed_files_are_refused(tmp_path):
         torchfile.read(zip_of(b"}.", tmp_path / "f", byteorder=b"big"))
     with zipfile.ZipFile(tmp_path / "g", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a/data.pkl", b"}.")
-    with pytest.raises(InputError, match="damaged or compressed"):
+    with pytest.raises(InputError, match="is compressed or cut off"):
         torchfile.read(tmp_path / "g")
 
 

@@ -46,28 +46,17 @@ def _key(files: Sequence[Identity]) -> str:
     return hashlib.sha256(json.dumps([__version__, sorted(files)]).encode()).hexdigest()
 
 
-def _are_worth_it(files: Sequence[Identity]) -> bool:
-    return sum(file.size for file in files) >= WORTH
-
-
-def _are_same(files: Sequence[Identity]) -> bool:
-    """Whether the files are still those that were looked at."""
-    try:
-        return all(identity(Path(file.path)) == file for file in files)
-    except InputError:  # one has gone
-        return False
-
-
-def _are_settled(files: Sequence[Identity]) -> bool:
-    latest = time.time_ns() - int(SETTLED * 1e9)
-    return all(max(file.mtime_ns, file.ctime_ns) < latest for file in files)
+def _are_known(files: Sequence[Identity]) -> bool:
+    """Whether the files are large enough, and still those that were looked at."""
+    with suppress(InputError):  # one has gone
+        same = all(identity(Path(file.path)) == file for file in files)
+        return same and sum(file.size for file in files) >= WORTH
+    return False
 
 
 def recall(files: Sequence[Identity], what: str) -> Any:
     """What is known of these files under a name; None when nothing is."""
-    if not _are_worth_it(files) or not _are_same(files):
-        return None
-    entry = _entries().get(_key(files))
+    entry = _entries().get(_key(files)) if _are_known(files) else None
     return entry.get(what) if isinstance(entry, dict) else None
 
 
@@ -77,7 +66,8 @@ def remember(files: Sequence[Identity], what: str, value: Any) -> None:
     files: as they were before they were read; if they have changed since, nothing is kept.
     """
     with suppress(InputError, Failure, OSError):
-        if not (_are_worth_it(files) and _are_settled(files) and _are_same(files)):
+        latest = max(max(file.mtime_ns, file.ctime_ns) for file in files)
+        if latest > time.time_ns() - SETTLED * 1e9 or not _are_known(files):
             return
         entries, key = _entries(), _key(files)
         entry = entries.pop(key, {})

@@ -47,6 +47,27 @@ def accessing(path: Path, verb: str = "read") -> Iterator[None]:
         ) from error
 
 
+def damaged(where: object, why: str) -> InputError:
+    """The error for a file whose content makes no sense, to be raised: the file, and why."""
+    return InputError(f"{where}: {why}; it is truncated or damaged, copy it again")
+
+
+@contextmanager
+def parsing(where: object, what: str) -> Iterator[None]:
+    """Turn whatever a damaged file makes the block raise into one line: `what` it is not, and why.
+
+    For parsers whose input may be wrong in more ways than are worth a sentence each.
+    """
+    try:
+        yield
+    except (InputError, OSError):
+        raise
+    except Exception as error:
+        why = reason(error)
+        why = why if isinstance(error, ValueError) else f"{type(error).__name__}: {why}"
+        raise damaged(where, f"not {what} ({why})") from error
+
+
 def read_head(path: Path, size: int) -> bytes:
     """The first bytes of a regular file; empty when there is none, for recognising formats."""
     try:
@@ -71,7 +92,7 @@ def contents(path: Path, limit: int) -> bytes:
     """The bytes of a regular file that is not meant to be large."""
     with accessing(path):
         if (size := check_regular(path)) > limit:
-            raise InputError(f"{path}: has {size} bytes, at most {limit} are read; it is damaged")
+            raise damaged(path, f"has {size} bytes, at most {limit} are read")
         data = path.read_bytes()
     if data.startswith(LFS):
         raise InputError(f"{path}: {IS_LFS}")
@@ -137,4 +158,4 @@ def read_text(path: Path) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: byte {error.start} is not UTF-8; the file is damaged") from error
+        raise damaged(path, f"byte {error.start} is not UTF-8") from error

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gpt2lab.errors import InputError, quoted
-from gpt2lab.files.io import read_text
-from gpt2lab.files.visible import reason, shown
+from gpt2lab.errors import quoted
+from gpt2lab.files.io import damaged, parsing, read_text
+from gpt2lab.files.visible import shown
 
 CONTAINERS = 1 << 20  # lists and objects in one JSON file; each takes 60 bytes and more
 
@@ -21,9 +21,8 @@ CONTAINERS = 1 << 20  # lists and objects in one JSON file; each takes 60 bytes 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) != len(pairs):
-        counts = Counter(key for key, _ in pairs)
-        twice = counts.most_common(1)[0][0]
-        raise InputError(f"the key {shown(twice)} occurs twice")
+        twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the key {shown(twice)} occurs twice")
     return values
 
 
@@ -42,30 +41,6 @@ def _without_collecting() -> Iterator[None]:
             gc.enable()
 
 
-def parse_json(text: str | bytes, where: str) -> dict[str, Any]:
-    """Parse a JSON object; a duplicate key is refused, as one of the two would be lost."""
-    data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
-    if data.count(b"[") + data.count(b"{") > CONTAINERS:
-        raise InputError(f"{where}: holds more than {CONTAINERS} lists and objects; it is damaged")
-    try:
-        with _without_collecting():
-            values = json.loads(text, object_pairs_hook=_once)
-    except InputError as error:
-        raise InputError(f"{where}: {error}; the file was tampered with or badly joined") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"{where}: not valid JSON ({reason(error)}); it is truncated or damaged, copy it again"
-        ) from error
-    if not isinstance(values, dict):
-        raise InputError(f"{where}: holds a {type(values).__name__}, expected a JSON object")
-    return values
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file."""
-    return parse_json(read_text(path), str(path))
-
-
 def checked(values: Any, where: str, kinds: Mapping[Any, tuple[type, ...]]) -> dict[str, Any]:
     """A JSON object in which these keys have values of these types; it may have more of them.
 
@@ -73,16 +48,29 @@ def checked(values: Any, where: str, kinds: Mapping[Any, tuple[type, ...]]) -> d
     NaN or beyond 64 bits.
     """
     if not isinstance(values, dict):
-        raise InputError(f"{where}: is {quoted(values)}, expected a JSON object; it is damaged")
+        raise damaged(where, f"is {quoted(values)}, expected a JSON object")
     for name, types in kinds.items():
         value = values.get(name)
         fits = not isinstance(value, int | float) or -(2**63) < value < 2**63
         if type(value) not in types or not fits:
             wanted = " or ".join("null" if t is type(None) else t.__name__ for t in types)
-            raise InputError(
-                f"{where}: {name} is {quoted(value)}, expected {wanted}; it is damaged"
-            )
+            raise damaged(where, f"{name} is {quoted(value)}, expected {wanted}")
     return values
+
+
+def parse_json(text: str | bytes, where: str) -> dict[str, Any]:
+    """Parse a JSON object; a duplicate key is refused, as one of the two would be lost."""
+    data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+    if data.count(b"[") + data.count(b"{") > CONTAINERS:
+        raise damaged(where, f"holds more than {CONTAINERS} lists and objects")
+    with parsing(where, "valid JSON"), _without_collecting():
+        values = json.loads(text, object_pairs_hook=_once)
+    return checked(values, where, {})
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file."""
+    return parse_json(read_text(path), str(path))
 
 
 def finite(value: Any) -> Any:

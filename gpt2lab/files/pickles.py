@@ -1,19 +1,18 @@
-"""Pickles read as data: an own machine for the operations that plain values need.
+"""Pickles read as data: Python's unpickler without the operations that could do anything else.
 
-Python's unpickler calls what a pickle names, sets attributes of what it has made, and hashes and
-prints without limit. Here nothing is called but the functions that `read` is given, no attribute is
-ever set, and everything has a limit: operations, depth, and the number of values when every
-reference to one is written out, because forty lists that each hold the one before twice are a
+What a pickle names is looked up in the table that `read` is given, and nothing else is called; no
+attribute is ever set. Everything has a limit: operations, depth, and the number of values when
+every reference to one is written out, because forty lists that each hold the one before twice are a
 million million values in 400 bytes. So what is returned can be walked, compared and printed.
 
-Source of the operations: CPython's Lib/pickletools.py, which parses them here.
+Source: CPython's Lib/pickle.py, whose unpickler written in Python is the base here.
 """
 
 from __future__ import annotations
 
-import pickletools
+import pickle
 from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 from gpt2lab.errors import InputError
 from gpt2lab.files.visible import shown
@@ -25,17 +24,17 @@ DEPTH = 64  # containers in containers
 BITS = 1024  # of one integer
 TUPLE_KEYS = 4096  # their hashes can be made equal on purpose, and a dict of those is slow
 SCALARS = (str, int, float, bool, bytes, type(None))
+CONTAINERS = (dict, list, tuple)
 
 Names = Mapping[tuple[str, str], Any]
 
-_PLAIN = ("int", "int_or_bool", "bool", "float", "str", "bytes", "bytes_or_str", "None")
-_PUSHED = frozenset(  # the operations that push one plain value and take none
-    op.name
-    for op in pickletools.opcodes
-    if not op.stack_before and op.stack_after and op.stack_after[0].name in _PLAIN
+_ALLOWED = (  # neither objects (INST, OBJ, NEWOBJ, EXT) nor sets, whose members would be hashed
+    "PROTO FRAME STOP MARK POP POP_MARK DUP NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG "
+    "LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE BINUNICODE8 "
+    "SHORT_BINUNICODE BINBYTES BINBYTES8 SHORT_BINBYTES EMPTY_LIST LIST APPEND APPENDS EMPTY_TUPLE "
+    "TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_DICT DICT SETITEM SETITEMS PUT BINPUT LONG_BINPUT MEMOIZE "
+    "GET BINGET LONG_BINGET GLOBAL STACK_GLOBAL REDUCE BUILD BINPERSID"
 )
-_FIXED = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_CALLS = ("INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4")
 
 
 def _check_key(key: Any) -> None:
@@ -49,225 +48,105 @@ def _check_key(key: Any) -> None:
 
 def pairs(items: list[Any]) -> dict[Any, Any]:
     """A dict of alternating keys and values, the keys checked."""
-    if len(items) % 2:
-        raise ValueError("a key without a value")
     for key in items[::2]:
         _check_key(key)
     return dict(zip(items[::2], items[1::2], strict=True))
 
 
-class _Machine:
-    """The stack, the marks and the memo of one pickle."""
+def _counted(step: Callable[[Any], None]) -> Callable[[Any], None]:
+    """An operation of the unpickler, or what the reader below has in its place, with the limit."""
 
-    def __init__(self, where: str, names: Names, storage: Callable[[Any], Any] | None) -> None:
+    def counted(reader: _Reader) -> None:
+        reader.operations += 1
+        if reader.operations > OPERATIONS:
+            raise ValueError(f"more than {OPERATIONS} operations")
+        getattr(reader, step.__name__)()
+
+    return counted
+
+
+class _Reader(pickle._Unpickler):
+    """Python's unpickler with the operations that are allowed, those of dicts and calls checked."""
+
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
+        getattr(pickle, name)[0]: _counted(pickle._Unpickler.dispatch[getattr(pickle, name)[0]])
+        for name in _ALLOWED.split()
+    }
+    stack: list[Any]  # the base class makes it
+    pop_mark: Callable[[], list[Any]]
+
+    def __init__(
+        self, stream: BinaryIO, where: str, names: Names, storage: Callable[[Any], Any] | None
+    ) -> None:
+        super().__init__(stream, fix_imports=False, encoding="latin-1")
         self._where, self._names, self._storage = where, names, storage
-        self._stack: list[Any] = []
-        self._below: list[list[Any]] = []  # what lies under each mark
-        self._memo: dict[int, Any] = {}
-        self._tuple_keys = self._given = 0
+        self.operations = self._tuple_keys = self._given = 0
 
-    def run(self, stream: BinaryIO) -> Any:
-        """Return the value of the pickle at the stream's position, which is then after it."""
-        for count, (operation, argument, at) in enumerate(pickletools.genops(stream)):
-            if count >= OPERATIONS or (at or 0) > SIZE:
-                raise ValueError(f"a pickle of more than {OPERATIONS} operations or {SIZE} bytes")
-            name = operation.name
-            if name in _PUSHED:
-                self._push(_FIXED.get(name, argument))
-            elif name == "STOP":
-                break
-            elif name in _CALLS:
-                self._refuse(argument if isinstance(argument, str) else name)
-            elif name not in ("PROTO", "FRAME"):
-                step = getattr(self, f"op_{name.lower()}", None)
-                if step is None:
-                    raise ValueError(f"the operation {name}")
-                step(argument)
-        if len(self._stack) != 1 or self._below:
-            raise ValueError("values left over")
-        return self._stack[0]
-
-    def _refuse(self, name: str) -> None:
-        raise InputError(
-            f"{self._where}: its pickle asks for {shown(name[:80])}, which a file of weights has "
-            "no need of; it was refused and nothing was run"
-        )
-
-    def _push(self, value: Any) -> None:
-        if type(value) is int and value.bit_length() > BITS:
-            raise ValueError(f"an integer of more than {BITS} bits")
-        self._stack.append(value)
-
-    def _take(self, count: int = 1) -> list[Any]:
-        if len(self._stack) < count:
-            raise ValueError("too few values for an operation")
-        found = self._stack[-count:]
-        del self._stack[-count:]
-        return found
-
-    def _marked(self) -> list[Any]:
-        """The values since the last mark."""
-        if not self._below:
-            raise ValueError("no mark")
-        found, self._stack = self._stack, self._below.pop()
-        return found
-
-    def _top(self, kind: type) -> Any:
-        if not self._stack or type(self._stack[-1]) is not kind:
-            raise ValueError(f"no {kind.__name__} to add to")
-        return self._stack[-1]
-
-    # --- the operations, by their names in pickletools ---
-
-    def op_mark(self, _: Any) -> None:
-        self._below.append(self._stack)
-        self._stack = []
-
-    def op_pop(self, _: Any) -> None:
-        self._take()
-
-    def op_pop_mark(self, _: Any) -> None:
-        self._marked()
-
-    def op_dup(self, _: Any) -> None:
-        (value,) = self._take()
-        self._stack += [value, value]
-
-    def op_empty_list(self, _: Any) -> None:
-        self._stack.append([])
-
-    def op_list(self, _: Any) -> None:
-        items = self._marked()  # which changes the stack
-        self._stack.append(items)
-
-    def op_append(self, _: Any) -> None:
-        (value,) = self._take()
-        self._top(list).append(value)
-
-    def op_appends(self, _: Any) -> None:
-        values = self._marked()
-        self._top(list).extend(values)
-
-    def op_empty_tuple(self, _: Any) -> None:
-        self._stack.append(())
-
-    def op_tuple(self, _: Any) -> None:
-        items = self._marked()
-        self._stack.append(tuple(items))
-
-    def op_tuple1(self, _: Any) -> None:
-        self._stack.append(tuple(self._take(1)))
-
-    def op_tuple2(self, _: Any) -> None:
-        self._stack.append(tuple(self._take(2)))
-
-    def op_tuple3(self, _: Any) -> None:
-        self._stack.append(tuple(self._take(3)))
-
-    def op_empty_dict(self, _: Any) -> None:
-        self._stack.append({})
-
-    def op_dict(self, _: Any) -> None:
-        items = self._marked()
-        self._stack.append({})
-        self._add(items)
-
-    def op_setitem(self, _: Any) -> None:
-        self._add(self._take(2))
-
-    def op_setitems(self, _: Any) -> None:
-        self._add(self._marked())
-
-    def _add(self, items: list[Any]) -> None:
-        self._tuple_keys += sum(type(key) is tuple for key in items[::2])
-        if self._tuple_keys > TUPLE_KEYS:
-            raise ValueError(f"more than {TUPLE_KEYS} tuples as keys")
-        self._top(dict).update(pairs(items))
-
-    def op_memoize(self, _: Any) -> None:
-        self.op_put(len(self._memo))
-
-    def op_put(self, key: Any) -> None:
-        (value,) = self._take()
-        self._memo[int(key)] = value
-        self._stack.append(value)
-
-    op_binput = op_long_binput = op_put
-
-    def op_get(self, key: Any) -> None:
-        if int(key) not in self._memo:
-            raise ValueError("a value that was never kept")
-        self._stack.append(self._memo[int(key)])
-
-    op_binget = op_long_binget = op_get
-
-    def op_global(self, argument: str) -> None:
-        module, _, name = argument.partition(" ")
+    def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._names:
-            self._refuse(f"{module}.{name}")
-        self._stack.append(self._names[module, name])
+            raise InputError(
+                f"{self._where}: its pickle asks for {shown(f'{module}.{name}'[:80])}, which a "
+                "file of weights has no need of; it was refused and nothing was run"
+            )
+        return self._names[module, name]
 
-    def op_stack_global(self, _: Any) -> None:
-        module, name = self._take(2)
-        if type(module) is not str or type(name) is not str:
-            raise ValueError("a name that is no text")
-        self.op_global(f"{module} {name}")
-
-    def op_reduce(self, _: Any) -> None:
-        function, arguments = self._take(2)
-        if not callable(function) or type(arguments) is not tuple:
-            raise ValueError("a call of what is no function")
-        self._given += sum(len(part) for part in arguments if type(part) in (dict, list, tuple))
-        if self._given > OPERATIONS:
-            raise ValueError(f"calls with more than {OPERATIONS} values")
-        self._stack.append(function(*arguments))
-
-    def op_build(self, _: Any) -> None:
-        """Let go the attributes that torch hangs on an OrderedDict; nothing else has any."""
-        self._take()
-        self._top(dict)
-
-    def op_binpersid(self, _: Any) -> None:
-        (value,) = self._take()
+    def persistent_load(self, pid: Any) -> Any:
         if self._storage is None:
             raise ValueError("a reference to a storage")
-        self._stack.append(self._storage(value))
+        return self._storage(pid)
+
+    def _add(self, items: list[Any]) -> None:
+        """Put alternating keys and values into the dict at the top."""
+        self._tuple_keys += sum(type(key) is tuple for key in items[::2])
+        if self._tuple_keys > TUPLE_KEYS or type(self.stack[-1]) is not dict:
+            raise ValueError(f"more than {TUPLE_KEYS} tuples as keys, or no dict to add to")
+        self.stack[-1].update(pairs(items))
+
+    def load_setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._add([key, value])
+
+    def load_setitems(self) -> None:
+        self._add(self.pop_mark())
+
+    def load_dict(self) -> None:
+        items = self.pop_mark()
+        self.stack.append({})
+        self._add(items)
+
+    def load_reduce(self) -> None:
+        arguments, function = self.stack.pop(), self.stack.pop()
+        if not callable(function) or type(arguments) is not tuple:
+            raise ValueError("a call of what is no function")
+        self._given += sum(len(part) for part in arguments if type(part) in CONTAINERS)
+        if self._given > OPERATIONS:
+            raise ValueError(f"calls with more than {OPERATIONS} values")
+        self.stack.append(function(*arguments))
+
+    def load_build(self) -> None:
+        """Let go the attributes that torch hangs on an OrderedDict; nothing else has any."""
+        self.stack.pop()
+        if type(self.stack[-1]) is not dict:
+            raise ValueError("attributes of what is no OrderedDict")
 
 
-def _parts(value: Any) -> list[Any]:
-    if type(value) is dict:
-        return [*value.keys(), *value.values()]
-    return list(value) if type(value) in (list, tuple) else []
+def _extent(value: Any, known: dict[int, tuple[int, int]], depth: int = 1) -> tuple[int, int]:
+    """The number of values in a container with every reference written out, and its depth.
 
-
-def _check_extent(value: Any) -> None:
-    """Raise ValueError for values that hold themselves, or too many, or too deep.
-
-    Each container is looked at once, however often it is referred to: those inside it first.
+    Each container is looked at once, however often it is referred to. Raises ValueError for values
+    that hold themselves, or too many, or too deep.
     """
-    extents: dict[int, tuple[int, int] | None] = {}  # id -> (values, depth); None while inside
-    waiting = [value]
-    while waiting:
-        top = waiting[-1]
-        inner = [part for part in _parts(top) if type(part) in (dict, list, tuple)]
-        if id(top) not in extents:
-            extents[id(top)] = None
-            if any(extents.get(id(part), ()) is None for part in inner):
-                raise ValueError("a value that holds itself")
-            waiting += [part for part in inner if id(part) not in extents]
-            continue
-        waiting.pop()
-        if extents[id(top)] is not None:
-            continue
-        found = [extents[id(part)] or (VALUES, 0) for part in inner]
-        values = 1 + len(_parts(top)) + sum(count for count, _ in found)
-        depth = 1 + max((deep for _, deep in found), default=0)
-        if values > VALUES or depth > DEPTH:
-            raise ValueError(
-                f"more than {VALUES} values, each counted wherever it stands, or more than {DEPTH} "
-                "containers in each other"
-            )
-        extents[id(top)] = (values, depth)
+    if id(value) not in known:
+        known[id(value)] = (VALUES, 0)  # what it has in itself
+        parts = [*value.keys(), *value.values()] if type(value) is dict else value
+        if depth > DEPTH or any(type(n) is int and n.bit_length() > BITS for n in parts):
+            raise ValueError(f"more than {DEPTH} containers in each other or {BITS} bits")
+        inner = [_extent(part, known, depth + 1) for part in parts if type(part) in CONTAINERS]
+        values = 1 + len(parts) + sum(count for count, _ in inner)
+        known[id(value)] = values, 1 + max((deep for _, deep in inner), default=0)
+    if known[id(value)][0] > VALUES or known[id(value)][1] > DEPTH:
+        raise ValueError(f"more than {VALUES} values or {DEPTH} containers in each other")
+    return known[id(value)]
 
 
 def read(
@@ -280,8 +159,8 @@ def read(
 
     names: (module, name) -> a value, or a function that is called with what the pickle gives it
     and has to check that. storage: what a persistent id stands for. Raises InputError for a name
-    outside the list; ValueError and its like for all that is damaged.
+    outside the list; any Exception for what is damaged.
     """
-    value = _Machine(where, names or {}, storage).run(stream)
-    _check_extent(value)
+    value = _Reader(stream, where, names or {}, storage).load()
+    _extent([value], {})
     return value

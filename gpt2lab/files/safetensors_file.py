@@ -14,18 +14,18 @@ from typing import Any
 import numpy as np
 
 from gpt2lab.errors import InputError
-from gpt2lab.files.io import accessing, map_bytes
+from gpt2lab.files.io import accessing, map_bytes, parsing
 from gpt2lab.files.json_files import parse_json
 from gpt2lab.files.tensor_bytes import floats, hollow
-from gpt2lab.files.visible import reason, shown
+from gpt2lab.files.visible import shown
 
 HEADER = 1 << 22  # bytes of a header; that of the largest GPT-2 has 60,000
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 def _check(path: Path) -> None:
-    """Raise InputError when the library finds the file truncated, damaged or foreign."""
-    from safetensors import SafetensorError, safe_open
+    """Raise InputError when the library finds the file truncated or damaged."""
+    from safetensors import safe_open
 
     data = map_bytes(path)
     size = int.from_bytes(data[:8].tobytes(), "little")
@@ -34,14 +34,9 @@ def _check(path: Path) -> None:
             f"{path}: its header has {size} bytes, a GPT-2's has less than {HEADER}; it is damaged "
             "or of another model"
         )
-    try:
-        with accessing(path), safe_open(path, framework="np"):
-            pass
-    except SafetensorError as error:
-        raise InputError(
-            f"{path}: not a whole safetensors file ({reason(error)}); "
-            "it is truncated or damaged, copy it again"
-        ) from error
+    whole = parsing(path, "a whole safetensors file")
+    with accessing(path), whole, safe_open(path, framework="np"):
+        pass
 
 
 def _shared(params: dict[str, np.ndarray], header: dict[str, Any]) -> dict[str, np.ndarray]:
