@@ -219,4 +219,4 @@ def test_a_meta_pkl_of_words_leaves_a_model_of_ids(tmp_path):
     (folder / "meta.pkl").write_bytes(pickle.dumps({"itos": itos}))
     loaded = weights.load(folder)
     assert loaded.tokenizer is None
-    assert any("vocabulary of words or pieces ('word0', " in note for note in loaded.notes)
+    assert any("to words or pieces ('word0', " in note for note in loaded.notes)

@@ -73,7 +73,7 @@ def test_an_unknown_variable_of_the_model_is_reported(tmp_path):
 def test_several_checkpoints_and_no_word_which(tmp_path):
     folder = openai_folder(tmp_path / "model")
     tensorbundle.write(folder / "other.ckpt", variables(tiny(seed=3)))
-    with pytest.raises(InputError, match=r"several checkpoints; load one of them: .*other\.ckpt"):
+    with pytest.raises(InputError, match=r"holds 2 checkpoints; load one of them: .*other\.ckpt"):
         weights.load(folder)
     (folder / "checkpoint").write_text('model_checkpoint_path: "/gone/away/model.ckpt"\n')
     assert same(weights.load(folder), tiny())
@@ -164,7 +164,7 @@ def test_a_model_without_biases_has_zeros(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"rotary": True}, "unknown keys rotary; the model is from a changed nanoGPT"),
+        ({"rotary": True}, "unknown keys 'rotary'; the model is from a changed nanoGPT"),
         ({"bias": 1}, "bias is 1, expected a bool"),
         ({"n_embd": None}, "model_args: n_embd is None"),
         ({"vocab_size": 60}, r"wte.weight is \[61, 16\], expected \[60, 16\]"),
@@ -183,7 +183,9 @@ def test_several_pt_files(tmp_path):
     nanogpt_file(tmp_path / "out").joinpath("ckpt.pt").rename(tmp_path / "out" / "a.pt")
     assert same(weights.load(tmp_path / "out"), tiny(EXACT))
     nanogpt_file(tmp_path / "out").joinpath("ckpt.pt").rename(tmp_path / "out" / "b.pt")
-    with pytest.raises(InputError, match=r"several checkpoints \(a\.pt, b\.pt\)"):
+    with pytest.raises(
+        InputError, match=r"holds 2 checkpoints; load one of them: .*a\.pt, .*b\.pt"
+    ):
         weights.load(tmp_path / "out")
 
 
@@ -303,7 +305,7 @@ def test_nanogpt_s_own_steps_work_on_what_we_save(tmp_path):
         (4, 0, "n_layer is 0"),
         (4, 2**31 - 1, "its header asks for"),
         (6, -16, "n_embd is -16"),
-        (7, 60, "60 rows are too few for a vocabulary of 61"),
+        (7, 60, "60 rows for a vocabulary of 61"),
         (7, 64, "its header asks for"),
     ],
 )
@@ -331,7 +333,9 @@ def test_the_latest_of_a_training_run(tmp_path):
     assert same(loaded, tiny(seed=8))
     assert "2 checkpoints" in loaded.notes[0]
     (tmp_path / "log" / "model_00000900.bin").rename(tmp_path / "log" / "mine.bin")
-    with pytest.raises(InputError, match=r"several models \(mine.bin, model_00010000.bin\)"):
+    with pytest.raises(
+        InputError, match=r"holds 2 models; load one of them: .*mine\.bin, .*model_00010000\.bin"
+    ):
         weights.load(tmp_path / "log")
 
 

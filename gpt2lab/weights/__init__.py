@@ -1,9 +1,8 @@
 """Checkpoints of every kind, recognised by their content: `recognise`, `load`, `save`.
 
-Each format is a module with `recognise(path)`, `shape(path)` (by headers alone), `load(path)` and,
-where it can be written, `save(checkpoint, folder)`; a further format is one more line in `FORMATS`.
-Reading needs neither torch nor TensorFlow. Proof that a conversion changed nothing is
-`convert`'s.
+Each format is a module with `recognise(path)`, `load(path, headers)` and, where it can be written,
+`save(checkpoint, folder)`; a further format is one more line in `FORMATS`. Reading needs neither
+torch nor TensorFlow. Proof that a conversion changed nothing is `convert`'s.
 """
 
 from __future__ import annotations
@@ -72,22 +71,24 @@ def recognise(path: Path | str) -> str:
     if not _exists(path):
         raise InputError(f"{path}: there is no such file or folder; check the path")
     format = _format_of(path)
-    if format is not None:
-        return format
-    raise InputError(_unknown(path))
+    if format is None:
+        raise InputError(_unknown(path))
+    return format
 
 
-def load(path: Path | str) -> Checkpoint:
+def load(path: Path | str, headers: bool = False) -> Checkpoint:
     """Read a checkpoint folder or file, whatever its format.
 
+    headers: the numbers are not read, the arrays are stand-ins of the right shape, and vocabulary,
+    settings and notes are left out. A head by itself is believed where the configuration has one.
     Raises InputError, one line, for all that is missing, damaged or not a GPT-2.
     """
     path = Path(path)
     format = recognise(path)
     try:
         with accessing(path):
-            checksums.check(path)
-            checkpoint: Checkpoint = FORMATS[format].load(path)
+            checksums.check(path, headers)
+            checkpoint: Checkpoint = FORMATS[format].load(path, headers)
     except InputError as error:
         raise foreign.explained(path, error) from error
     return checkpoint

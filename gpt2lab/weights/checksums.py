@@ -28,7 +28,6 @@ MODEL = ("config.json", "generation_config.json", "model.safetensors", *tokenize
 NEEDED = ("config.json", "model.safetensors")
 _WEIGHTS = re.compile(r".*(\.(safetensors|bin|pt|pth|index)|\.data-\d+-of-\d+)", re.ASCII)
 Hashed = Callable[[Path], str]
-_STEP = re.compile(r"step-\d+", re.ASCII)
 
 
 def entry(path: Path) -> dict[str, object]:
@@ -50,11 +49,12 @@ def held(path: Path) -> dict[str, tuple[int, str]]:
 
 def beside(folder: Path) -> tuple[Path | None, dict[str, tuple[int, str]]]:
     """The file in a folder that holds checksums of the others, and those."""
-    step = folder.absolute()
-    if _STEP.fullmatch(step.name) and (folder / MANIFEST).is_file():
-        return folder / MANIFEST, held(folder / MANIFEST)
-    if (folder / RECORD).is_file() and "files" in read_json(folder / RECORD):
-        return folder / RECORD, held(folder / RECORD)
+    where = folder / MANIFEST
+    if re.fullmatch(r"step-\d+", folder.absolute().name, re.ASCII) and where.is_file():
+        return where, held(where)
+    where = folder / RECORD
+    if where.is_file() and "files" in read_json(where):
+        return where, held(where)
     return None, {}
 
 
@@ -76,32 +76,35 @@ def fault(
     return None
 
 
-def check_checkpoint(folder: Path, hashed: Hashed | None = known_sha256) -> None:
-    """Raise InputError where the model of a run's checkpoint is not what the run wrote."""
+def check_checkpoint(folder: Path, headers: bool = False) -> None:
+    """Raise InputError where the model of a run's checkpoint is not what the run wrote.
+
+    headers: compare the sizes of the files alone.
+    """
     lines = held(folder / MANIFEST)
     for name in MODEL:
-        if name not in lines and (name in NEEDED or (folder / name).exists()):  # {} checks nothing
-            raise InputError(
-                f"{folder / MANIFEST}: does not list {name}, so it cannot be checked; take another "
-                "step folder of the run"
-            )
-        why = fault(folder, name, lines[name], hashed) if name in lines else None
+        if name in lines:
+            why = fault(folder, name, lines[name], None if headers else known_sha256)
+        elif name in NEEDED or (folder / name).exists():  # a manifest of {} would check nothing
+            why = f"{MANIFEST} does not list {name}, so it cannot be checked"
+        else:
+            continue
         if why is not None:
             raise InputError(f"{folder}: {why}; take another step folder of the run")
 
 
-def check(path: Path, hashed: Hashed | None = known_sha256) -> None:
+def check(path: Path, headers: bool = False) -> None:
     """Raise InputError where checksums lie beside a model and its files are not those.
 
-    hashed: as in `fault`.
+    headers: as in `check_checkpoint`.
     """
     folder = path if path.is_dir() else path.parent
     where, lines = beside(folder)
     if where is not None and where.name == MANIFEST:
-        check_checkpoint(folder, hashed)
+        check_checkpoint(folder, headers)
         return
     for name, line in lines.items():
-        why = fault(folder, name, line, hashed)
+        why = fault(folder, name, line, None if headers else known_sha256)
         if why is not None:
             raise InputError(f"{folder}: {why}, or somebody did on purpose: then delete {where}")
 

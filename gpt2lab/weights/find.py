@@ -13,21 +13,20 @@ Source of the layout: huggingface_hub's guide "Understand caching".
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gpt2lab.config import Config, parameter_shapes
+from gpt2lab.config import Config
 from gpt2lab.errors import InputError, quoted
 from gpt2lab.files.io import contents
 from gpt2lab.files.json_files import read_json
-from gpt2lab.files.visible import reason, shown
+from gpt2lab.files.visible import shown
 from gpt2lab.text import tokenizer
 from gpt2lab.text.tokenizer import Tokenizer
-from gpt2lab.weights import FORMATS, checksums, foreign, load, recognise
+from gpt2lab.weights import foreign, load, recognise
 from gpt2lab.weights.formats import huggingface
 
 BUNDLED = "fable"
@@ -196,16 +195,6 @@ def find(name: str | None = None) -> Path | None:
     return other or (path if _exists(path) and name not in {**OFFICIAL, **BARE} else None)
 
 
-def _absent(name: str) -> InputError:
-    if _is_pathlike(name):
-        return InputError(f"{shown(name)}: no such file or folder; check the path")
-    return InputError(
-        f"no model '{shown(name)}' here: not a path, not an official size "
-        f"({', '.join(OFFICIAL)}), not a hub name (owner/name); "
-        "`gpt2lab models` lists what there is"
-    )
-
-
 def resolve(source: str | Path | None = None) -> Path:
     """The path of a model by any name, on this machine.
 
@@ -216,16 +205,21 @@ def resolve(source: str | Path | None = None) -> Path:
         raise InputError(f"the model is {quoted(source)}; it is named by a text or a path")
     name = source if source is None else str(source)
     if isinstance(source, Path):
-        if _exists(source) or _is_checkpoint(source):
-            return source
-        raise InputError(f"{shown(str(source))}: no such file or folder; check the path")
-    found = find(name)
+        found = source if _exists(source) or _is_checkpoint(source) else None
+    else:
+        found = find(name)
     if found is not None:
         return found
     assert name is not None, "the bundled model is always there"
-    if not can_be_fetched(name):
-        raise _absent(name)
-    raise InputError(f"{name} is not on this machine; fetch it: gpt2lab download {name}")
+    if isinstance(source, Path) or _is_pathlike(name):
+        raise InputError(f"{shown(name)}: no such file or folder; check the path")
+    if can_be_fetched(name):
+        raise InputError(f"{name} is not on this machine; fetch it: gpt2lab download {name}")
+    raise InputError(
+        f"no model '{shown(name)}' here: not a path, not an official size "
+        f"({', '.join(OFFICIAL)}), not a hub name (owner/name); "
+        "`gpt2lab models` lists what there is"
+    )
 
 
 def can_be_fetched(name: str) -> bool:
@@ -241,16 +235,6 @@ def can_be_fetched(name: str) -> bool:
 # --- all models ---
 
 
-def count(config: Config, tied: bool = True) -> int:
-    """How many numbers a model has; without a list of every name, as n_layer is anyone's word."""
-    one, two = (
-        sum(math.prod(shape) for shape in parameter_shapes(replace(config, n_layer=n)).values())
-        for n in (1, 2)
-    )
-    head = 0 if tied else config.n_vocab * config.n_embd
-    return one + (config.n_layer - 1) * (two - one) + head
-
-
 def _size(path: Path) -> int:
     """Bytes on disk of a file, or of the files right in a folder; links count what they lead to."""
     try:
@@ -262,17 +246,15 @@ def _size(path: Path) -> int:
 
 def describe(path: Path, name: str, place: str) -> Found:
     """What is known of the model at a path; `problem` says why it cannot be read."""
-    format = None
+    found = Found(name, path, place, size=_size(path))
     try:
-        format = recognise(path)
-        checksums.check(path, hashed=None)
-        config, tied = FORMATS[format].shape(path)
-        return Found(name, path, place, format, config, count(config, tied), _size(path))
+        found = replace(found, format=recognise(path))
+        made = load(path, headers=True)
+        parameters = sum(array.size for array in made.params.values())
+        return replace(found, config=made.config, parameters=parameters)
     except (InputError, OSError) as error:
-        better = foreign.explained(path, error) if isinstance(error, InputError) else None
-        said = str(better) if better else reason(error)
-        problem = shown(" ".join(said.removeprefix(f"{path}: ").split()))
-        return Found(name, path, place, format, size=_size(path), problem=problem)
+        said = str(error).removeprefix(f"{path}: ")
+        return replace(found, problem=shown(" ".join(said.split())))
 
 
 def _is_gpt2(folder: Path) -> bool:

@@ -111,7 +111,8 @@ def _adapter(folder: Path) -> str | None:
     )
 
 
-def _is_weights(path: Path) -> bool:
+def is_weights(path: Path) -> bool:
+    """Whether a file begins as safetensors or torch files do."""
     head = read_head(path, 9)
     return torchfile.is_torch_file(path) or (len(head) == 9 and head[5:] == b"\x00\x00\x00{")
 
@@ -122,7 +123,7 @@ def _without_config(path: Path) -> str | None:
     if (folder / "config.json").is_file():
         return None
     found = list(_files(folder)) if path.is_dir() else [path]
-    names = [shown(file.name) for file in found if _is_weights(file)]
+    names = [shown(file.name) for file in found if is_weights(file)]
     if not names:
         return None
     return (

@@ -11,17 +11,15 @@ Source: transformers 5.24 `generation/configuration_utils.py`, `logits_process.p
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gpt2lab.checks import whole
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError, few, quoted
-from gpt2lab.files.json_files import read_json, write_json
+from gpt2lab.files.json_files import read_json
 from gpt2lab.files.visible import shown
 from gpt2lab.generation.sampling import Sampling
-from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.weights.checkpoint import Checkpoint
 
 FILE = "generation_config.json"
@@ -42,6 +40,7 @@ SETTINGS = (  # names that are also Sampling's
     "early_stopping",
 )
 LENGTHS = ("max_length", "min_length")  # with the prompt
+OBEYED = (*SETTINGS, *LENGTHS, "stop", "do_sample")
 WORDS = ("bad_words_ids", "suppress_tokens")
 #: Beginnings of names that change no text here, whatever their value: special tokens, caches,
 #: what is returned, how a small model helps a large one, notes of the writer.
@@ -96,7 +95,8 @@ def _from_config(values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _token_ids(value: Any, config: Config) -> bool:
+def are_ids(value: Any, config: Config) -> bool:
+    """Whether a value of a file is a token id of the model, or a list of such."""
     ids = value if isinstance(value, list) else [value]
     return bool(ids) and all(type(i) is int and 0 <= i < config.n_vocab for i in ids)
 
@@ -111,7 +111,7 @@ def _bad_words(values: dict[str, Any], config: Config) -> tuple[tuple[tuple[int,
         return (), False
     ends = [[token] for token in config.end_tokens]
     entries = [*(word for word in words if word not in ends), *([token] for token in suppressed)]
-    good = [tuple(e) for e in entries if isinstance(e, list) and _token_ids(e, config)]
+    good = [tuple(e) for e in entries if isinstance(e, list) and are_ids(e, config)]
     return tuple(dict.fromkeys(good)), len(good) == len(entries)
 
 
@@ -127,21 +127,15 @@ def _checked(key: str, value: Any, beside: dict[str, Any]) -> Any:
     return getattr(Sampling(**{**room, **beside, key: value}), key)
 
 
-def _left_over(values: Mapping[str, Any]) -> list[str]:
-    """The names that would change a text and that nothing here obeys."""
-    known = {*SETTINGS, *LENGTHS, *WORDS, "stop", "do_sample"}
-    return [
+def _notes(values: Mapping[str, Any], found: Mapping[str, Any], where: Path) -> list[str]:
+    """What would change a text and is not obeyed, or not as transformers does."""
+    left = [
         shown(key)
         for key, value in values.items()
-        if key not in known and not key.startswith(_HARMLESS)
+        if key not in {*OBEYED, *WORDS} and not key.startswith(_HARMLESS)
         if value and value != _NEUTRAL.get(key)
     ]
-
-
-def _notes(values: Mapping[str, Any], found: Mapping[str, Any], where: Path) -> list[str]:
-    notes = []
-    if left := _left_over(values):
-        notes.append(f"{where.name} sets {few(left)}, which this GPT-2 does not obey")
+    notes = [f"{where.name} sets {few(left)}, which this GPT-2 does not obey"] if left else []
     if found.get("temperature") and "do_sample" not in found and found.get("num_beams", 1) == 1:
         notes.append(
             f"{where.name} sets a temperature but no do_sample; it is sampled with, where "
@@ -150,15 +144,14 @@ def _notes(values: Mapping[str, Any], found: Mapping[str, Any], where: Path) -> 
     return notes
 
 
-def _read(
+def settings_of(
     values: dict[str, Any], config: Config, where: Path
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the settings of one file, and notes about them.
+    """The settings that the values of one file recommend, and notes about them.
 
     A recommendation that is out of range is left out with a note: it must not stop every use.
     """
-    known = (*SETTINGS, *LENGTHS, "stop", "do_sample")
-    found = {key: values[key] for key in known if values.get(key) is not None}
+    found = {key: values[key] for key in OBEYED if values.get(key) is not None}
     if (stop := values.get("stop_strings")) is not None:
         found.setdefault("stop", stop)
     most = found.get("max_new_tokens")
@@ -187,50 +180,11 @@ def read(
     """The settings that a folder recommends and notes; `values` are those of its config.json."""
     path = folder / FILE
     if path.is_file():
-        return _read(read_json(path), config, path)
-    return _read(_from_config(values), config, folder / "config.json")
-
-
-def _own_ends(config: Config, tokenizer: Tokenizer | None) -> Config:
-    """The configuration as a format without settings gives it: the vocabulary's end token alone."""
-    end = None if tokenizer is None else tokenizer.end_token
-    return replace(config, end_tokens=() if end is None else (end,), start_token=None)
-
-
-def _as_written(values: dict[str, Any], config: Config) -> Config:
-    """The configuration with the end and start tokens that `write_beside` has stored."""
-    end, start = values.get("eos_token_id"), values.get("bos_token_id")
-    ends = end if isinstance(end, list) else [] if end is None else [end]
-    given = [*ends, *([] if start is None else [start])]
-    if given and not _token_ids(given, config):
-        return config
-    return replace(
-        config, end_tokens=tuple(ends), start_token=None if [start] == ends[:1] else start
-    )
-
-
-def beside(checkpoint: Checkpoint) -> Checkpoint:
-    """A checkpoint of a format without settings, with those that `write_beside` put beside it."""
-    path = checkpoint.path
-    file = None if path is None else (path if path.is_dir() else path.parent) / FILE
-    if file is None or not file.is_file():
-        return checkpoint
-    values = read_json(file)
-    found, notes = _read(values, checkpoint.config, file)
-    config = _as_written(values, checkpoint.config)
-    settings, notes = {**checkpoint.generation, **found}, checkpoint.notes + notes
-    return replace(checkpoint, config=config, generation=settings, notes=notes)
+        return settings_of(read_json(path), config, path)
+    return settings_of(_from_config(values), config, folder / "config.json")
 
 
 # --- writing ---
-
-
-def write_beside(checkpoint: Checkpoint, folder: Path) -> None:
-    """Store what a format without settings would lose, as generation_config.json, if anything."""
-    if checkpoint.generation or checkpoint.config != _own_ends(
-        checkpoint.config, checkpoint.tokenizer
-    ):
-        write_json(folder / FILE, written(checkpoint))
 
 
 def written(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -6,7 +6,9 @@ Every format module brings its tensors under the names of `config.parameter_shap
 
 from __future__ import annotations
 
+import math
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from gpt2lab.errors import InputError, few
 from gpt2lab.files.io import let_go
 from gpt2lab.files.tensor_bytes import is_hollow
 from gpt2lab.files.visible import shown
-from gpt2lab.weights.checkpoint import Checkpoint, Params
+from gpt2lab.weights.checkpoint import Params
 
 HEAD = "lm_head.weight"
 LINEARS = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
@@ -34,22 +36,24 @@ _WRAPPERS = re.compile(
 _BODY = re.compile(r"(?:.+?\.)?((?:wte|wpe|ln_f|lm_head)\.\w+|h\.\d+\..+)")
 
 
+def _body(name: str) -> re.Match[str] | None:
+    return _BODY.fullmatch(name) if len(name) <= LONGEST else None
+
+
 def bare(name: str) -> str:
     """A tensor's name without what the objects around the model add to it.
 
     `module.transformer.h.0.ln_1.bias` of DataParallel, `model.transformer. ...` of Lightning,
     `pretrained_model. ...` of trl: whatever the holder is called, in any order and number.
     """
-    if len(name) > LONGEST:
-        return name
     name = _WRAPPERS.sub("", name)
-    match = _BODY.fullmatch(name)
+    match = _body(name)
     return match[1] if match else name
 
 
 def is_body(name: str) -> bool:
     """Whether a bare name is one of the language model's, or would be in a larger one."""
-    return len(name) <= LONGEST and _BODY.fullmatch(name) is not None
+    return _body(name) is not None
 
 
 def is_buffer(name: str) -> bool:
@@ -69,16 +73,8 @@ def transposed(params: Params) -> Params:
 
 
 def same(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two tables hold the same numbers; by headers alone it is taken for granted."""
-    return is_hollow(one) or np.array_equal(one, other)
-
-
-def _tie(params: Params) -> Params:
-    """Without a head that only repeats `wte`."""
-    head, wte = params.get(HEAD), params.get("wte.weight")
-    if head is None or wte is None or not same(head, wte):
-        return params
-    return {name: array for name, array in params.items() if name != HEAD}
+    """Whether two tables hold the same numbers; by headers alone, none are compared."""
+    return not is_hollow(one) and np.array_equal(one, other)
 
 
 def _is_finite(array: np.ndarray) -> bool:
@@ -104,27 +100,22 @@ def configured(where: str, **fields: Any) -> Config:
         raise InputError(f"{where}: {str(error).removeprefix('config: ')}") from error
 
 
-def _complaints(
-    params: Params, shapes: dict[str, tuple[int, ...]], finite: bool = False
-) -> list[str]:
+def _complaints(params: Params, shapes: dict[str, tuple[int, ...]], finite: bool) -> list[str]:
     known = {**shapes, HEAD: shapes["wte.weight"]}
-    missing = [name for name in shapes if name not in params]
-    extra = [name for name in params if name not in known]
-    both = [name for name in known if name in params]
-    wrong = [
-        f"{name} is {list(params[name].shape[:8])}, expected {list(known[name])}"
-        for name in both
-        if params[name].shape != known[name]
-    ]
-    fitting = [name for name in both if params[name].shape == known[name]]
-    broken = [name for name in fitting if not finite and not _is_finite(params[name])]
-    parts = (
-        ("missing", missing),
-        ("unexpected", extra),
-        ("wrong shape", wrong),
-        ("holding NaN or infinity", broken),
-    )
-    return [f"{len(items)} {what}: {few(map(shown, items))}" for what, items in parts if items]
+    both = {name: params[name] for name in known if name in params}
+    fits = {name: array.shape == known[name] for name, array in both.items()}
+    broken = (n for n, array in both.items() if fits[n] and not finite and not _is_finite(array))
+    faults = {
+        "missing": [name for name in shapes if name not in params],
+        "unexpected": [name for name in params if name not in known],
+        "wrong shape": [
+            f"{name} is {list(array.shape[:8])}, expected {list(known[name])}"
+            for name, array in both.items()
+            if not fits[name]
+        ],
+        "holding NaN or infinity": list(broken),
+    }
+    return [f"{len(said)} {what}: {few(map(shown, said))}" for what, said in faults.items() if said]
 
 
 def check(params: Params, config: Config, where: str, *, finite: bool = False) -> Params:
@@ -146,47 +137,24 @@ def check(params: Params, config: Config, where: str, *, finite: bool = False) -
     dtype = np.float64 if all(a.dtype == np.float64 for a in params.values()) else np.float32
     with np.errstate(over="ignore"):  # what overflows is found below, with its name
         params = {name: array.astype(dtype, copy=False) for name, array in params.items()}
-    complaints = _complaints(params, parameter_shapes(config), finite)
-    if complaints:
+    shapes = parameter_shapes(config)
+    if complaints := _complaints(params, shapes, finite):
         adapted = any(".lora_" in name for name in params)
         raise InputError(
             f"{where}: the tensors are not the GPT-2 of the configuration; {'; '.join(complaints)}"
             + "; a LoRA adapter is not merged: merge_and_unload() in peft, then save" * adapted
         )
-    order = [name for name in (*parameter_shapes(config), HEAD) if name in params]
-    return _tie({name: params[name] for name in order})
+    own_head = HEAD in params and not same(params[HEAD], params["wte.weight"])
+    return {name: params[name] for name in (*shapes, *([HEAD] if own_head else []))}
 
 
-def must_be_plain(checkpoint: Checkpoint, format: str) -> None:
-    """Refuse to write what `format` has no place for: the reader of the file would compute else.
+def count(config: Config) -> int:
+    """How many numbers a model with a tied head has.
 
-    The two forms of GELU are let through, whichever the format computes: they are so near that
-    everybody carries GPT-2's weights between them, and `convert` says what it costs.
+    Without a list of every name, as n_layer is anyone's word.
     """
-    config = checkpoint.config
-    faults = [
-        said
-        for said, is_fault in (
-            ("a head of its own (lm_head.weight)", HEAD in checkpoint.params),
-            (
-                f"activation_function {config.activation_function} (only GELU)",
-                config.activation_function not in ("gelu", "gelu_new"),
-            ),
-            (
-                f"layer_norm_epsilon {config.layer_norm_epsilon} (only 1e-05)",
-                config.layer_norm_epsilon != 1e-5,
-            ),
-            (
-                f"n_inner {config.n_inner} (only 4 * n_embd)",
-                config.mlp_width != 4 * config.n_embd,
-            ),
-            ("scale_attn_weights false", not config.scale_attn_weights),
-            ("scale_attn_by_inverse_layer_idx true", config.scale_attn_by_inverse_layer_idx),
-        )
-        if is_fault
-    ]
-    if faults:
-        raise InputError(
-            f"the format {format} cannot hold {', '.join(faults)}; "
-            "convert to huggingface, which holds every variant"
-        )
+    one, two = (
+        sum(math.prod(shape) for shape in parameter_shapes(replace(config, n_layer=n)).values())
+        for n in (1, 2)
+    )
+    return one + (config.n_layer - 1) * (two - one)

@@ -5,6 +5,7 @@ Vocabulary files are read by `gpt2lab.text.tokenizer`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ FILES = (  # every file that a vocabulary may be read from
     "chat_template.jinja",
 )
 PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
+IDS_ONLY = "the model takes token ids, not text"
 FOREIGN = ("vocab.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 
 
@@ -35,7 +37,7 @@ def has_files(folder: Path) -> bool:
     return any(all((folder / name).is_file() for name in names) for names in sets)
 
 
-def vocabulary_notes(tokenizer: Tokenizer, config: Config) -> tuple[str, ...]:
+def _notes(tokenizer: Tokenizer, config: Config) -> tuple[str, ...]:
     """Return notes on a vocabulary with this model.
 
     Fewer ids than the model has are fine, the rest is padding; more of them are never generated,
@@ -65,35 +67,35 @@ def marked(config: Config, tokenizer: Tokenizer | None) -> tuple[Config, tuple[s
     A config.json is often another model's: its end tokens may be no token here, or one that never
     comes, and then <|endoftext|> would be printed for ever. So the vocabulary's ends a text too.
     """
-    end = tokenizer.end_token if tokenizer is not None else None
     if tokenizer is None or (tokenizer is official() and config.end_tokens):
         return config, ()
+    end, ends, start = tokenizer.end_token, config.end_tokens, config.start_token
     notes: tuple[str, ...] = ()
-    if end is not None and end < config.n_vocab and end not in config.end_tokens:
-        start = tokenizer.named("bos_token") if not config.end_tokens else None
-        if config.start_token is None and start not in (None, end) and start < config.n_vocab:
-            config = replace(config, start_token=start)
+    if end is not None and end < config.n_vocab and end not in ends:
+        also = "for its configuration names no end token that it has"
+        if ends:
+            also = f"beside {', '.join(map(str, ends))} of the model's configuration"
         name = f"the vocabulary's {tokenizer.pieces([end])[0]!r} ({end})"
-        others = ", ".join(map(str, config.end_tokens))
-        also = (
-            f"beside {others} of the model's configuration"
-            if others
-            else ("for its configuration names no end token that it has")
-        )
         notes = (f"{name} ends a text, {also}",)
-        config = replace(config, end_tokens=(*config.end_tokens, end))
+        named = None if ends or start is not None else tokenizer.named("bos_token")
+        start = start if named in (None, end) or named >= config.n_vocab else named
+        config = replace(config, end_tokens=(*ends, end), start_token=start)
     before = tokenizer.before[:1]
     if before and before != [config.begin] and before[0] < config.n_vocab:
         config = replace(config, start_token=before[0])
     return config, notes
 
 
-def ended(config: Config, tokenizer: Tokenizer | None) -> Config:
-    """The configuration, its texts ended by the vocabulary's end token where the model has it."""
-    end = tokenizer.end_token if tokenizer is not None else None
-    if end is None or end >= config.n_vocab:
-        return config
-    return replace(config, end_tokens=(end,))
+def noted(
+    read: Callable[[Path], Tokenizer], path: Path, config: Config
+) -> tuple[Tokenizer | None, tuple[str, ...]]:
+    """Read a vocabulary, with notes about it; None for one that cannot be read."""
+    try:
+        with accessing(path):
+            tokenizer = read(path)
+    except InputError as error:
+        return None, (f"{error}; without a tokenizer {IDS_ONLY}",)
+    return tokenizer, _notes(tokenizer, config)
 
 
 def beside(folder: Path, config: Config) -> tuple[Tokenizer | None, tuple[str, ...]]:
@@ -103,20 +105,10 @@ def beside(folder: Path, config: Config) -> tuple[Tokenizer | None, tuple[str, .
     only.
     """
     if has_files(folder):
-        try:
-            with accessing(folder):
-                tokenizer = Tokenizer.load(folder)
-        except InputError as error:
-            return None, (f"{error}; without a tokenizer the model takes token ids, not text",)
-        return tokenizer, vocabulary_notes(tokenizer, config)
-    strange = [name for name in FOREIGN if (folder / name).is_file()]
+        return noted(Tokenizer.load, folder, config)
+    strange = next((name for name in FOREIGN if (folder / name).is_file()), None)
     if strange:
-        return None, (
-            f"{strange[0]} alone is no byte-level vocabulary; the model takes token ids, not text",
-        )
+        return None, (f"{strange} alone is no byte-level vocabulary; {IDS_ONLY}",)
     if OFFICIAL <= config.n_vocab <= PADDED:
         return official(), ("no vocabulary beside the weights; GPT-2's own is used",)
-    return None, (
-        f"no vocabulary of {config.n_vocab} tokens beside the weights; "
-        "the model takes token ids, not text",
-    )
+    return None, (f"no vocabulary of {config.n_vocab} tokens beside the weights; {IDS_ONLY}",)

@@ -13,34 +13,40 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from gpt2lab.config import Config
 from gpt2lab.errors import InputError, few
 from gpt2lab.files.visible import shown
 from gpt2lab.weights import tokenizer_files
 from gpt2lab.weights.checkpoint import Checkpoint
-from gpt2lab.weights.formats import openai
+from gpt2lab.weights.formats import openai, plain
 
 FORMAT = "gpt2simple"
 STOP = "<|endoftext|>"
 
-_STEP = re.compile(r"model-(\d{1,12})$")
+_STEP = re.compile(r"model-(\d{1,12})")
 _HALF = re.compile(r"model-\d{1,12}\.(index|data-\d+-of-\d+)")
 
 
 def _step(prefix: Path) -> int:
-    match = _STEP.match(prefix.name)
+    match = _STEP.fullmatch(prefix.name)
     return int(match[1]) if match else -1
 
 
+def _is_of_run(prefix: Path) -> bool:
+    return _step(prefix) >= 0 or (prefix.parent / "counter").is_file()
+
+
 def _is_run(folder: Path) -> bool:
-    found = openai.prefixes(folder)
-    return bool(found) and ((folder / "counter").is_file() or any(_step(p) >= 0 for p in found))
+    return any(map(_is_of_run, openai.prefixes(folder)))
 
 
-def _runs(folder: Path) -> list[Path]:
-    """The run folders right inside a folder such as `checkpoint/`."""
+def _runs(path: Path) -> list[Path]:
+    """The run folder that a path is, or those right inside it: the path may be `checkpoint/`."""
+    if _is_run(path):
+        return [path]
+    if openai.prefixes(path):
+        return []
     try:
-        return [path for path in sorted(folder.iterdir()) if path.is_dir() and _is_run(path)]
+        return [inner for inner in sorted(path.iterdir()) if inner.is_dir() and _is_run(inner)]
     except OSError:
         return []
 
@@ -48,9 +54,9 @@ def _runs(folder: Path) -> list[Path]:
 def recognise(path: Path) -> bool:
     """A run folder, a folder of runs, or a file of one run's checkpoint."""
     if path.is_dir():
-        return _is_run(path) or (not openai.prefixes(path) and bool(_runs(path)))
+        return bool(_runs(path))
     prefix = openai.prefix_of(path)
-    return prefix is not None and (_step(prefix) >= 0 or (prefix.parent / "counter").is_file())
+    return prefix is not None and _is_of_run(prefix)
 
 
 def _latest(folder: Path) -> Path:
@@ -69,29 +75,16 @@ def _latest(folder: Path) -> Path:
     return latest
 
 
-def _prefix(path: Path) -> Path:
-    if not path.is_dir():
-        prefix = openai.prefix_of(path)
-        assert prefix is not None, "load comes after recognise"
-        return prefix
-    runs = [path] if _is_run(path) else _runs(path)
-    if len(runs) != 1:
-        listed = few([shown(str(run)) for run in runs])
-        raise InputError(f"{path}: holds {len(runs)} runs; load one of them: {listed}")
-    return _latest(runs[0])
-
-
-def shape(path: Path) -> tuple[Config, bool]:
-    """The configuration and whether the head is tied, by headers alone."""
-    return openai.shape_of(_prefix(path))
-
-
-def load(path: Path) -> Checkpoint:
+def load(path: Path, headers: bool = False) -> Checkpoint:
     """The latest checkpoint of a run, or the one that a file names."""
-    checkpoint = openai.read_folder(_prefix(path), FORMAT)
-    checkpoint.generation = {"stop": (STOP,)}
-    if checkpoint.tokenizer is not None:  # sampling without a prefix begins after the one token
-        ended = tokenizer_files.ended(checkpoint.config, checkpoint.tokenizer)
-        start = ended.end_tokens[0] if ended.end_tokens else None
-        checkpoint.config = replace(checkpoint.config, start_token=start)
-    return checkpoint
+    found = None if path.is_dir() else openai.prefix_of(path)
+    prefix = found or _latest(plain.only(_runs(path), path, "runs"))
+    made = openai.read(prefix, FORMAT, headers)
+    if headers:
+        return made
+    tokenizer, notes = tokenizer_files.beside(prefix.parent, made.config)
+    # Sampling without a prompt begins after the one token <|endoftext|>, which ends nothing.
+    start = next(iter(plain.own_ends(made.config, tokenizer).end_tokens), None)
+    config, generation = replace(made.config, start_token=start), {"stop": (STOP,)}
+    notes = made.notes + notes
+    return replace(made, config=config, tokenizer=tokenizer, generation=generation, notes=notes)

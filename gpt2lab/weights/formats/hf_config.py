@@ -2,7 +2,7 @@
 
 Code that a folder may bring (`auto_map`) is never looked at.
 
-Source: transformers 5.23 `configuration_gpt2.py`.
+Source: transformers 5.23 `configuration_gpt2.py`, whose defaults are those of `Config`.
 """
 
 from __future__ import annotations
@@ -15,28 +15,35 @@ from gpt2lab.errors import InputError, quoted
 from gpt2lab.files.json_files import read_json
 from gpt2lab.weights import tensors
 
-_ALIASES = {  # attribute_map of GPT2Config
-    "hidden_size": "n_embd",
-    "max_position_embeddings": "n_positions",
+NAMES = {  # theirs -> ours; of two with one meaning the later counts
+    "hidden_size": "n_embd",  # this and three more: attribute_map of GPT2Config
+    "max_position_embeddings": "n_ctx",
     "num_attention_heads": "n_head",
     "num_hidden_layers": "n_layer",
+    "vocab_size": "n_vocab",
+    "n_ctx": "n_ctx",
+    "n_positions": "n_ctx",
+    "n_embd": "n_embd",
+    "n_head": "n_head",
+    "n_layer": "n_layer",
+    "n_inner": "n_inner",
+    "activation_function": "activation_function",
+    "layer_norm_epsilon": "layer_norm_epsilon",
+    "scale_attn_weights": "scale_attn_weights",
+    "scale_attn_by_inverse_layer_idx": "scale_attn_by_inverse_layer_idx",
 }
-_ACTIVATIONS = {  # names of the same curve
-    "gelu_new": "gelu_new",
+ACTIVATIONS = {  # further names of the same curves
     "gelu_pytorch_tanh": "gelu_new",
     "gelu_fast": "gelu_new",
     "gelu_python_tanh": "gelu_new",
-    "gelu": "gelu",
     "gelu_python": "gelu",
-    "relu": "relu",
 }
 
 
 def _refuse_foreign(values: dict[str, Any], where: Path) -> None:
-    kind = values.get("model_type", "gpt2")
+    kind, made = values.get("model_type", "gpt2"), values.get("architectures")
     if kind != "gpt2":
         raise InputError(f"{where}: model_type is {quoted(kind)}; only gpt2 can be loaded")
-    made = values.get("architectures")
     name = made[0] if isinstance(made, list) and made else "GPT2"
     if "model_type" not in values and not str(name).startswith("GPT2"):
         raise InputError(f"{where}: architectures is {quoted(made)}; only GPT-2 can be loaded")
@@ -45,85 +52,38 @@ def _refuse_foreign(values: dict[str, Any], where: Path) -> None:
             raise InputError(f"{where}: {key} is set, which this GPT-2 does not compute")
 
 
-def _activation(name: Any, where: Path) -> str:
-    if not isinstance(name, str) or name not in _ACTIVATIONS:
-        raise InputError(
-            f"{where}: activation_function {quoted(name)} is not computed; "
-            f"known: {', '.join(_ACTIVATIONS)}"
-        )
-    return _ACTIVATIONS[name]
+def _tokens(values: dict[str, Any], folder: Path) -> tuple[list[int], Any]:
+    """The tokens that end a text, and the one that begins it, as the files say.
 
-
-def _typed(
-    values: dict[str, Any], key: str, kinds: tuple[type, ...], default: Any, where: Path
-) -> Any:
-    value = values.get(key, default)
-    if type(value) not in kinds:
-        raise InputError(f"{where}: {key} is {quoted(value)}, expected a {kinds[0].__name__}")
-    return value
-
-
-def _end_tokens(values: dict[str, Any], generation: dict[str, Any], where: Path) -> tuple[int, ...]:
-    """generation_config.json wins; a config.json that says nothing means 50256, the default."""
-    ids = generation.get("eos_token_id")
-    if ids is None:
-        ids = values.get("eos_token_id", 50256)
-    ids = ids if isinstance(ids, list) else [] if ids is None else [ids]
-    if not all(type(token) is int for token in ids):
-        raise InputError(f"{where}: eos_token_id is {quoted(ids)}, expected integers")
-    return tuple(ids)
-
-
-def _start_token(values: dict[str, Any], generation: dict[str, Any], ends: list[int]) -> int | None:
-    """bos_token_id, where it is a token of the model and another than the first end token."""
-    token, vocab = generation.get("bos_token_id"), values.get("vocab_size", 50257)
-    token = values.get("bos_token_id") if token is None else token
-    fits = type(token) is int and type(vocab) is int and 0 <= token < vocab
-    return token if fits and [token] != ends[:1] else None
-
-
-def _config(values: dict[str, Any], ends: list[int], start: int | None, where: Path) -> Config:
-    """config.json's values as ours; what it leaves out has the default of GPT2Config."""
-    _refuse_foreign(values, where)
-    values = {**{ours: values[key] for key, ours in _ALIASES.items() if key in values}, **values}
-    activation = _activation(values.get("activation_function", "gelu_new"), where)
-    vocab = values.get("vocab_size", 50257)
-    inverse = "scale_attn_by_inverse_layer_idx"
-    return tensors.configured(
-        str(where),
-        n_vocab=vocab,
-        n_ctx=values.get("n_positions", values.get("n_ctx", 1024)),
-        n_embd=values.get("n_embd", 768),
-        n_head=values.get("n_head", 12),
-        n_layer=values.get("n_layer", 12),
-        n_inner=values.get("n_inner"),
-        activation_function=activation,
-        layer_norm_epsilon=_typed(values, "layer_norm_epsilon", (float, int), 1e-5, where),
-        scale_attn_weights=_typed(values, "scale_attn_weights", (bool,), True, where),
-        scale_attn_by_inverse_layer_idx=_typed(values, inverse, (bool,), False, where),
-        end_tokens=tuple(ends),
-        start_token=start,
-    )
+    generation_config.json wins; a config.json that says nothing of an end means 50256, the default.
+    """
+    said, path = {"eos_token_id": 50256, **values}, folder / "generation_config.json"
+    if path.is_file():
+        said |= {key: value for key, value in read_json(path).items() if value is not None}
+    end = said["eos_token_id"]
+    ends = end if isinstance(end, list) else [] if end is None else [end]
+    if not all(type(token) is int for token in ends):
+        raise InputError(f"{folder}: eos_token_id is {quoted(ends)}, expected integers")
+    return ends, said.get("bos_token_id")
 
 
 def described(folder: Path) -> tuple[dict[str, Any], Config, tuple[str, ...]]:
     """The values of config.json, the configuration that they make, and notes."""
-    values = read_json(folder / "config.json")
-    path = folder / "generation_config.json"
-    generation = read_json(path) if path.is_file() else {}
-    ends, vocab = _end_tokens(values, generation, folder), values.get("vocab_size", 50257)
-    known = [token for token in ends if type(vocab) is int and 0 <= token < vocab]
-    start = _start_token(values, generation, known)
-    config = _config(values, known, start, folder / "config.json")
-    if len(known) == len(ends):
-        return values, config, ()
-    note = f"an end token of {quoted(list(ends))} is outside the vocabulary and is left out"
-    return values, config, (note,)
-
-
-def configuration(folder: Path) -> Config:
-    """The configuration of a model by its config.json alone, where no weights lie yet."""
-    return described(folder)[1]
+    where = folder / "config.json"
+    values = read_json(where)
+    _refuse_foreign(values, where)
+    fields = {ours: values[theirs] for theirs, ours in NAMES.items() if theirs in values}
+    curve = fields.get("activation_function")
+    if isinstance(curve, str):
+        fields["activation_function"] = ACTIVATIONS.get(curve, curve)
+    n_vocab = tensors.configured(str(where), **fields).n_vocab
+    ends, start = _tokens(values, folder)
+    known = [token for token in ends if 0 <= token < n_vocab]
+    if type(start) is not int or not 0 <= start < n_vocab or [start] == known[:1]:
+        start = None
+    config = tensors.configured(str(where), **fields, end_tokens=tuple(known), start_token=start)
+    note = f"an end token of {quoted(ends)} is outside the vocabulary and is left out"
+    return values, config, () if known == ends else (note,)
 
 
 def written(config: Config, tied: bool) -> dict[str, Any]:

@@ -10,35 +10,28 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from gpt2lab.config import Config
-from gpt2lab.errors import InputError, few
-from gpt2lab.files.io import accessing, map_bytes, read_head
-from gpt2lab.files.tensor_bytes import WIDTHS, floats
-from gpt2lab.files.visible import shown
-from gpt2lab.weights import recommended, tensors, tokenizer_files
+from gpt2lab.errors import InputError
+from gpt2lab.files.io import map_bytes, read_head
+from gpt2lab.files.tensor_bytes import WIDTHS, floats, hollow
+from gpt2lab.weights import tensors, tokenizer_files
 from gpt2lab.weights.checkpoint import Checkpoint, Params
+from gpt2lab.weights.formats import plain
 
 FORMAT = "llmc"
-FILE = "model.bin"
 MAGIC = 20240326
 HEADER = 1024  # bytes
 DTYPES = {1: "float32", 3: "float32", 5: "bfloat16"}  # version -> numbers
 PADDING = 128
 
 
-def _is_model(path: Path) -> bool:
-    return read_head(path, 4) == MAGIC.to_bytes(4, "little")
-
-
 def _found(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path] if _is_model(path) else []
-    return [file for file in sorted(path.glob("*.bin")) if _is_model(file)]
+    files = sorted(path.glob("*.bin")) if path.is_dir() else [path]
+    return [file for file in files if read_head(file, 4) == MAGIC.to_bytes(4, "little")]
 
 
 def recognise(path: Path) -> bool:
@@ -49,13 +42,9 @@ def recognise(path: Path) -> bool:
 def _one(path: Path) -> tuple[Path, tuple[str, ...]]:
     """The file to read; of a training run's model_00000500.bin and so on the latest."""
     files = _found(path)
-    steps = [file for file in files if re.fullmatch(r"model_\d{8}\.bin", file.name)]
-    if len(files) == 1:
-        return files[0], ()
-    if files and len(steps) == len(files):
-        return steps[-1], (f"{len(steps)} checkpoints in {path}; the latest is used",)
-    listed = few([shown(file.name) for file in files])
-    raise InputError(f"{path}: holds several models ({listed}); give one of the files")
+    if len(files) > 1 and all(re.fullmatch(r"model_\d{8}\.bin", file.name) for file in files):
+        return files[-1], (f"{len(files)} checkpoints in {path}; the latest is used",)
+    return plain.only(files, path, "models"), ()
 
 
 def _layout(config: Config, rows: int) -> list[tuple[str, tuple[int, ...]]]:
@@ -86,87 +75,66 @@ def _layout(config: Config, rows: int) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def _header(data: np.ndarray, where: str) -> tuple[str, int, Config]:
-    """The number type, the rows of `wte` and the configuration."""
+    """The number type, the rows of `wte` and the configuration; the size of the file is checked."""
     if data.size < HEADER:
         raise InputError(f"{where}: {data.size} bytes are too few for the header; it is truncated")
-    numbers = [int(number) for number in data[:HEADER].view("<i4")]
-    _, version, n_ctx, n_vocab, n_layer, n_head, n_embd, rows = numbers[:8]
+    _, version, n_ctx, n_vocab, n_layer, n_head, n_embd, rows = data[:32].view("<i4").tolist()
     if version not in DTYPES:
         raise InputError(
             f"{where}: is of version {version}; readable are {', '.join(map(str, DTYPES))}"
         )
-    sizes = {"n_vocab": n_vocab, "n_ctx": n_ctx, "n_embd": n_embd, "n_head": n_head}
-    config = tensors.configured(where, **sizes, n_layer=n_layer)
+    config = tensors.configured(
+        where, n_vocab=n_vocab, n_ctx=n_ctx, n_embd=n_embd, n_head=n_head, n_layer=n_layer
+    )
     rows = n_vocab if version == 1 else rows
-    if rows < n_vocab:
-        raise InputError(f"{where}: {rows} rows are too few for a vocabulary of {n_vocab}")
+    numbers = tensors.count(config) + (rows - n_vocab) * n_embd
+    expected = HEADER + WIDTHS[DTYPES[version]] * numbers
+    if rows < n_vocab or data.size != expected:
+        raise InputError(
+            f"{where}: has {data.size} bytes, its header asks for {expected} with {rows} rows for "
+            f"a vocabulary of {n_vocab}; it is truncated or damaged, copy it again"
+        )
     return DTYPES[version], rows, config
 
 
-def _count(config: Config, rows: int) -> int:
-    """The numbers of a whole file, before a layout of what may be a billion layers is made."""
-    one = _layout(replace(config, n_layer=1), rows)
-    layer = sum(math.prod(shape) for name, shape in one if name.startswith("h."))
-    return sum(math.prod(shape) for _, shape in one) + (config.n_layer - 1) * layer
-
-
-def _params(data: np.ndarray, dtype: str, rows: int, config: Config) -> Params:
+def _params(data: np.ndarray, dtype: str, rows: int, config: Config, headers: bool) -> Params:
     params: Params = {}
     at = HEADER
     for name, shape in _layout(config, rows):
         size = math.prod(shape) * WIDTHS[dtype]
-        params[name] = floats(data[at : at + size], dtype, shape)
+        raw = data[at : at + size]
+        params[name] = hollow(shape) if headers else floats(raw, dtype, shape)
         at += size
     params["wte.weight"] = params["wte.weight"][: config.n_vocab]  # [V, E]
     return tensors.transposed(params)
 
 
-def _opened(file: Path) -> tuple[np.ndarray, str, int, Config]:
-    """The bytes of a whole file, the number type, the rows of `wte` and the configuration."""
-    data = map_bytes(file)
-    dtype, rows, config = _header(data, str(file))
-    expected = HEADER + WIDTHS[dtype] * _count(config, rows)
-    if data.size != expected:
-        raise InputError(
-            f"{file}: has {data.size} bytes, its header asks for {expected}; "
-            "it is truncated or damaged, copy it again"
-        )
-    return data, dtype, rows, config
-
-
-def shape(path: Path) -> tuple[Config, bool]:
-    """The configuration and whether the head is tied, by headers alone."""
-    return _opened(_one(path)[0])[-1], True
-
-
-def load(path: Path) -> Checkpoint:
+def load(path: Path, headers: bool = False) -> Checkpoint:
     """A model file of llm.c, or the folder that it lies in."""
     file, notes = _one(path)
-    data, dtype, rows, config = _opened(file)
-    params = tensors.check(_params(data, dtype, rows, config), config, str(file))
-    tokenizer, more = tokenizer_files.beside(file.parent, config)
-    config = tokenizer_files.ended(config, tokenizer)
-    made = Checkpoint(config, params, tokenizer, FORMAT, file, {}, notes + more)
-    return recommended.beside(made)
+    data = map_bytes(file)
+    dtype, rows, config = _header(data, str(file))
+    params = _params(data, dtype, rows, config, headers)
+    params = tensors.check(params, config, str(file), finite=headers)
+    made = Checkpoint(config, params, None, FORMAT, file, notes=notes)
+    return made if headers else plain.completed(made, *tokenizer_files.beside(file.parent, config))
 
 
 def save(checkpoint: Checkpoint, folder: Path) -> None:
     """Write model.bin, version 3; the vocabulary, for which llm.c has no place, goes beside it."""
-    tensors.must_be_plain(checkpoint, FORMAT)
+    plain.must_be_plain(checkpoint, FORMAT)
     config = checkpoint.config
     rows = -(-config.n_vocab // PADDING) * PADDING
     numbers = (MAGIC, 3, config.n_ctx, config.n_vocab, config.n_layer, config.n_head)
     header = np.zeros(HEADER // 4, "<i4")
     header[:8] = (*numbers, config.n_embd, rows)
     params = tensors.transposed(checkpoint.params)
-    with accessing(folder, "written"):
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / FILE).open("wb") as file:
-            file.write(header.tobytes())
-            for name, _ in _layout(config, rows):
-                file.write(np.ascontiguousarray(params[name], "<f4").data)
-                if name == "wte.weight":
-                    file.write(bytes(4 * (rows - config.n_vocab) * config.n_embd))
-        if checkpoint.tokenizer is not None:
-            checkpoint.tokenizer.save(folder)
-        recommended.write_beside(checkpoint, folder)
+    with (folder / "model.bin").open("wb") as file:
+        file.write(header.tobytes())
+        for name, _ in _layout(config, rows):
+            file.write(np.ascontiguousarray(params[name], "<f4").data)
+            if name == "wte.weight":
+                file.write(bytes(4 * (rows - config.n_vocab) * config.n_embd))
+    if checkpoint.tokenizer is not None:
+        checkpoint.tokenizer.save(folder)
+    plain.save_settings(checkpoint, folder)

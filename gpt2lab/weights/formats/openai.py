@@ -18,16 +18,16 @@ from gpt2lab.files.io import accessing, read_text
 from gpt2lab.files.json_files import read_json, write_json
 from gpt2lab.files.visible import shown
 from gpt2lab.text.tokenizer import Tokenizer
-from gpt2lab.weights import recommended, tensors, tokenizer_files
+from gpt2lab.weights import tensors, tokenizer_files
 from gpt2lab.weights.checkpoint import Checkpoint, Params
-from gpt2lab.weights.formats import tensorbundle
+from gpt2lab.weights.formats import plain, tensorbundle
 
 FORMAT = "openai"
 HPARAMS = ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer")
 IDLE = ("embd_dropout", "embed_dropout", "attn_dropout", "res_dropout", "resid_dropout", "dtype")
 FILES = {"vocab.json": "encoder.json", "merges.txt": "vocab.bpe"}  # other name, same content
 #: What the layout has no place for; OpenAI's code does not look at them.
-BESIDE = {name: name for name in ("tokenizer_config.json", "special_tokens_map.json")}
+BESIDE = ("tokenizer_config.json", "special_tokens_map.json")
 
 _VARIABLE = re.compile(
     r"model/(?:(wte|wpe)|(ln_f/[gb])|h(\d{1,6})/(ln_[12]/[gb]|attn/c_(?:attn|proj)/[wb]"
@@ -68,6 +68,9 @@ def theirs(name: str) -> str:
     return "/".join(["model", *path, part])
 
 
+# --- where the checkpoint lies ---
+
+
 def prefixes(folder: Path) -> list[Path]:
     """The checkpoints in a folder, each as the common beginning of its files' names."""
     with accessing(folder):
@@ -93,30 +96,23 @@ def prefix_of(path: Path) -> Path | None:
     """The checkpoint that a path means: a prefix, or one of its files."""
     name = re.sub(r"\.(index|meta|data-\d+-of-\d+)$", "", path.name)
     prefix = path.with_name(name) if name else path
-    return prefix if not path.is_dir() and tensorbundle.exists(prefix) else None
+    return prefix if not path.is_dir() and tensorbundle.index_path(prefix).is_file() else None
 
 
-def _shape(params: Params, name: str, where: str) -> tuple[int, int]:
-    shape = params[name].shape if name in params else ()
-    if len(shape) != 2:
-        raise InputError(f"{where}: holds no model/{name.partition('.')[0]}; it is no GPT-2")
-    return shape
+def recognise(path: Path) -> bool:
+    """A folder with one TensorFlow checkpoint, or one of its files; runs are gpt2simple's."""
+    return bool(prefixes(path)) if path.is_dir() else prefix_of(path) is not None
 
 
-def config_from_shapes(params: Params, where: str) -> Config:
-    """The configuration that the tensors show; heads are taken to be 64 wide, as in every size."""
-    n_vocab, n_embd = _shape(params, "wte.weight", where)
-    n_ctx, _ = _shape(params, "wpe.weight", where)
-    n_layer = len({name.split(".")[1] for name in params if name.startswith("h.")})
-    if n_embd % 64:
-        raise InputError(
-            f"{where}: there is no hparams.json and the width {n_embd} is not made of heads of 64; "
-            "put the model's hparams.json into the folder"
-        )
-    return Config(n_vocab, n_ctx, n_embd, n_embd // 64, max(n_layer, 1))
+def _prefix(path: Path) -> Path:
+    prefix = named(path) if path.is_dir() else prefix_of(path)
+    return prefix or plain.only(prefixes(path), path, "checkpoints")
 
 
-def read_hparams(path: Path) -> Config:
+# --- reading ---
+
+
+def _hparams(path: Path) -> Config:
     """The five numbers of an hparams.json."""
     values = read_json(path)
     unknown = sorted(set(values) - {*HPARAMS, *IDLE})
@@ -127,66 +123,45 @@ def read_hparams(path: Path) -> Config:
     return tensors.configured(str(path), **{key: values[key] for key in HPARAMS})
 
 
-def read_params(prefix: Path, headers: bool = False) -> Params:
-    """The model's tensors under our names, the leading 1 of the matrices taken off."""
-    return {
+def _config_from_shapes(params: Params, where: str) -> Config:
+    """The configuration that the tensors show; heads are taken to be 64 wide, as in every size."""
+    sides: list[int] = []
+    for name in ("wte", "wpe"):
+        shape = params[f"{name}.weight"].shape if f"{name}.weight" in params else ()
+        if len(shape) != 2:
+            raise InputError(f"{where}: holds no model/{name}; it is no GPT-2")
+        sides += shape
+    n_vocab, n_embd, n_ctx, _ = sides
+    if n_embd % 64:
+        raise InputError(
+            f"{where}: there is no hparams.json and the width {n_embd} is not made of heads of 64; "
+            "put the model's hparams.json into the folder"
+        )
+    n_layer = len({name.split(".")[1] for name in params if name.startswith("h.")})
+    return Config(n_vocab, n_ctx, n_embd, n_embd // 64, max(n_layer, 1))
+
+
+def read(prefix: Path, format: str, headers: bool = False) -> Checkpoint:
+    """The tensors of a checkpoint under our names, and its configuration; no vocabulary."""
+    params = {
         ours(name): array[0] if array.ndim == 3 and array.shape[0] == 1 else array  # [in, out]
         for name, array in tensorbundle.read(prefix, is_model, headers).items()
     }
-
-
-def _configured(prefix: Path, params: Params) -> tuple[Config, tuple[str, ...]]:
-    hparams = prefix.parent / "hparams.json"
-    if hparams.is_file():
-        return read_hparams(hparams), ()
-    config = config_from_shapes(params, str(prefix))
+    hparams = prefix.with_name("hparams.json")
+    is_said = hparams.is_file()
+    config = _hparams(hparams) if is_said else _config_from_shapes(params, str(prefix))
     note = f"no hparams.json; the shapes show n_head {config.n_head}, if heads are 64 wide"
-    return config, (note,)
+    params = tensors.check(params, config, str(prefix), finite=headers)
+    return Checkpoint(config, params, None, format, prefix, notes=() if is_said else (note,))
 
 
-def shape_of(prefix: Path) -> tuple[Config, bool]:
-    """The configuration of a checkpoint and that its head is tied, by its headers alone."""
-    params = read_params(prefix, headers=True)
-    config, _ = _configured(prefix, params)
-    tensors.check(params, config, str(prefix), finite=True)
-    return config, True
-
-
-def read_folder(prefix: Path, format: str) -> Checkpoint:
-    """A checkpoint by its prefix, with the files that lie beside it."""
-    params = read_params(prefix)
-    config, notes = _configured(prefix, params)
-    params = tensors.check(params, config, str(prefix))
-    tokenizer, more = tokenizer_files.beside(prefix.parent, config)
-    return Checkpoint(config, params, tokenizer, format, prefix, {}, notes + more)
-
-
-def recognise(path: Path) -> bool:
-    """A folder with one TensorFlow checkpoint, or one of its files; runs are gpt2simple's."""
-    if path.is_dir():
-        return bool(prefixes(path))
-    return prefix_of(path) is not None
-
-
-def _prefix(path: Path) -> Path:
-    found = prefixes(path) if path.is_dir() else []
-    prefix = named(path) or (found[0] if len(found) == 1 else None) if found else prefix_of(path)
-    if prefix is None:
-        listed = few([shown(str(prefix)) for prefix in found])
-        raise InputError(f"{path}: holds several checkpoints; load one of them: {listed}")
-    return prefix
-
-
-def shape(path: Path) -> tuple[Config, bool]:
-    """The configuration and whether the head is tied, by headers alone."""
-    return shape_of(_prefix(path))
-
-
-def load(path: Path) -> Checkpoint:
+def load(path: Path, headers: bool = False) -> Checkpoint:
     """The checkpoint in a folder, or the one that a file of it names."""
-    checkpoint = read_folder(_prefix(path), FORMAT)
-    checkpoint.config = tokenizer_files.ended(checkpoint.config, checkpoint.tokenizer)
-    return recommended.beside(checkpoint)
+    prefix = _prefix(path)
+    made = read(prefix, FORMAT, headers)
+    if headers:
+        return made
+    return plain.completed(made, *tokenizer_files.beside(prefix.parent, made.config))
 
 
 # --- writing ---
@@ -199,27 +174,25 @@ def _save_vocabulary(tokenizer: Tokenizer, folder: Path) -> None:
             "the format openai holds byte-level BPE vocabularies as GPT-2's only, this one is "
             f"{what}; convert to huggingface or nanogpt"
         )
+    beside = {name: name for name in BESIDE} if tokenizer.settings else {}
     with TemporaryDirectory(dir=folder) as space:
         tokenizer.save(Path(space))
-        for name, called in {**FILES, **(BESIDE if tokenizer.settings else {})}.items():
+        for name, called in {**FILES, **beside}.items():
             if (Path(space) / name).is_file():
                 (Path(space) / name).rename(folder / called)
 
 
 def save(checkpoint: Checkpoint, folder: Path) -> None:
     """Write a folder that OpenAI's code and gpt-2-simple open as one of their models."""
-    tensors.must_be_plain(checkpoint, FORMAT)
+    plain.must_be_plain(checkpoint, FORMAT)
     params = {
         theirs(name): array[None] if name.endswith(tensors.LINEARS) else array  # [1, in, out]
         for name, array in checkpoint.params.items()
     }
-    with accessing(folder, "written"):
-        folder.mkdir(parents=True, exist_ok=True)
-        tensorbundle.write(folder / "model.ckpt", params)
-        hparams = {key: getattr(checkpoint.config, key) for key in HPARAMS}
-        write_json(folder / "hparams.json", hparams)
-        text = 'model_checkpoint_path: "model.ckpt"\nall_model_checkpoint_paths: "model.ckpt"\n'
-        (folder / "checkpoint").write_text(text, encoding="utf-8")
-        if checkpoint.tokenizer is not None:
-            _save_vocabulary(checkpoint.tokenizer, folder)
-        recommended.write_beside(checkpoint, folder)
+    tensorbundle.write(folder / "model.ckpt", params)
+    write_json(folder / "hparams.json", {key: getattr(checkpoint.config, key) for key in HPARAMS})
+    text = 'model_checkpoint_path: "model.ckpt"\nall_model_checkpoint_paths: "model.ckpt"\n'
+    (folder / "checkpoint").write_text(text, encoding="utf-8")
+    if checkpoint.tokenizer is not None:
+        _save_vocabulary(checkpoint.tokenizer, folder)
+    plain.save_settings(checkpoint, folder)

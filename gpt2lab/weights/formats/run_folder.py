@@ -9,7 +9,6 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from gpt2lab.config import Config
 from gpt2lab.errors import InputError
 from gpt2lab.files.io import read_text
 from gpt2lab.weights import checksums
@@ -45,17 +44,10 @@ def _step(path: Path) -> tuple[Path, Path]:
     return path / name, pointer
 
 
-def shape(path: Path) -> tuple[Config, bool]:
-    """The configuration and whether the head is tied, by headers alone."""
-    folder, _ = _step(path)
-    checksums.check_checkpoint(folder, hashed=None)
-    return huggingface.shape(folder)
-
-
-def load(path: Path) -> Checkpoint:
+def load(path: Path, headers: bool = False) -> Checkpoint:
     """The model of the run; a note says of which step."""
     folder, pointer = _step(path)
-    checksums.check_checkpoint(folder)
-    found = huggingface.load(folder)
+    checksums.check_checkpoint(folder, headers)
+    found = huggingface.load(folder, headers)
     note = f"{path.name}: {folder.name} of the run, its {pointer.name}"
     return replace(found, format=FORMAT, notes=(note, *found.notes))

@@ -17,7 +17,7 @@ from gpt2lab.config import Config
 from gpt2lab.errors import Failure, InputError, few
 from gpt2lab.files.atomic import write_whole
 from gpt2lab.files.visible import shown
-from gpt2lab.weights import find, tokenizer_files
+from gpt2lab.weights import find, tensors, tokenizer_files
 from gpt2lab.weights.formats import hf_config, huggingface
 from gpt2lab.weights.hub import address, transfer
 from gpt2lab.weights.hub.address import Hub
@@ -47,7 +47,7 @@ def _checked_config(hub: Hub, remote: Remote) -> Config:
     with TemporaryDirectory() as folder:
         fetch_checked(hub, remote, Path(folder) / remote.file, None)
         try:
-            return hf_config.configuration(Path(folder))
+            return hf_config.described(Path(folder))[1]
         except InputError as error:
             said = str(error).replace(folder, hub.repo)
             raise InputError(f"{said}; nothing was fetched") from error
@@ -90,7 +90,7 @@ def _snapshot(hub: Hub, force: bool, progress: Progress | None) -> Path:
     pinned = replace(hub, revision=described.commit)  # the branch may move while we fetch
     folder = hub.folder / "snapshots" / described.commit
     config = _checked_config(pinned, described)
-    limit = PER_PARAMETER * find.count(config, tied=False) + TEXT_LIMIT
+    limit = PER_PARAMETER * tensors.count(config) + TEXT_LIMIT
     weights = _weights(pinned, limit)
     settings = look(pinned, "generation_config.json", CONFIG_LIMIT)
     vocabulary = [look(pinned, name, TEXT_LIMIT) for name in tokenizer_files.FILES]
