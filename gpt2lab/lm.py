@@ -122,7 +122,7 @@ class LM:
         other = copy.copy(self)
         listed: list[Any] = []
         for given in acts:
-            listed += [given] if isinstance(given, lens.Act) else as_list("acts", given)
+            listed += [given] if isinstance(given, lens.Act) else as_list(given)
         other.acts = (*self.acts, *lens.lasting(lens.checked(listed, self.config)))
         plain = exact(self)
         other.engine = NumpyEngine(

@@ -348,7 +348,7 @@ def test_narrow_arithmetic_gives_float32_estimates():
         ([1], [97], {}, "the corrupt text holds the id 97; this model's ids go from 0 to 96"),
         ([1] * 65, [2] * 65, {}, "the texts have 65 tokens, the model sees 64; shorten them"),
         ([1], [2], {"names": ["patern"]}, "no inner value is named 'patern'; did you mean pattern"),
-        ([1], [2], {"names": "z", "layers": [2]}, "layer 2 is not there; .* from 0 to 1"),
+        ([1], [2], {"names": "z", "layers": [2]}, "layer 2 does not exist; .* from 0 to 1"),
         (
             [1],
             [2],

@@ -457,16 +457,16 @@ def test_a_custom_act_sees_the_whole_value():
         (lambda: lens.silence_heads(2, 0), "layer 2 .* 0 to 1"),
         (lambda: lens.silence_heads(0, 4), "head 4 .* 0 to 3"),
         (lambda: lens.silence_neurons(0, 128), "neuron 128 .* 0 to 127"),
-        (lambda: lens.silence_heads(0, []), "none at all"),
+        (lambda: lens.silence_heads(0, []), "empty or holds"),
         (lambda: lens.silence_heads(0, [1, 1]), "twice"),
         (lambda: lens.silence_heads(0, "1"), "'1'"),
         (lambda: lens.silence_heads(-1, 1), "-1"),
-        (lambda: lens.scale_heads(0, 1, float("nan")), "finite"),
+        (lambda: lens.scale_heads(0, 1, float("nan")), "the factor is nan"),
         (lambda: lens.scale_heads(0, 1, "2"), "number"),
         (lambda: lens.steer(0, np.ones(31)), "31 entries, this model is 32"),
         (lambda: lens.steer(0, np.ones((2, 32))), "one row"),
         (lambda: lens.steer(0, [float("inf")] * 32), "finite"),
-        (lambda: lens.steer(0, np.ones(32), name="z"), "choose one of"),
+        (lambda: lens.steer(0, np.ones(32), name="z"), "must be one of"),
         (lambda: lens.patch("h.0.attn.zz", np.ones(8)), "did you mean"),
         (lambda: lens.patch("z", np.ones(8)), "every layer"),
         (
@@ -474,9 +474,9 @@ def test_a_custom_act_sees_the_whole_value():
             r"\[1, 4, 7, 8\].*\[1, 4, 8, 8\]",
         ),
         (lambda: lens.patch("h.0.mlp_out", np.ones((1, 1, 1, 1, 1))), "axes"),
-        (lambda: lens.patch("h.0.mlp_out", "words"), "trace or an array"),
-        (lambda: lens.silence_heads(0, 1, positions=[8]), "position 8 is beyond the text"),
-        (lambda: lens.silence_heads(0, 1, positions=[64]), "position 64 is not there"),
+        (lambda: lens.patch("h.0.mlp_out", "words"), "a trace, or an array"),
+        (lambda: lens.silence_heads(0, 1, positions=[8]), "outside of the text, which has 8"),
+        (lambda: lens.silence_heads(0, 1, positions=[64]), "position 64 .* 0 to 63"),
         (lambda: lens.custom("h.0.mlp_out", lambda v: v[:, 1:], "cut"), "shape"),
         (lambda: "silence", "no act"),
     ],
@@ -491,7 +491,7 @@ def test_a_patch_from_a_shorter_trace_names_its_positions():
     short = model.trace(IDS[:3])
     with pytest.raises(InputError, match="position 5 is not in the trace"):
         lens.patch("h.0.mlp_out", short, positions=[5])
-    with pytest.raises(InputError, match="position 4 is beyond the text"):
+    with pytest.raises(InputError, match="outside of the text, which has 4"):
         model.trace(IDS[:4], acts=[lens.patch("h.0.mlp_out", model.trace(IDS))])
 
 

@@ -217,7 +217,7 @@ def test_long_results_are_cut_and_say_so():
     assert "last 60 of 90 tokens" in (lens.next_tokens(t))._repr_html_()
     shown = (lens.logit_lens(t))._repr_html_()
     assert "last 60 of 90 tokens" in shown
-    assert "last 40 of 46 layers" in shown
+    assert "last 40 of 46 places" in shown
     assert "last 40 of 90 tokens" in (lens.attention(t, 0, 0))._repr_html_()
     most = (lens.attribution(t, by="neuron"))._repr_html_()
     assert "40 largest of" in most

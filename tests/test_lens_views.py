@@ -215,7 +215,7 @@ def test_what_an_act_added_is_a_part_of_its_own():
         ({"token": 4096}, "token 4096"),
         ({"against": "…………"}, "other token"),
         ({"position": 99}, "position 99"),
-        ({"by": "letter"}, "layer, head or neuron"),
+        ({"by": "letter"}, "layer, head, neuron"),
     ],
 )
 def test_attributions_that_cannot_be(trace, given, message):
@@ -451,8 +451,8 @@ def test_a_direction_moves_the_model_towards_its_texts(fable):
     [
         ({"toward": []}, "no text in toward"),
         ({"layer": 6}, "layer 6"),
-        ({"tokens": "first"}, "last or mean"),
-        ({"name": "pattern"}, "no direction"),
+        ({"tokens": "first"}, "last, mean"),
+        ({"name": "pattern"}, "name is .pattern.; it must be one of resid_pre"),
     ],
 )
 def test_directions_that_cannot_be(fable, given, message):
@@ -598,7 +598,7 @@ def test_positions_count_from_the_end_where_there_is_one(fable):
     assert patch.positions == (count - 2,)
     with pytest.raises(InputError, match="positions below 0 count from the end"):
         fable.acting(lens.silence_heads(2, 0, positions=-1))
-    with pytest.raises(InputError, match="outside it or the same twice"):
+    with pytest.raises(InputError, match=r"outside of the text, .*, or the same twice"):
         fable.trace(TEXT, acts=[lens.silence_heads(2, 0, positions=[-1, count - 1])])
 
 

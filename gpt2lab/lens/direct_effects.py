@@ -5,14 +5,13 @@ Shapes: T tokens, E embedding, F width of the MLP, H heads, D head width, V voca
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 import numpy as np
 
-from gpt2lab.errors import InputError
+from gpt2lab.checks import one_of
 from gpt2lab.lens.traces import Array, Trace, pieces_of
 from gpt2lab.lens.unembedding import head, place_of, token_of
 from gpt2lab.pages import fragments as view
@@ -77,30 +76,26 @@ class Attribution:
         )
 
     def _repr_html_(self) -> str:
-        return _view(self)
-
-
-def _view(a: Attribution) -> str:
-    """For a notebook: what each part adds to the logit, as bars to either side of zero."""
-    chosen, rest = np.arange(len(a.values)), ""
-    if len(chosen) > view.ROWS:
-        chosen = np.argsort(-np.abs(a.values), kind="stable")[: view.ROWS]
-        left = float(a.values.sum() - a.values[chosen].sum())
-        rest = f"Shown are the {view.ROWS} largest of {len(a.values)} parts; "
-        rest += f"the others sum to {left:.4f}."
-    most = float(np.abs(a.values).max()) or 1.0
-    rows = [_bar(a.labels[i], float(a.values[i]), most) for i in chosen]
-    return view.fragment(
-        f"Direct effects on the logit of {plain(a.target)}, {a.logit:.4f}, at token {a.position}",
-        view.table(rows),
-        view.notes(rest, f"The parts sum to the logit up to rounding ({a.error:.1e})."),
-    )
-
-
-def _bar(label: str, value: float, most: float) -> str:
-    """One part: its name, its bar, its number."""
-    drawn = view.signed_bar(value, most, f"{label} {value!r}")
-    return view.label(escape(label)) + drawn + view.words(f"{value:+.4f}", "right")
+        """What each part adds to the logit, as bars to either side of zero."""
+        chosen, rest = np.arange(len(self.values)), ""
+        if len(chosen) > view.ROWS:
+            chosen = np.argsort(-np.abs(self.values), kind="stable")[: view.ROWS]
+            left = float(self.values.sum() - self.values[chosen].sum())
+            rest = f"Shown are the {view.ROWS} largest of {len(self.values)} parts; "
+            rest += f"the others sum to {left:.4f}."
+        most = float(np.abs(self.values).max()) or 1.0
+        rows = [
+            view.label(escape(label))
+            + view.signed_bar(value, most, f"{label} {value!r}")
+            + view.words(f"{value:+.4f}", "right")
+            for label, value in ((self.labels[i], float(self.values[i])) for i in chosen)
+        ]
+        about = f"the logit of {plain(self.target)}, {self.logit:.4f}, at token {self.position}"
+        return view.fragment(
+            f"Direct effects on {about}",
+            view.table(rows),
+            view.notes(rest, f"The parts sum to the logit up to rounding ({self.error:.1e})."),
+        )
 
 
 def attribution(
@@ -121,26 +116,19 @@ def attribution(
     MLPs) or "neuron" (neurons and attentions).
     Elhage et al. 2021, "A mathematical framework for transformer circuits".
     """
-    if not isinstance(by, str) or by not in ("layer", "head", "neuron"):
-        raise InputError(f"by is {by!r:.60}; choose layer, head or neuron")
+    one_of("by", by, ("layer", "head", "neuron"))
     row, at = trace.row(row), place_of(trace, position)
     logits = trace["logits"][row, -1 if trace["logits"].shape[1] == 1 else at]
     chosen = int(np.argmax(logits)) if token is None else token_of(trace, token)
     other = None if against is None else token_of(trace, against, "other token")
     logit = float(logits[chosen]) - (0.0 if other is None else float(logits[other]))
-    w = head(trace)[chosen].astype(np.float64)
-    if other is not None:
-        w = w - head(trace)[other]
+    w = head(trace)[chosen].astype(np.float64) - (0.0 if other is None else head(trace)[other])
     direction, constant = _direction(trace, w, row, at)
-    labels = ["embed", "pos_embed"]
-    values: list[Sequence[float] | Array] = [[trace[n][row, at] @ direction for n in labels]]
+    shares = {name: trace[name][row, at] @ direction for name in ("embed", "pos_embed")}
     for layer in range(trace.config.n_layer):
-        for more, found in _parts(trace, layer, by, direction, row, at):
-            labels += more
-            values.append(found)
-    labels.append("ln_f.bias")
-    values.append([constant])
-    whole = np.concatenate([np.asarray(part, np.float64) for part in values])
+        shares |= _parts(trace, layer, by, direction, row, at)
+    shares["ln_f.bias"] = constant
+    labels, whole = list(shares), np.array(list(shares.values()), np.float64)
     if trace.acts:
         last = trace["resid_post", trace.config.n_layer - 1][row, at]
         labels.append("acts")
@@ -163,26 +151,23 @@ def _direction(trace: Trace, w: Array, row: int, at: int) -> tuple[Array, float]
 
 def _parts(
     trace: Trace, layer: int, by: str, direction: Array, row: int, at: int
-) -> Iterable[tuple[list[str], Sequence[float] | Array]]:
-    """Labels and shares of what one layer writes at one place."""
+) -> dict[str, Any]:
+    """The shares of what one layer writes at one place, by label."""
     p, scope, c = trace.params, f"h.{layer}", trace.config
+
+    def split(part: str, unit: str, values: Array) -> dict[str, Any]:
+        """The shares of the units of attention or MLP, whose `values` [n, ...] c_proj reads."""
+        out = p[f"{scope}.{part}.c_proj.weight"].reshape(*values.shape, c.n_embd) @ direction
+        shares = values * out  # [n, ...]
+        shares = shares if shares.ndim == 1 else np.sum(shares, axis=1)  # [n]
+        bias = p[f"{scope}.{part}.c_proj.bias"] @ direction
+        named = {f"{scope}.{unit}.{i}": share for i, share in enumerate(shares)}
+        return {**named, f"{scope}.{part}.c_proj.bias": bias}
+
     if by == "head":
-        out = p[f"{scope}.attn.c_proj.weight"].reshape(c.n_head, c.head_width, -1)  # [H, D, E]
-        z = trace["z", layer][row, :, at]  # [H, D]
-        yield (
-            [*(f"{scope}.head.{i}" for i in range(c.n_head)), f"{scope}.attn.c_proj.bias"],
-            np.append(
-                np.sum(z * (out @ direction), axis=1), p[f"{scope}.attn.c_proj.bias"] @ direction
-            ),
-        )
+        attn = split("attn", "head", trace["z", layer][row, :, at])  # [H, D]
     else:
-        yield [f"{scope}.attn_out"], [trace["attn_out", layer][row, at] @ direction]
+        attn = {f"{scope}.attn_out": trace["attn_out", layer][row, at] @ direction}
     if by == "neuron":
-        out = p[f"{scope}.mlp.c_proj.weight"]  # [F, E]
-        post = trace["mlp_post", layer][row, at]  # [F]
-        yield (
-            [*(f"{scope}.neuron.{i}" for i in range(c.mlp_width)), f"{scope}.mlp.c_proj.bias"],
-            np.append(post * (out @ direction), p[f"{scope}.mlp.c_proj.bias"] @ direction),
-        )
-    else:
-        yield [f"{scope}.mlp_out"], [trace["mlp_out", layer][row, at] @ direction]
+        return attn | split("mlp", "neuron", trace["mlp_post", layer][row, at])  # [F]
+    return attn | {f"{scope}.mlp_out": trace["mlp_out", layer][row, at] @ direction}

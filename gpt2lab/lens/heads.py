@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 
 from gpt2lab import forks, reference
+from gpt2lab.checks import one_of, whole
 from gpt2lab.errors import InputError
 from gpt2lab.generation.sampler import log_softmax
 from gpt2lab.lens import hook_names as naming
 from gpt2lab.lens import interventions as acting
-from gpt2lab.lens.prediction import check_count, top
-from gpt2lab.lens.traces import Array, Model, Trace, exact, pieces_of
+from gpt2lab.lens.prediction import MOST, top
+from gpt2lab.lens.traces import Array, Model, Trace, exact, pieces_of, plain_fields
 from gpt2lab.pages import fragments as view
 from gpt2lab.pages.palette import shade
-from gpt2lab.pages.text import percent, plain, token
+from gpt2lab.pages.text import percent, plain
 from gpt2lab.reference import attention_mask, norm, softmax
 
 # ---- One head's arithmetic.
@@ -49,7 +50,7 @@ class Attention:
     def explain(self, position: int = -1, top: int = 5) -> str:
         """The arithmetic of one token's look back, as lines of text: the strongest sources."""
         at = naming.in_range("position", position, len(self.pieces))
-        top = check_count("top", top)
+        top = whole("top", top, 1, MOST)
         lines = [
             f"layer {self.layer}, head {self.head}: {self.pieces[at]!r} at {at} looks back",
             f"{'source':>20} {'q.k':>9} {'x scale':>9} {'exp(x - max)':>13} {'softmax':>8}",
@@ -78,40 +79,26 @@ class Attention:
         )
 
     def _repr_html_(self) -> str:
-        return _pattern_view(self)
+        """A row for each token, a column for each token that it attends to."""
+        tokens = view.tokens_axis(self.pieces)
+        return view.fragment(
+            f"Layer {self.layer}, head {self.head}: attention of each token (down) to each source "
+            "(across)",
+            view.grid(tokens, tokens, self._cell),
+            view.legend(shade, "0%", "100% of its attention"),
+            view.notes(f"Scores are q.k times {self.scale:.4f}; each row is their softmax."),
+        )
 
-
-def _pattern_view(a: Attention) -> str:
-    """For a notebook: a row for each token, a column for each token that it attends to."""
-    length = len(a.pieces)
-    columns = range(max(0, length - view.COLUMNS), length)
-    rows = range(max(0, length - view.ROWS), length)
-    body = [
-        view.label(token(a.pieces[i]), f"token {i}")
-        + "".join(_pattern_cell(a, i, j) for j in columns if j <= i)
-        for i in rows
-    ]
-    first = f"The columns are the last {len(columns)}; attention to earlier tokens is not shown."
-    return view.fragment(
-        f"Layer {a.layer}, head {a.head}: attention of each token (down) to each source (across)",
-        view.table([view.token_labels(a.pieces, columns), *body]),
-        view.legend(shade, "0%", "100% of its attention"),
-        view.notes(
-            view.cut(len(rows), length, "tokens", "last"),
-            first if columns[0] else "",
-            f"Scores are q.k times {a.scale:.4f}; each row is their softmax.",
-        ),
-    )
-
-
-def _pattern_cell(a: Attention, i: int, j: int) -> str:
-    """One cell of a pattern: the hundredths, and in the title the arithmetic."""
-    value = float(a.pattern[i, j])
-    title = (
-        f"{plain(a.pieces[i])} ({i}) to {plain(a.pieces[j])} ({j}): {percent(value)}\n"
-        f"q.k {a.dots[i, j]:.4f}, scaled {a.scaled[i, j]:.4f}"
-    )
-    return view.cell(f"{100 * value:.0f}" if value >= 0.005 else "", shade(value), title)
+    def _cell(self, i: int, j: int) -> str:
+        """The hundredths, and in the title the arithmetic; nothing for later tokens."""
+        if j > i:
+            return ""
+        value = float(self.pattern[i, j])
+        title = (
+            f"{plain(self.pieces[i])} ({i}) to {plain(self.pieces[j])} ({j}): {percent(value)}\n"
+            f"q.k {self.dots[i, j]:.4f}, scaled {self.scaled[i, j]:.4f}"
+        )
+        return view.cell(f"{100 * value:.0f}" if value >= 0.005 else "", shade(value), title)
 
 
 def attention(trace: Trace, layer: int, head: int, *, row: int = 0) -> Attention:
@@ -121,7 +108,7 @@ def attention(trace: Trace, layer: int, head: int, *, row: int = 0) -> Attention
     has to be traced in one reading: a step of writing holds its own keys alone.
     """
     layer = naming.check_layer(trace.config, layer)
-    head, row = naming.check_head(trace.config, head), trace.row(row)
+    head, row = naming.check_unit(trace.config, "H", head), trace.row(row)
     if trace.start:
         raise InputError(
             f"this trace is of a step after {trace.start} cached tokens; trace the whole text"
@@ -145,7 +132,7 @@ def attention(trace: Trace, layer: int, head: int, *, row: int = 0) -> Attention
 def _slices(model: Model | Trace, layer: int, head: int) -> tuple[Array, ...]:
     """W_Q, W_K, W_V [E + 1, D] with their biases as last rows, and W_O [D, E]."""
     c, p = model.config, model.params
-    layer, head = naming.check_layer(c, layer), naming.check_head(c, head)
+    layer, head = naming.check_layer(c, layer), naming.check_unit(c, "H", head)
     scope, E, D = f"h.{layer}.attn", c.n_embd, c.head_width
     whole = np.vstack([p[f"{scope}.c_attn.weight"], p[f"{scope}.c_attn.bias"]])  # [E + 1, 3 E]
     parts = whole.reshape(E + 1, 3, c.n_head, D)[:, :, head]  # [E + 1, 3, D]
@@ -187,7 +174,7 @@ def ov_tokens(
     x = norm(p["wte.weight"][token], p[f"{scope}.weight"], p[f"{scope}.bias"])
     out = np.append(x, 1) @ ov_circuit(model, layer, head)  # [E]
     logits = p.get("lm_head.weight", p["wte.weight"]) @ ((out - out.mean()) * p["ln_f.weight"])
-    return [(int(i), float(logits[i])) for i in top(logits, check_count("top", top_count))]
+    return [(int(i), float(logits[i])) for i in top(logits, whole("top", top_count, 1, MOST))]
 
 
 def copying_scores(model: Model) -> Array:
@@ -210,6 +197,14 @@ def copying_scores(model: Model) -> Array:
 
 # ---- What heads look for: scores on repeated random tokens.
 
+
+def highest(scores: Array, count: int) -> list[tuple[int, int, float]]:
+    """(row, column, value) of the largest entries of a matrix, the largest first."""
+    order = np.argsort(-scores, axis=None, kind="stable")[:count]
+    rows, columns = np.unravel_index(order, scores.shape)
+    return [(int(i), int(j), float(scores[i, j])) for i, j in zip(rows, columns, strict=True)]
+
+
 KINDS = ("previous", "duplicate", "induction")
 
 
@@ -230,20 +225,11 @@ class HeadScores:
 
     def strongest(self, kind: str, count: int = 5) -> list[tuple[int, int, float]]:
         """(layer, head, score) of the heads that score highest in a kind."""
-        if not isinstance(kind, str) or kind not in KINDS:
-            raise InputError(f"the kind of score is {kind!r}; choose {', '.join(KINDS)}")
-        scores = getattr(self, kind)
-        order = np.argsort(-scores, axis=None, kind="stable")[:count]
-        places = np.unravel_index(order, scores.shape)
-        return [(int(i), int(j), float(scores[i, j])) for i, j in zip(*places, strict=True)]
+        return highest(getattr(self, one_of("kind", kind, KINDS)), count)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values, for JSON."""
-        return {
-            **{kind: getattr(self, kind).tolist() for kind in KINDS},
-            "losses": list(self.losses),
-            "length": self.length,
-        }
+        return plain_fields(self) | {"losses": list(self.losses)}
 
     def __repr__(self) -> str:
         rows = []
@@ -253,44 +239,28 @@ class HeadScores:
         return "\n".join([*rows, "HeadScores: .strongest(kind, n) has more, .to_dict() everything"])
 
     def _repr_html_(self) -> str:
-        return _scores_view(self)
-
-
-def _scores_view(h: HeadScores) -> str:
-    """For a notebook: a table of each kind of score, layers down and heads across."""
-    tables = "".join(
-        '<div style="display:inline-block;vertical-align:top;margin-right:18px">'
-        f"<div>{kind}</div>{_grid(getattr(h, kind), kind)}</div>"
-        for kind in KINDS
-    )
-    layers, heads = h.previous.shape
-    return view.fragment(
-        "Attention on random tokens that come twice",
-        tables,
-        view.legend(shade, "0", "1, all of the attention"),
-        view.notes(
-            view.cut(min(view.ROWS, layers), layers, "layers", "first"),
-            view.cut(min(view.COLUMNS, heads), heads, "heads", "first"),
-            f"Loss on {h.length} random tokens: {h.losses[0]:.3f} nats per token the first time, "
-            f"{h.losses[1]:.3f} the second.",
-        ),
-    )
-
-
-def _grid(scores: Array, kind: str) -> str:
-    """Scores [L, H] as a table."""
-    shown = scores[: view.ROWS, : view.COLUMNS]
-    numbers = range(shown.shape[1])
-    head = view.labels(map(str, numbers), (f"head {j}" for j in numbers))
-    body = [
-        view.label(str(i), f"layer {i}")
-        + "".join(
-            view.cell(f"{x:.2f}", shade(float(x)), f"layer {i}, head {j}: {kind} {x:.4f}")
-            for j, x in enumerate(row)
+        """A table of each kind of score, layers down and heads across."""
+        first, second = self.losses
+        return view.fragment(
+            "Attention on random tokens that come twice",
+            "".join(map(self._table, KINDS)),
+            view.legend(shade, "0", "1, all of the attention"),
+            view.notes(
+                f"Loss on {self.length} random tokens: {first:.3f} nats per token the first time, "
+                f"{second:.3f} the second."
+            ),
         )
-        for i, row in enumerate(shown)
-    ]
-    return view.table([head, *body])
+
+    def _table(self, kind: str) -> str:
+        scores = getattr(self, kind)
+        down, across = map(view.numbers_axis, ("layers", "heads"), scores.shape)
+
+        def cell(i: int, j: int) -> str:
+            x = float(scores[i, j])
+            return view.cell(f"{x:.2f}", shade(x), f"layer {i}, head {j}: {kind} {x:.4f}")
+
+        style = "display:inline-block;vertical-align:top;margin-right:18px"
+        return f'<div style="{style}"><div>{kind}</div>{view.grid(down, across, cell)}</div>'
 
 
 def repeated_tokens(model: Model, length: int, batch: int, seed: int) -> Array:
@@ -307,13 +277,6 @@ def repeated_tokens(model: Model, length: int, batch: int, seed: int) -> Array:
     return np.concatenate([*begin, half, half], axis=1)
 
 
-def _seed(seed: Any) -> int:
-    """A seed, or an error."""
-    if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or not 0 <= seed < 2**64:
-        raise InputError(f"seed is {seed!r:.60}; it must be an integer >= 0")
-    return int(seed)
-
-
 def head_scores(
     model: Model, *, length: int | None = None, batch: int = 4, seed: int = 0
 ) -> HeadScores:
@@ -323,12 +286,9 @@ def head_scores(
     """
     config = model.config
     room = (config.n_ctx - (config.begin is not None)) // 2
-    length = min(50, room) if length is None else check_count("length", length)
-    batch, seed = check_count("batch", batch), _seed(seed)
-    if not 2 <= length <= room:
-        raise InputError(
-            f"length is {length}; repeated once it has to fit the window, so 2 to {room}"
-        )
+    length = min(50, room) if length is None else length  # repeated once, it has to fit the window
+    length, batch = whole("length", length, 2, room), whole("batch", batch, 1, MOST)
+    seed = whole("seed", seed, 0, 2**64 - 1)
     scores = {kind: np.zeros((config.n_layer, config.n_head)) for kind in KINDS}
     losses = np.zeros(2)
     tokens = repeated_tokens(model, length, batch, seed)
@@ -347,10 +307,9 @@ def _scorer(scores: dict[str, Array], length: int, batch: int) -> reference.Tap:
     """An `at` that adds each pattern's share to the scores and keeps nothing of it."""
 
     def at(key: str, value: Array) -> Array:
-        name, layer = naming.parse(key) if key.endswith(".pattern") else ("", None)
-        if name == "pattern":
-            by_distance = {"previous": 1, "duplicate": length, "induction": length - 1}
-            for kind, distance in by_distance.items():
+        if key.endswith(".pattern"):
+            layer = naming.parse(key)[1]
+            for kind, distance in zip(KINDS, (1, length, length - 1), strict=True):
                 diagonal = np.diagonal(value[0], -distance, axis1=1, axis2=2)  # [H, T - distance]
                 second_half = diagonal if kind == "previous" else diagonal[:, -length:]
                 scores[kind][layer] += second_half.mean(axis=1) / batch

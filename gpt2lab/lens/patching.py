@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 
 from gpt2lab import reference
+from gpt2lab.checks import one_of
 from gpt2lab.errors import InputError
 from gpt2lab.lens import hook_names as naming
 from gpt2lab.lens import interventions as acting
-from gpt2lab.lens.traces import Array, Model, Trace, check_name, exact, trace
+from gpt2lab.lens.heads import highest
+from gpt2lab.lens.traces import Array, Model, Trace, exact, plain_fields, trace
 from gpt2lab.lens.unembedding import place_of, token_of, unembed
 from gpt2lab.pages import fragments as view
 from gpt2lab.pages.palette import diverging
-from gpt2lab.pages.text import token
 
 ROWS = 16  # patched readings at once
 Metric = Callable[[Array], Array]
@@ -32,18 +33,18 @@ Metric = Callable[[Array], Array]
 class Sweep:
     """What each single patch does to the answer.
 
+    name: of the value that was patched. by: "position" or "head". metric: what was measured.
     values: the metric after each patch, [L, T] by layer and position or [L, H] by layer and head.
-    clean, corrupt: the metric of both prompts unpatched. by: "position" or "head". tokens: of the
-    corrupt prompt, as text. name: of the value that was patched. metric: what was measured.
+    clean, corrupt: the metric of both prompts unpatched. tokens: of the corrupt prompt, as text.
     """
 
     name: str
     by: str
+    metric: str
     values: Array
     clean: float
     corrupt: float
     tokens: list[str]
-    metric: str
 
     @property
     def restored(self) -> Array:
@@ -52,23 +53,11 @@ class Sweep:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values, for JSON."""
-        numbers = {"values": self.values.tolist(), "clean": self.clean, "corrupt": self.corrupt}
-        return {
-            "name": self.name,
-            "by": self.by,
-            "metric": self.metric,
-            **numbers,
-            "tokens": self.tokens,
-        }
+        return plain_fields(self)
 
     def top(self, count: int = 8) -> list[tuple[int, int, float]]:
         """(layer, position or head, share restored) of the patches that restore most."""
-        best = np.argsort(-self.restored, axis=None, kind="stable")[:count]
-        layers, places = np.unravel_index(best, self.values.shape)
-        return [
-            (int(i), int(j), float(self.restored[i, j]))
-            for i, j in zip(layers, places, strict=True)
-        ]
+        return highest(self.restored, count)
 
     def __repr__(self) -> str:
         rows = [f"{f'layer {i}, {self.by} {j}':>24} {share:8.1%}" for i, j, share in self.top()]
@@ -82,41 +71,27 @@ class Sweep:
         )
 
     def _repr_html_(self) -> str:
-        return _view(self)
+        """What each patch restores, layers down, positions or heads across."""
+        layers, count = self.values.shape
+        heads = view.numbers_axis("heads", count)
+        across = heads if self.by == "head" else view.tokens_axis(self.tokens)
+        restored = self.restored
+        most = max(1.0, float(np.abs(restored).max(initial=0.0)))
 
+        def cell(i: int, j: int) -> str:
+            share = float(restored[i, j])
+            about = f"layer {i}, {self.by} {j}: {self.values[i, j]:.4f}, restored {share:.4f}"
+            written = f"{share:.2f}" if abs(share) >= 0.005 else ""
+            return view.cell(written, diverging(share / most), about)
 
-def _view(s: Sweep) -> str:
-    """For a notebook: what each patch restores, layers down, positions or heads across."""
-    layers, count = s.values.shape
-    by_head = s.by == "head"
-    columns = range(min(view.COLUMNS, count)) if by_head else range(count)[-view.COLUMNS :]
-    rows, restored = range(min(view.ROWS, layers)), s.restored
-    most = max(1.0, float(np.abs(restored).max(initial=0.0)))
-    names = map(str, columns) if by_head else (token(s.tokens[j]) for j in columns)
-    titles = [f"{'head' if by_head else 'token'} {j}" for j in columns]
-
-    def cell(i: int, j: int, title: str) -> str:
-        share = float(restored[i, j])
-        about = f"layer {i}, {title}: {s.values[i, j]:.4f}, restored {share:.4f}"
-        written = f"{share:.2f}" if abs(share) >= 0.005 else ""
-        return view.cell(written, diverging(share / most), about)
-
-    body = [
-        view.label(str(i), f"layer {i}")
-        + "".join(cell(i, j, title) for j, title in zip(columns, titles, strict=True))
-        for i in rows
-    ]
-    which = ("heads", "first") if by_head else ("tokens", "last")
-    return view.fragment(
-        f"{s.name} patched in, by layer (down) and {s.by} (across): {s.metric}",
-        view.table([view.labels(names, titles), *body]),
-        view.legend(diverging, f"{-most:.3g}", f"{most:.3g}"),
-        view.notes(
-            view.cut(len(columns), count, *which),
-            view.cut(len(rows), layers, "layers", "first"),
-            f"0 is the corrupt prompt's {s.corrupt:.4f}, 1 the clean one's {s.clean:.4f}.",
-        ),
-    )
+        return view.fragment(
+            f"{self.name} patched in, by layer (down) and {self.by} (across): {self.metric}",
+            view.grid(view.numbers_axis("layers", layers), across, cell),
+            view.legend(diverging, f"{-most:.3g}", f"{most:.3g}"),
+            view.notes(
+                f"0 is the corrupt prompt's {self.corrupt:.4f}, 1 the clean one's {self.clean:.4f}."
+            ),
+        )
 
 
 def sweep(
@@ -139,8 +114,7 @@ def sweep(
     position. progress: is called with the layers done and their number after each layer.
     Meng et al. 2022 (causal tracing); Wang et al. 2023 (IOI).
     """
-    name = naming.of_hook(name)
-    check_name(name)
+    name = naming.of_a_layer(naming.of_hook(name))
     by = "head" if name in naming.OF_HEADS else "position"
     good = trace(model, clean, [name, "logits", "resid_pre", "resid_post"])
     bad = trace(model, corrupt, ["logits", "resid_pre", "resid_post"])
@@ -171,7 +145,7 @@ def sweep(
             values[layer, places] = metric(logits)
         if progress is not None:
             progress(layer + 1, c.n_layer)
-    return Sweep(name, by, values, ends[0], ends[1], bad.pieces, told)
+    return Sweep(name, by, told, values, ends[0], ends[1], bad.pieces)
 
 
 def _metric(
@@ -229,17 +203,14 @@ def direction(
     Give it to `steer`. Turner et al. 2023; Rimsky et al. 2024, "Steering Llama 2 via contrastive
     activation addition".
     """
-    if not isinstance(tokens, str) or tokens not in ("last", "mean"):
-        raise InputError(f"tokens is {tokens!r:.60}; choose last or mean")
-    check_name(name)
-    if naming.NAMES[name].shape != "B T E":
-        raise InputError(f"no direction is taken from {name!r}; take resid_post, say")
-    key = naming.key_of(name, naming.check_layer(model.config, layer))
+    one_of("tokens", tokens, ("last", "mean"))
+    key = naming.key_of(
+        one_of("name", name, naming.OF_THE_STREAM), naming.check_layer(model.config, layer)
+    )
     means = []
     for what, texts in (("toward", toward), ("away", away)):
-        listed = naming.listed(what, texts)
-        if not listed:
+        states = [trace(model, text, [key])[key][0] for text in naming.listed(texts)]  # each [T, E]
+        if not states:
             raise InputError(f"there is no text in {what}; give at least one of each kind")
-        states = [trace(model, text, [key])[key][0] for text in listed]  # each [T, E]
         means.append(np.mean([s[-1] if tokens == "last" else s.mean(0) for s in states], axis=0))
     return means[0] - means[1]

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from gpt2lab.checks import whole
 from gpt2lab.errors import InputError
 from gpt2lab.generation.sampler import log_softmax
 from gpt2lab.lens.traces import Array, Trace, pieces_of
@@ -19,7 +20,8 @@ from gpt2lab.pages.palette import heat
 from gpt2lab.pages.text import percent, plain, token
 from gpt2lab.text.tokenizer import Tokenizer
 
-MOST = 1_000_000  # of anything that is counted
+MOST = 1_000_000  # alternatives
+SURPRISING = 8.0  # nats; more surprising tokens (under 1 in 3,000) get the same colour
 
 
 @dataclass
@@ -75,26 +77,22 @@ class NextTokens:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values, for JSON."""
-
-        def told(row: Expected) -> dict[str, Any]:
-            named = zip(row.alternatives, self.names(row), strict=True)
-            return {
-                "probability": row.probability,
-                "rank": row.rank,
-                "surprisal": row.surprisal,
-                "entropy": row.entropy,
-                "alternatives": [
-                    {"token": token, "text": text, "probability": value}
-                    for (token, value), (text, _) in named
-                ],
-            }
-
-        rows = [
-            {"token": token, "text": piece, **({} if row is None else told(row))}
-            for token, piece, row in zip(self.tokens, self.pieces, self.expected[:-1], strict=True)
-        ]
-        after = {k: v for k, v in told(self.next).items() if v is not None}
+        first, *others = (self._told(row) for row in self.expected)
+        pairs = zip(self.tokens, self.pieces, [first, *others], strict=False)
+        rows = [{"token": token, "text": piece, **told} for token, piece, told in pairs]
+        after = {k: v for k, v in others[-1].items() if v is not None}
         return {"tokens": rows, "next": after, "surprisal": self.total}
+
+    def _told(self, row: Expected | None) -> dict[str, Any]:
+        if row is None:
+            return {}
+        found = {k: v for k, v in vars(row).items() if k != "token"}
+        named = zip(row.alternatives, self.names(row), strict=True)
+        found["alternatives"] = [
+            {"token": token, "text": text, "probability": value}
+            for (token, value), (text, _) in named
+        ]
+        return found
 
     def __repr__(self) -> str:
         best = ", ".join(f"{text!r} {p:.1%}" for text, p in self.names(self.next)[:5])
@@ -105,48 +103,38 @@ class NextTokens:
         )
 
     def _repr_html_(self) -> str:
-        return _view(self)
+        """The text coloured by surprisal, and a table of what comes next."""
+        axis, count = view.tokens_axis(self.pieces), len(self.tokens) - 1
+        mean = f", {self.total / count:.3f} per token" if count else ""
+        following = [
+            view.words(str(rank))
+            + view.label(token(piece), repr(piece), "left")
+            + view.share_cell(p)
+            for rank, (piece, p) in enumerate(self.names(self.next)[: view.ROWS], 1)
+        ]
+        text = "".join(self._marked(place) for place in axis.shown(view.COLUMNS))
+        return view.fragment(
+            f"Surprisal: {self.total:.4f} nats over {count} tokens{mean}",
+            f'<div style="line-height:2">{text}</div>',
+            view.legend(heat, "0", f"{SURPRISING:g} nats of surprisal or more"),
+            view.notes(axis.cut(view.COLUMNS)),
+            view.heading(f"Next token, with an entropy of {self.next.entropy:.4f} nats"),
+            view.table(following),
+        )
 
-
-SURPRISING = 8.0  # nats; more surprising tokens (under 1 in 3,000) get the same colour
-
-
-def _view(n: NextTokens) -> str:
-    """For a notebook: the text coloured by surprisal, and a table of what comes next."""
-    start = max(0, len(n.tokens) - view.COLUMNS)
-    count = len(n.tokens) - 1
-    mean = f", {n.total / count:.3f} per token" if count else ""
-    following = [
-        view.words(str(rank)) + view.label(token(piece), repr(piece), "left") + view.share_cell(p)
-        for rank, (piece, p) in enumerate(n.names(n.next)[: view.ROWS], 1)
-    ]
-    text = "".join(_marked(n, place) for place in range(start, len(n.tokens)))
-    return view.fragment(
-        f"Surprisal: {n.total:.4f} nats over {count} tokens{mean}",
-        f'<div style="line-height:2">{text}</div>',
-        view.legend(heat, "0", f"{SURPRISING:g} nats of surprisal or more"),
-        view.notes(view.cut(len(n.tokens) - start, len(n.tokens), "tokens", "last")),
-        view.heading(f"Next token, with an entropy of {n.next.entropy:.4f} nats"),
-        view.table(following),
-    )
-
-
-def _marked(n: NextTokens, place: int) -> str:
-    """One token of a text, coloured by its surprisal."""
-    row, piece = n.expected[place], n.pieces[place]
-    if row is None or row.surprisal is None or row.probability is None:
-        return view.marked(token(piece), None, "the first token has no probability")
-    best = [f"{plain(text)}  {percent(value)}" for text, value in n.names(row)[:5]]
-    title = "\n".join(
-        [
+    def _marked(self, place: int) -> str:
+        """One token of the text as HTML, coloured by its surprisal."""
+        row, shown = self.expected[place], token(self.pieces[place])
+        if row is None or row.surprisal is None or row.probability is None:
+            return view.marked(shown, None, "the first token has no probability")
+        title = [
             f"token {place}, id {row.token}",
             f"probability {percent(row.probability)}, rank {row.rank}",
             f"surprisal {row.surprisal:.4f} nats, entropy {row.entropy:.4f} nats",
             "most probable:",
-            *best,
+            *(f"{plain(text)}  {percent(value)}" for text, value in self.names(row)[:5]),
         ]
-    )
-    return view.marked(token(piece), heat(row.surprisal / SURPRISING), title)
+        return view.marked(shown, heat(row.surprisal / SURPRISING), "\n".join(title))
 
 
 def top(probabilities: Array, count: int) -> Array:
@@ -175,20 +163,12 @@ def expect(logits: Array, token: int | None, count: int) -> Expected:
     return Expected(token, float(p[token]), rank, -float(logprobs[token]), entropy, best)
 
 
-def check_count(what: str, value: Any) -> int:
-    """A count from 1 up, or an error."""
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or not 1 <= value <= MOST:
-        raise InputError(f"{what} is {value!r:.60}; it must be an integer from 1 to {MOST:,}")
-    return int(value)
-
-
 def next_tokens(trace: Trace, top: int = 10, *, row: int = 0) -> NextTokens:
     """What the model expected at each place of a traced text, and what it expects after it.
 
     top: how many alternatives. row: which text of the trace.
     """
-    count, row, logits = check_count("top", top), trace.row(row), trace["logits"]
+    count, row, logits = whole("top", top, 1, MOST), trace.row(row), trace["logits"]
     if logits.shape[1] != trace.tokens.shape[1]:
         raise InputError("this trace is of a step of writing and has the last logits alone")
     ids = trace.tokens[row].tolist()

@@ -10,7 +10,8 @@ Shapes: B batch, T tokens of this call, L layers, E embedding, V vocabulary.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from functools import cached_property
 from html import escape
 from typing import Any, Protocol
@@ -50,128 +51,103 @@ class Model(Protocol):
     def encode(self, prompt: Any) -> list[int]: ...
 
 
-def check_name(name: object) -> None:
-    """InputError where a name is none of the values of every layer."""
-    if not isinstance(name, str) or name not in naming.OF_A_LAYER:
-        raise naming.unknown(name)
-
-
+@dataclass(repr=False, eq=False)
 class Trace:
     """The inner values of one reading: `trace["h.3.attn.pattern"]` is an array [B, H, T, S].
 
     Also `trace["pattern", 3]`, and TransformerLens's `trace["blocks.3.attn.hook_pattern"]`.
-    config, params, tokenizer: of the model. tokens: ids [B, T]. start: how many tokens stood
-    before them, in the cache. acts: what was changed.
+    config, params, tokenizer: of the model. tokens: ids [B, T]. values: by key. start: how many
+    tokens are before them, in the cache. acts: what was changed.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        params: dict[str, Array],
-        tokenizer: Tokenizer | None,
-        tokens: Array,
-        values: dict[str, Array],
-        *,
-        start: int = 0,
-        acts: Sequence[Act] = (),
-    ) -> None:
-        self.config, self.params, self.tokenizer = config, params, tokenizer
-        self.tokens, self.start, self.acts = tokens, start, tuple(acts)
-        self._values = values
+    config: Config
+    params: dict[str, Array]
+    tokenizer: Tokenizer | None
+    tokens: Array
+    values: dict[str, Array]
+    start: int = 0
+    acts: Sequence[Act] = ()
 
     def __getitem__(self, key: str | tuple[str, int]) -> Array:
-        wanted = key if isinstance(key, str) else self._key(key)
-        if wanted in self._values:
-            return self._values[wanted]
-        name, layer = naming.parse(wanted)
+        if isinstance(key, tuple) and len(key) == 2:
+            key = naming.key_of(naming.of_a_layer(key[0]), naming.check_layer(self.config, key[1]))
+        name, layer = naming.parse(key)
         if layer is not None:
             naming.check_layer(self.config, layer)
         found = naming.key_of(name, layer)
-        if found not in self._values:
+        if found not in self.values:
             raise InputError(
                 f"{found} was not traced; trace with names={[name]!r} or without names for all"
             )
-        return self._values[found]
-
-    def _key(self, pair: Any) -> str:
-        if not isinstance(pair, tuple) or len(pair) != 2:
-            raise naming.unknown(pair)
-        check_name(pair[0])
-        return naming.key_of(pair[0], naming.check_layer(self.config, pair[1]))
+        return self.values[found]
 
     def __contains__(self, key: object) -> bool:
-        return key in self._values
+        return key in self.values
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
+        return iter(self.values)
 
     def __len__(self) -> int:
-        return len(self._values)
+        return len(self.values)
 
     def keys(self) -> Iterable[str]:
         """The keys that were traced, in the order of the forward pass."""
-        return self._values.keys()
+        return self.values.keys()
 
     def items(self) -> Iterable[tuple[str, Array]]:
         """(key, array) of everything that was traced."""
-        return self._values.items()
+        return self.values.items()
 
     def stack(self, name: str) -> Array:
         """A value of all layers in one array: [L, B, ...]."""
-        check_name(name)
         return np.stack([self[name, layer] for layer in range(self.config.n_layer)])
 
     def as_transformer_lens(self) -> dict[str, Array]:
         """The values under TransformerLens's hooks, what has heads of width D as [B, T, H, D]."""
         found = {}
-        for key, value in self._values.items():
+        for key, value in self.values.items():
             name, hook = naming.parse(key)[0], naming.hook_of(key)
             if hook:
                 found[hook] = np.swapaxes(value, 1, 2) if name in ("q", "k", "v", "z") else value
         return found
 
     def row(self, row: object) -> int:
-        """Which of the texts is meant, as an int; InputError for one that is not there."""
+        """Which of the texts is meant, as an int; InputError for another number."""
         return naming.in_range("text", row, len(self.tokens))
 
     @cached_property
     def pieces(self) -> list[str]:
         """The first text's tokens as text; ids in brackets where there is no tokenizer."""
-        ids = self.tokens[0].tolist()
-        return pieces_of(self.tokenizer, ids)
+        return pieces_of(self.tokenizer, self.tokens[0].tolist())
 
     def __repr__(self) -> str:
         batch, length = self.tokens.shape
-        size = sum(value.nbytes for value in self._values.values()) / 2**20
+        size = sum(value.nbytes for value in self.values.values()) / 2**20
         return f"Trace({len(self)} values of {batch} x {length} tokens, {size:.1f} MiB)"
 
     def _repr_html_(self) -> str:
-        return _view(self)
+        """The values of one layer and of the ends, with shape, range and hook."""
+        layers = sorted({layer for key in self if (layer := naming.parse(key)[1]) is not None})
+        chosen = [key for key in self if naming.parse(key)[1] in (None, *layers[:1])]
+        left_out = ""
+        if len(layers) > 1:
+            left_out = f"Of {len(layers)} layers, {layers[0]} to {layers[-1]}, layer {layers[0]} "
+            left_out += "is shown."
+        acts = "; ".join(act.about for act in self.acts)
+        batch, length = self.tokens.shape
+        head = "".join(view.label(name, "", "left") for name in _COLUMNS)
+        return view.fragment(
+            f"Trace of {batch} x {length} tokens: {len(self)} values",
+            view.table([head, *(_row(key, self[key]) for key in chosen)]),
+            view.notes(left_out, "Ranges exclude masked scores.", acts and f"Changed: {acts}."),
+        )
 
 
 _COLUMNS = ("name", "shape", "least", "mean", "largest", "what it is", "TransformerLens")
 
 
-def _view(t: Trace) -> str:
-    """For a notebook: the values of one layer and the ends with shape, range and hook."""
-    layers = sorted({layer for key in t if (layer := naming.parse(key)[1]) is not None})
-    one = layers[0] if layers else None
-    chosen = [key for key in t if naming.parse(key)[1] in (None, one)]
-    head = "".join(f'<th style="text-align:left;padding:1px 8px">{name}</th>' for name in _COLUMNS)
-    left_out = ""
-    if len(layers) > 1:
-        left_out = f"Of {len(layers)} layers, {layers[0]} to {layers[-1]}, layer {one} is shown."
-    acts = "; ".join(act.about for act in t.acts)
-    batch, length = t.tokens.shape
-    return view.fragment(
-        f"Trace of {batch} x {length} tokens: {len(t)} values",
-        view.table([head, *(_row(key, t[key]) for key in chosen)]),
-        view.notes(left_out, "Ranges exclude masked scores.", f"Changed: {acts}." if acts else ""),
-    )
-
-
 def _row(key: str, value: Array) -> str:
-    """The row of one value."""
+    """The row of one value in a trace's table."""
     real = value[value > MASKED]
     ends = [f"{f(real):.4g}" for f in (np.min, np.mean, np.max)] if real.size else ["-"] * 3
     name = naming.NAMES[naming.parse(key)[0]]
@@ -182,6 +158,12 @@ def _row(key: str, value: Array) -> str:
         + view.words(name.about)
         + view.label(escape(naming.hook_of(key) or "(its result)"), "", "left")
     )
+
+
+def plain_fields(result: Any) -> dict[str, Any]:
+    """The fields of a result as plain values, for JSON."""
+    found = {field.name: getattr(result, field.name) for field in fields(result)}
+    return {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in found.items()}
 
 
 def pieces_of(tokenizer: Tokenizer | None, ids: Sequence[int]) -> list[str]:
@@ -195,17 +177,15 @@ def pieces_of(tokenizer: Tokenizer | None, ids: Sequence[int]) -> list[str]:
 def batch_of(model: Model, texts: Any, what: str = "text") -> Array:
     """A text, ids, or a list of either of one length as ids [B, T] that fit the window."""
     config = model.config
-    listed = naming.listed("texts", texts)
+    listed = naming.listed(texts)
     flat = not isinstance(texts, str) and bool(listed) and not isinstance(listed[0], str | Iterable)
     rows = [model.encode(row) for row in ([listed] if flat else listed)]
-    if not rows:
-        raise InputError(f"the {what} is empty; give at least one token")
-    rows = [check_ids(row, config.n_vocab, what) for row in rows]
+    rows = [check_ids(row, config.n_vocab, what) for row in rows or [[]]]
     lengths = sorted({len(row) for row in rows})
     if len(lengths) > 1:
         raise InputError(
-            f"the texts have {', '.join(map(str, lengths))} tokens; those read at once have to be "
-            "equally long, read them one by one"
+            f"the texts have {', '.join(map(str, lengths))} tokens; those that are read at once "
+            "must have one length, so read these one by one"
         )
     if lengths[0] > config.n_ctx:
         raise InputError(
@@ -232,22 +212,15 @@ def trace(
     """
     config, tokens = model.config, batch_of(model, texts)
     wanted = naming.select(config, names, layers)
-    made = [*model.acts, *acting.checked(acts, config)]
-    made = [act.within(tokens.shape[1]) for act in made]
-    for act in made:
-        for position in act.positions or ():
-            if position >= tokens.shape[1]:
-                raise InputError(
-                    f"{act.about:.100}: position {position} is beyond the text, whose "
-                    f"{tokens.shape[1]} tokens end at {tokens.shape[1] - 1}"
-                )
+    every = [*model.acts, *acting.checked(acts, config)]
+    made = [act.within(tokens.shape[1]) for act in every]
     values: dict[str, Array] = {}
-    at = acting.tap(made, 0, keeper(wanted, values))
+    at = acting.tap(made, 0, keeper(frozenset(wanted), values))
     params = exact(model).params
     quiet = np.errstate(divide="ignore", over="ignore", invalid="ignore")  # see numpy_engine
     with forks.whole(), quiet:
         reference.model(config, params, tokens, at=at)
-    return Trace(config, params, model.tokenizer, tokens, values, acts=made)
+    return Trace(config, params, model.tokenizer, tokens, values, 0, made)
 
 
 def without_acts(model: Model) -> Model:
@@ -263,12 +236,11 @@ def probabilities(model: Model, tokens: list[int]) -> Array:
     return found
 
 
-def keeper(wanted: Iterable[str], values: dict[str, Array]) -> reference.Tap:
+def keeper(wanted: Collection[str], values: dict[str, Array]) -> reference.Tap:
     """An `at` that puts what is wanted into `values`."""
-    chosen = frozenset(wanted)
 
     def at(key: str, value: Array) -> Array:
-        if key in chosen:
+        if key in wanted:
             values[key] = value
         return value
 
@@ -293,45 +265,28 @@ def watch(
         raise InputError(
             f"n is {s.n} and num_beams {s.num_beams}; one text at a time is watched, without beams"
         )
-    config = model.config
-    wanted = naming.select(config, names, layers)
+    config, start, length = model.config, 0, 0
+    wanted = frozenset(naming.select(config, names, layers))
     made = [*model.acts, *acting.lasting(acting.checked(acts, config))]
-    step = _Step(wanted, made)
-    base = exact(model)
-    engine = NumpyEngine(config, base.params, base.dtype, tap=step.tap)
-    tokens = list(request.prompt)
-    for piece in pieces(engine, model.tokenizer, [request]):
-        read = np.array([tokens[-step.length :]])  # [1, T]
-        yield (
-            piece,
-            Trace(
-                config,
-                engine.params,
-                model.tokenizer,
-                read,
-                step.values,
-                start=step.start,
-                acts=made,
-            ),
-        )
-        tokens.append(piece.token)
+    values: dict[str, Array] = {}
 
-
-class _Step:
-    """What is kept of the newest step of an engine: its values, and which tokens it read."""
-
-    def __init__(self, wanted: Iterable[str], acts: Sequence[Act]) -> None:
-        self.wanted, self.acts = wanted, acts
-
-    def tap(self, before: int) -> reference.Tap:
-        """The `at` of a step that comes after `before` tokens."""
-        self.start = before
-        self.values: dict[str, Array] = {}
-        keep = keeper(self.wanted, self.values)
+    def tap(before: int) -> reference.Tap:
+        """The `at` of a step after `before` tokens; what it keeps takes the place of the last."""
+        nonlocal values, start
+        values, start = {}, before
+        keep = keeper(wanted, values)
 
         def then(key: str, value: Array) -> Array:
-            if key == "embed":
-                self.length = value.shape[1]
+            nonlocal length
+            length = value.shape[1] if key == "embed" else length
             return keep(key, value)
 
-        return acting.tap(self.acts, before, then)
+        return acting.tap(made, before, then)
+
+    base = exact(model)
+    engine = NumpyEngine(config, base.params, base.dtype, tap=tap)
+    tokens = list(request.prompt)
+    for piece in pieces(engine, model.tokenizer, [request]):
+        read = np.array([tokens[-length:]])  # [1, T]
+        yield piece, Trace(config, engine.params, model.tokenizer, read, values, start, made)
+        tokens.append(piece.token)

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from gpt2lab.checks import one_of, whole
 from gpt2lab.errors import InputError
 from gpt2lab.generation.sampler import log_softmax
 from gpt2lab.lens import hook_names as naming
-from gpt2lab.lens.prediction import check_count
+from gpt2lab.lens.prediction import MOST
 from gpt2lab.lens.prediction import top as largest
 from gpt2lab.lens.traces import Array, Trace, pieces_of
 from gpt2lab.pages import fragments as view
@@ -26,6 +27,7 @@ from gpt2lab.pages import text
 from gpt2lab.pages.palette import shade
 from gpt2lab.reference import norm
 
+STREAM = ("resid_pre", "resid_mid", "resid_post")
 ROWS = 64  # of logits at once; 13 MB for 50,257 tokens in float32
 
 
@@ -60,11 +62,6 @@ def place_of(trace: Trace, position: Any) -> int:
 
 
 # ---- The logit lens.
-
-
-def _middle_out(rows: list[str], most: int = 12) -> list[str]:
-    """Rows without those in the middle, where there are many."""
-    return rows if len(rows) <= most else [*rows[: most // 2], f"{'...':>16}", *rows[-most // 2 :]]
 
 
 @dataclass
@@ -124,61 +121,45 @@ class LogitLens:
             f"{key:>16}  {self.pieces[n][last]!r} {float(self.probabilities[n, last, 0]):.1%}"
             for n, key in enumerate(self.keys)
         ]
+        if len(rows) > 12:
+            rows[6:-6] = [f"{'...':>16}"]
         return "\n".join(
             [
                 f"most probable next token after token {last}, read at each layer:",
-                *_middle_out(rows),
+                *rows,
                 "LogitLens: .best, .probabilities [N, T, K] have every position, .to_dict() all",
             ]
         )
 
     def _repr_html_(self) -> str:
-        return _view(self)
+        """Layers down, tokens across, in each cell the most probable next token."""
+        tokenizer = self.trace.tokenizer
+        across = view.tokens_axis(pieces_of(tokenizer, self.tokens.tolist()))
+        follows = view.tokens_axis(pieces_of(tokenizer, self.targets.tolist()))
+        return view.fragment(
+            "Logit lens: the most probable next token at each layer, after each token",
+            view.grid(
+                view.Axis("places", [escape(key) for key in self.keys], last=True),
+                across,
+                self._cell,
+                view.Axis("follows", follows.names),
+            ),
+            view.legend(shade, "0%", "100% for the most probable token"),
+        )
 
-
-def _view(found: LogitLens) -> str:
-    """For a notebook: layers down, tokens across, in each cell the most probable next token."""
-    tokenizer = found.trace.tokenizer
-    count, length = found.best.shape[:2]
-    columns, rows = range(length)[-view.COLUMNS :], range(count)[-view.ROWS :]
-    follows = pieces_of(tokenizer, found.targets.tolist())
-    titles = ("the token that follows" if i < length - 1 else "most probable" for i in columns)
-    body = [
-        view.label(escape(found.keys[n])) + "".join(_cell(found, n, i) for i in columns)
-        for n in rows
-    ]
-    return view.fragment(
-        "Logit lens: the most probable next token at each layer, after each token",
-        view.table(
-            [
-                view.token_labels(pieces_of(tokenizer, found.tokens.tolist()), columns),
-                *body,
-                view.labels((text.token(follows[i]) for i in columns), titles, "follows"),
-            ]
-        ),
-        view.legend(shade, "0%", "100% for the most probable token"),
-        view.notes(
-            view.cut(len(columns), length, "tokens", "last"),
-            view.cut(len(rows), count, "layers", "last"),
-        ),
-    )
-
-
-def _cell(found: LogitLens, n: int, place: int) -> str:
-    """One cell of the lens."""
-    names = pieces_of(found.trace.tokenizer, found.best[n, place].tolist())
-    values = found.probabilities[n, place].tolist()
-    best = zip(map(text.plain, names), map(text.percent, values), strict=True)
-    target = text.percent(float(found.target_probabilities[n, place]))
-    title = "\n".join(
-        [
-            f"{found.keys[n]}, token {place}",
-            *(f"{name}  {value}" for name, value in list(best)[:5]),
-            f"what follows: {target}, rank {found.target_ranks[n, place]}",
-            f"entropy {found.entropies[n, place]:.4f}, KL {found.divergences[n, place]:.4f} nats",
+    def _cell(self, n: int, place: int) -> str:
+        names = pieces_of(self.trace.tokenizer, self.best[n, place].tolist())
+        values = self.probabilities[n, place].tolist()
+        best = [f"{text.plain(a)}  {text.percent(b)}" for a, b in zip(names, values, strict=True)]
+        target = text.percent(float(self.target_probabilities[n, place]))
+        entropy, kl = self.entropies[n, place], self.divergences[n, place]
+        title = [
+            f"{self.keys[n]}, token {place}",
+            *best[:5],
+            f"what follows: {target}, rank {self.target_ranks[n, place]}",
+            f"entropy {entropy:.4f}, KL {kl:.4f} nats",
         ]
-    )
-    return view.cell(text.token(names[0]), shade(float(values[0])), title)
+        return view.cell(text.token(names[0]), shade(float(values[0])), "\n".join(title))
 
 
 def stream_keys(trace: Trace, names: Iterable[str]) -> list[str]:
@@ -186,11 +167,9 @@ def stream_keys(trace: Trace, names: Iterable[str]) -> list[str]:
 
     In any other layer it is the resid_post of the layer before.
     """
-    listed = naming.listed("names", names)
-    allowed = ("resid_pre", "resid_mid", "resid_post")
-    wrong = [name for name in listed if not isinstance(name, str) or name not in allowed]
-    if wrong or not listed:
-        raise InputError(f"the lens reads {', '.join(allowed)}, one or more; not {listed!r:.80}")
+    listed = [one_of("a place that the lens reads", name, STREAM) for name in naming.listed(names)]
+    if not listed:
+        raise InputError(f"names is empty; the lens reads {', '.join(STREAM)}, one or more")
     chosen = naming.select(trace.config, listed)
     return [k for k in chosen if naming.parse(k)[0] != "resid_pre" or naming.parse(k)[1] == 0]
 
@@ -207,7 +186,7 @@ def logit_lens(
     names: where the stream is read; resid_mid adds the places between attention and MLP. top: how
     many alternatives. row: which text of the trace.
     """
-    count, keys, row = check_count("top", top), stream_keys(trace, names), trace.row(row)
+    count, keys, row = whole("top", top, 1, MOST), stream_keys(trace, names), trace.row(row)
     stream = [trace[key][row] for key in keys]  # N x [T, E]
     last = trace["resid_post", trace.config.n_layer - 1][row]  # [T, E]
     tokens = trace.tokens[row]

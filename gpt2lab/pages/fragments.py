@@ -8,6 +8,7 @@ titles, which a pointer shows. Arguments named `html` are HTML, all others are t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from html import escape
 
 from gpt2lab.pages import palette
@@ -37,11 +38,6 @@ def notes(*texts: str) -> str:
     return f'<div style="opacity:.7;margin-top:4px">{escape(text)}</div>' if text else ""
 
 
-def cut(shown: int, count: int, what: str, which: str) -> str:
-    """Return the note for things that were left out, "" where nothing was."""
-    return f"Shown are the {which} {shown} of {count} {what}." if shown < count else ""
-
-
 def table(rows: Iterable[str]) -> str:
     """Return a table of rows, each the HTML of its cells."""
     body = "".join(f'<tr style="background:none">{row}</tr>' for row in rows)
@@ -54,18 +50,6 @@ def label(html: str, title: str = "", align: str = "right") -> str:
     style = f"text-align:{align};padding:1px 6px;white-space:nowrap;{_MONO};font-size:12px"
     hover = f' title="{escape(title)}"' if title else ""
     return f'<th style="{style};font-weight:400"{hover}>{html}</th>'
-
-
-def labels(htmls: Iterable[str], titles: Iterable[str], corner: str = "") -> str:
-    """Return a row of header cells after one in the corner."""
-    cells = (label(*one, "center") for one in zip(htmls, titles, strict=True))
-    return label(escape(corner)) + "".join(cells)
-
-
-def token_labels(pieces: Sequence[str], columns: Iterable[int]) -> str:
-    """Return a header row with the tokens of the given columns."""
-    listed = list(columns)
-    return labels((token(pieces[i]) for i in listed), (f"token {i}" for i in listed))
 
 
 def words(text: str, align: str = "left") -> str:
@@ -114,6 +98,58 @@ def signed_bar(value: float, most: float, title: str) -> str:
         f'<span style="{half};border-left:1px solid rgba(128,128,128,.6)">{right}</span>'
     )
     return f'<td style="padding:0;white-space:nowrap" title="{escape(title)}">{halves}</td>'
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One side of a grid: the names of its rows or columns as HTML.
+
+    what: what they are, in the plural. last: whether the last ones are shown of too many.
+    """
+
+    what: str
+    names: Sequence[str]
+    last: bool = False
+
+    def shown(self, most: int) -> range:
+        """The indices that are shown."""
+        every = range(len(self.names))
+        return every[-most:] if self.last else every[:most]
+
+    def cut(self, most: int, lead: str = "Shown are") -> str:
+        """Return the note for what is left out, "" where nothing is."""
+        which, count = "last" if self.last else "first", len(self.names)
+        return f"{lead} the {which} {most} of {count} {self.what}." if count > most else ""
+
+    def label(self, i: int, align: str = "right") -> str:
+        """Return the header cell of one row or column; its number is in the title."""
+        return label(self.names[i], f"{self.what.removesuffix('s')} {i}", align)
+
+
+def tokens_axis(pieces: Sequence[str]) -> Axis:
+    """Return an axis of tokens, the last of them where there are too many."""
+    return Axis("tokens", [token(piece) for piece in pieces], last=True)
+
+
+def numbers_axis(what: str, count: int) -> Axis:
+    """Return an axis of layers or heads, which have numbers."""
+    return Axis(what, [str(i) for i in range(count)])
+
+
+def grid(
+    down: Axis, across: Axis, cell: Callable[[int, int], str], foot: Axis | None = None
+) -> str:
+    """Return a table with a cell for each row and column, and notes where some are left out.
+
+    cell: from the indices of row and column to a whole cell. foot: names below the columns.
+    """
+    columns = across.shown(COLUMNS)
+    rows = [label("") + "".join(across.label(j, "center") for j in columns)]
+    for i in down.shown(ROWS):
+        rows.append(down.label(i) + "".join(cell(i, j) for j in columns))
+    if foot is not None:
+        rows.append(label(foot.what) + "".join(label(foot.names[j], "", "center") for j in columns))
+    return table(rows) + notes(across.cut(COLUMNS, "Columns are"), down.cut(ROWS, "Rows are"))
 
 
 def legend(scale: Callable[[float], Colour], low: str, high: str) -> str:
