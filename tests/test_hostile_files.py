@@ -251,7 +251,7 @@ def test_a_run_json_of_wrong_types(copied, value):
 @pytest.mark.parametrize("value", WRONG, ids=repr)
 def test_a_state_of_wrong_types(copied, value):
     """With its hash in the manifest set right, a state of lists was a traceback."""
-    from gpt2lab.train.state_file import parts_of, read_state
+    from gpt2lab.train.state_file import read_state, sizes_of
 
     folder = newest(copied)
     good = read_state(folder)
@@ -261,7 +261,7 @@ def test_a_state_of_wrong_types(copied, value):
         if key == "seconds" and type(value) is int:
             continue
         (folder / "state.json").write_text(json.dumps({**good, key: value}))
-        assert key in refused(folder, lambda folder: parts_of(read_state(folder)))
+        assert key in refused(folder, lambda folder: sizes_of(read_state(folder)))
 
 
 def prepared(folder: Path) -> Path:

@@ -944,7 +944,7 @@ def test_gpt2simples_npz(tmp_path):
     ("array", "message"),
     [
         (np.array([1, 50257]), "the id 50257 at token 1 is outside the vocabulary"),
-        (np.array([3, -1]), "the id -1 at token 1 is negative"),
+        (np.array([3, -1]), "the id -1 at token 1 is outside the vocabulary"),
         (np.array([1.5]), "arr_0 is float64 \\[1\\], expected one row of token ids"),
         (np.array([[1, 2]]), "arr_0 is int64 \\[1, 2\\], expected one row of token ids"),
         (np.array([], np.int64), "holds no tokens"),

@@ -88,7 +88,7 @@ def test_what_a_step_saw_can_be_asked_after_the_batch_size_was_changed(seen, tmp
     helpers.finished(changed(run, batch_size=8, steps=6))
     values = run_files.state_of(run)
     settings = run_files.settings_of(run)
-    batches = start.batches_of([(helpers.token_set(), 1.0)], settings, state_file.parts_of(values))
+    batches = start.batches_of([(helpers.token_set(), 1.0)], settings, state_file.sizes_of(values))
     assert [len(batches.where(step)) for step in range(6)] == [4, 4, 4, 8, 8, 8]
     told = [place.text for step in range(6) for place in batches.where(step)]
     assert len(told) == len(seen) == 36

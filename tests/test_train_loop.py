@@ -11,7 +11,7 @@ from gpt2lab.errors import InputError
 
 torch = pytest.importorskip("torch")
 
-from gpt2lab.corpus.batches import Batch, Batches, evaluation
+from gpt2lab.corpus.batches import Batch, Batches, Evaluation
 from gpt2lab.engines.torch import model
 from gpt2lab.train import optim, spikes
 from gpt2lab.train import step as loop
@@ -175,7 +175,7 @@ def test_processes_that_cannot_share_a_batch_are_told():
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("size", [1, 4, 100])
 def test_validation_is_the_mean_over_every_token_however_it_is_shared(world, size):
-    s, windows = state(), evaluation(helpers.token_set(), 16)
+    s, windows = state(), Evaluation(helpers.token_set(), 16)
     expected = loop.evaluate(s, windows, 1)
 
     totals = []

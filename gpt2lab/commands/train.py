@@ -162,7 +162,7 @@ def _batches(data: tuple[str, ...], folder: Path) -> Batches:
     values = run_files.state_of(folder)
     gathered = data_sources.again(run_files.described(folder)["sources"], folder, data=data)
     settings = TrainConfig.from_dict(values["settings"])
-    return start.batches_of(gathered.sets, settings, state_file.parts_of(values))
+    return start.batches_of(gathered.sets, settings, state_file.sizes_of(values))
 
 
 def _dry_run(flags: dict[str, Any], as_json: bool) -> None:

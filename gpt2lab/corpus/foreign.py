@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import zipfile
 import zlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from gpt2lab.corpus.shard_file import NPY_ERRORS
 from gpt2lab.corpus.token_set import (
     Tokens,
     TokenSet,
-    check_highest,
+    check_range,
     check_vocabulary,
     document_ends,
     vocabulary_hash,
@@ -29,7 +30,7 @@ from gpt2lab.errors import InputError
 from gpt2lab.files import file_facts
 from gpt2lab.files.io import accessing, file_sha256, identity, map_bytes
 from gpt2lab.files.torchfile import read_plain
-from gpt2lab.files.visible import reason, shown
+from gpt2lab.files.visible import reason
 from gpt2lab.text.tokenizer import Tokenizer, official
 from gpt2lab.weights.tokenizer_files import has_files
 
@@ -56,7 +57,7 @@ def _foreign_vocabulary(path: Path, tokenizer: Tokenizer | None) -> tuple[int, T
     What lies beside it says it: nanoGPT's meta.pkl, or vocabulary files; else the one that is
     wanted, else GPT-2's.
     """
-    meta, own = path.with_name("meta.pkl"), None
+    meta = path.with_name("meta.pkl")
     if meta.is_file():
         n_vocab, own = _characters(meta)
     elif has_files(path.parent):
@@ -64,14 +65,15 @@ def _foreign_vocabulary(path: Path, tokenizer: Tokenizer | None) -> tuple[int, T
         n_vocab = own.n_vocab
     else:
         tokenizer = tokenizer or official()
-        n_vocab = tokenizer.n_vocab
+        return tokenizer.n_vocab, tokenizer
     if own is not None and tokenizer is not None:
         check_vocabulary(path, vocabulary_hash(own), tokenizer, "the one given")
     return n_vocab, own or tokenizer
 
 
-def _bin_ids(path: Path, raw: np.ndarray) -> np.ndarray:
-    """The ids of nanoGPT's raw uint16, or of llm.c's, which has a header."""
+def _bin_ids(path: Path) -> np.ndarray:
+    """Map the ids of nanoGPT's raw uint16, or of llm.c's, which has a header."""
+    raw = map_bytes(path)
     head = np.frombuffer(raw[:12].tobytes().ljust(12, b"\0"), "<i4")
     if head[0] == LLMC_MAGIC and head[1] == 1:
         raw = raw[LLMC_HEADER:]
@@ -86,12 +88,12 @@ def _bin_ids(path: Path, raw: np.ndarray) -> np.ndarray:
     return raw.view("<u2")
 
 
-def _check_bin(path: Path, ids: np.ndarray, n_vocab: int) -> str:
+def _checked_sha256(path: Path, ids: np.ndarray, n_vocab: int) -> str:
     """Check the ids of a file and return its sha256; of a large one both are remembered."""
     files, what = [identity(path)], f"ids below {n_vocab}, sha256"
     known = file_facts.recall(files, what)
     if not isinstance(known, str):
-        check_highest(str(path), ids, n_vocab)
+        check_range(str(path), ids, n_vocab)
         known = file_sha256(path)
         file_facts.remember(files, what, known)
     return known
@@ -100,17 +102,12 @@ def _check_bin(path: Path, ids: np.ndarray, n_vocab: int) -> str:
 def bin_set(path: Path, name: str, tokenizer: Tokenizer | None) -> TokenSet:
     """Open a .bin of nanoGPT or llm.c. tokenizer: the vocabulary that is wanted."""
     n_vocab, vocabulary = _foreign_vocabulary(path, tokenizer)
-    ids, end_token = _bin_ids(path, map_bytes(path)), vocabulary.end_token if vocabulary else None
-    sha256 = _check_bin(path, ids, n_vocab)
-    return TokenSet(
-        name,
-        Tokens([advise_random(_bin_ids(path, map_bytes(path)))]),
-        lambda: document_ends(ids, end_token),
-        n_vocab,
-        end_token,
-        vocabulary,
-        hashlib.sha256(f"{sha256} {n_vocab} {end_token}".encode()).hexdigest(),
-    )
+    end_token = vocabulary.end_token if vocabulary else None
+    ids, tokens = _bin_ids(path), Tokens([advise_random(_bin_ids(path))])
+    made = f"{_checked_sha256(path, ids, n_vocab)} {n_vocab} {end_token}"
+    fingerprint = hashlib.sha256(made.encode()).hexdigest()
+    ends = partial(document_ends, ids, end_token)
+    return TokenSet(name, tokens, ends, n_vocab, end_token, vocabulary, fingerprint)
 
 
 #: What reading a damaged zip raises: of its directory, a method, a password, a length.
@@ -124,21 +121,19 @@ def _npz_arrays(path: Path) -> list[np.ndarray]:
             archive = np.load(file, allow_pickle=False)
             names = sorted(archive.files, key=lambda name: (len(name), name))
             arrays = [np.asarray(archive[name]) for name in names]
+        for name, array in zip(names, arrays, strict=True):
+            if array.ndim != 1 or array.dtype.kind not in "ui":
+                kind = f"{array.dtype} {list(array.shape)}"
+                raise ValueError(f"{name} is {kind}, expected one row of token ids")
+        if not sum(map(len, arrays)):
+            raise ValueError("it holds no tokens")
+    except InputError:
+        raise
     except (*NPY_ERRORS, *ZIP_ERRORS) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(
             f"{path}: not a whole .npz of numbers ({reason(error)}); it is damaged or no data set "
             "of gpt-2-simple"
         ) from error
-    for name, array in zip(names, arrays, strict=True):
-        if array.ndim != 1 or array.dtype.kind not in "ui":
-            raise InputError(
-                f"{path}: {shown(name)} is {array.dtype} {list(array.shape)}, expected one row of "
-                "token ids; it is no data set of gpt-2-simple"
-            )
-    if not sum(map(len, arrays)):
-        raise InputError(f"{path}: holds no tokens; there is nothing to learn from")
     return arrays
 
 
@@ -147,21 +142,9 @@ def npz_set(path: Path, name: str, tokenizer: Tokenizer | None) -> TokenSet:
     n_vocab, vocabulary = _foreign_vocabulary(path, tokenizer)
     end_token = vocabulary.end_token if vocabulary else None
     arrays = _npz_arrays(path)
-    row = np.concatenate(arrays)
-    if row.min() < 0:
-        at = int(np.argmax(row < 0))
-        raise InputError(f"{path}: the id {row[at]} at token {at} is negative; it is damaged")
-    check_highest(str(path), row, n_vocab)
-    starts = np.cumsum([0, *map(len, arrays)])
-    parts = [
-        document_ends(array, end_token) + start
-        for array, start in zip(arrays, starts[:-1], strict=True)
-    ]
+    starts = np.cumsum([0, *map(len, arrays)])[:-1]
+    ends = [document_ends(a, end_token) + start for a, start in zip(arrays, starts, strict=True)]
     return TokenSet.of(
-        name,
-        row,
-        np.concatenate(parts),
-        n_vocab=n_vocab,
-        end_token=end_token,
+        name, np.concatenate(arrays), np.concatenate(ends), n_vocab=n_vocab, end_token=end_token,
         tokenizer=vocabulary,
-    )
+    )  # fmt: skip

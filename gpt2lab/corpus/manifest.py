@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import mmap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -24,16 +24,11 @@ from gpt2lab.files.json_files import checked, read_json
 from gpt2lab.text.tokenizer import Tokenizer
 
 MANIFEST, FORMAT, VERSION = "manifest.json", "gpt2lab token shards", 2
-
-
-class Shard(NamedTuple):
-    """One shard as the manifest describes it; highest is the largest id in it, -1 for none."""
-
-    tokens: int
-    documents: int
-    highest: int
-    tokens_sha256: str
-    ends_sha256: str
+#: What the manifest says of a shard; highest is the largest id in it, -1 for none.
+_SHARD: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("tokens", "documents", "highest"), (int,)),
+    **dict.fromkeys(("tokens_sha256", "ends_sha256"), (str,)),
+}
 
 
 def summary(folder: Path, split: str, count: int, n_vocab: int) -> dict[str, Any]:
@@ -46,7 +41,8 @@ def summary(folder: Path, split: str, count: int, n_vocab: int) -> dict[str, Any
         for _, part in parts_of(ids):
             content.update(part.data)
             highest = max(highest, int(part.max()))
-        shards.append(Shard(len(ids), len(last), highest, *map(file_sha256, paths)))
+        values = (len(ids), len(last), highest, *map(file_sha256, paths))
+        shards.append(dict(zip(_SHARD, values, strict=True)))
         ends.append(last + total)
         total += len(ids)
     for row in ends:
@@ -55,7 +51,7 @@ def summary(folder: Path, split: str, count: int, n_vocab: int) -> dict[str, Any
         "tokens": total,
         "documents": sum(map(len, ends)),
         "sha256": content.hexdigest(),
-        "shards": [shard._asdict() for shard in shards],
+        "shards": shards,
     }
 
 
@@ -77,29 +73,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-_SPLIT = {"shards": (list,), "sha256": (str,)}
-_SHARD: dict[str, tuple[type, ...]] = dict.fromkeys(("tokens", "documents", "highest"), (int,))
-_SHARD |= dict.fromkeys(("tokens_sha256", "ends_sha256"), (str,))
-
-
-def _shards(entry: Any, where: str) -> list[Shard]:
-    lines = checked(entry, where, _SPLIT)["shards"]
-    each = (checked(line, f"{where}'s shard", _SHARD) for line in lines)
-    return [Shard(**{name: line[name] for name in Shard._fields}) for line in each]
-
-
-def _check_hashes(paths: Sequence[Path], wanted: Sequence[str]) -> None:
-    """Compare the files with the manifest's sha256; that of large files is remembered."""
-    files = [identity(path) for path in paths]
-    if file_facts.recall(files, "sha256") == wanted:
+def _check_hashes(wanted: Mapping[Path, str]) -> None:
+    """Compare files with the manifest's sha256; that of large files is remembered."""
+    files, hashes = [identity(path) for path in wanted], list(wanted.values())
+    if file_facts.recall(files, "sha256") == hashes:
         return
-    for path, sha256 in zip(paths, wanted, strict=True):
+    for path, sha256 in wanted.items():
         if (found := file_sha256(path)) != sha256:
             raise InputError(
                 f"{path}: its sha256 is {found}, the manifest says {sha256}; it was changed or "
                 "damaged, copy it or prepare the texts again"
             )
-    file_facts.remember(files, "sha256", wanted)
+    file_facts.remember(files, "sha256", hashes)
 
 
 def advise_random(array: np.ndarray) -> np.ndarray:
@@ -121,6 +106,26 @@ def split_name(path: Path, split: str) -> str:
     return str(path) if split == "train" else f"{path} ({split})"
 
 
+def _open_shards(
+    folder: Path, split: str, shards: Sequence[dict[str, Any]], n_vocab: int
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Map the ids and the ends of all shards, after comparing them with the manifest."""
+    files: dict[Path, str] = {}
+    ids, ends = [], []
+    for number, shard in enumerate(shards):
+        tokens_path, ends_path = (shard_path(folder, split, number, kind) for kind in KINDS)
+        ids.append(advise_random(read_row(tokens_path, token_dtype(n_vocab), shard["tokens"])))
+        ends.append(read_row(ends_path, ENDS, shard["documents"]))
+        if shard["highest"] >= n_vocab:
+            raise InputError(
+                f"{tokens_path}: its highest id is {shard['highest']}, that of the vocabulary "
+                f"{n_vocab - 1}; prepare the texts again"
+            )
+        files |= {tokens_path: shard["tokens_sha256"], ends_path: shard["ends_sha256"]}
+    _check_hashes(files)
+    return ids, ends
+
+
 def prepared_set(folder: Path, split: str, tokenizer: Tokenizer | None) -> TokenSet | None:
     """Open a split of a prepared set; None where it has no documents.
 
@@ -132,7 +137,9 @@ def prepared_set(folder: Path, split: str, tokenizer: Tokenizer | None) -> Token
     stated = checked(manifest["vocabulary"], where, {"n_vocab": (int,), "sha256": (str,)})
     n_vocab, vocabulary = stated["n_vocab"], stated["sha256"]
     entry = manifest["splits"].get(split)
-    shards = _shards(entry, f"{where}: {split}")
+    shards = checked(entry, f"{where}: {split}", {"shards": (list,), "sha256": (str,)})["shards"]
+    for shard in shards:
+        checked(shard, f"{where}: {split}'s shard", _SHARD)
     own = Tokenizer.load(folder)
     check_vocabulary(folder, vocabulary, own, "the one beside it")
     if tokenizer is not None:
@@ -148,24 +155,3 @@ def prepared_set(folder: Path, split: str, tokenizer: Tokenizer | None) -> Token
     fingerprint = hashlib.sha256(f"{vocabulary} {entry['sha256']}".encode()).hexdigest()
     name = split_name(folder, split)
     return TokenSet(name, Tokens(ids), all_ends, n_vocab, own.end_token, own, fingerprint)
-
-
-def _open_shards(
-    folder: Path, split: str, shards: Sequence[Shard], n_vocab: int
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Map the ids and the ends of all shards, after comparing them with the manifest."""
-    paths = [
-        [shard_path(folder, split, number, kind) for number in range(len(shards))] for kind in KINDS
-    ]
-    dtype, ids, ends = token_dtype(n_vocab), [], []
-    for shard, tokens_path, ends_path in zip(shards, *paths, strict=True):
-        ids.append(advise_random(read_row(tokens_path, dtype, shard.tokens)))
-        ends.append(read_row(ends_path, ENDS, shard.documents))
-        if shard.highest >= n_vocab:
-            raise InputError(
-                f"{tokens_path}: its highest id is {shard.highest}, that of the vocabulary "
-                f"{n_vocab - 1}; prepare the texts again"
-            )
-    wanted = [*(s.tokens_sha256 for s in shards), *(s.ends_sha256 for s in shards)]
-    _check_hashes([*paths[0], *paths[1]], wanted)
-    return ids, ends

@@ -119,9 +119,9 @@ class PackedSet:
         more, longer = self.rows(samples[cut:])
         return np.concatenate([rows, more]), np.concatenate([lengths, longer])
 
-    def spans(self, sample: int) -> tuple[int, list[tuple[int, int]]]:
-        """(epoch, the spans of the set) of one sample."""
+    def spans(self, sample: int) -> list[tuple[int, int]]:
+        """Return the spans of the set that one sample is made of."""
         epoch, starts, stops = self._spans(np.array([sample]))
         _, places, lengths = epoch.segments(np.maximum(starts, self.lead), stops)
         pairs = zip(places.tolist(), lengths.tolist(), strict=True)
-        return sample // self.blocks, [(start, start + n) for start, n in pairs if n]
+        return [(start, start + n) for start, n in pairs if n]

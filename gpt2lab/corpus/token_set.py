@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -54,17 +55,9 @@ class Tokens:
 
     def __getitem__(self, span: slice) -> np.ndarray:
         """Return the ids [start:stop], a view of the file where one file has them all."""
-        start, stop, step = span.indices(len(self))
-        assert step == 1
         if len(self.parts) == 1:
-            return self.parts[0][start:stop]
-        first = int(np.searchsorted(self._starts, start, "right")) - 1
-        found = []
-        for part, begin in zip(self.parts[first:], self._starts[first:-1], strict=True):
-            if begin >= stop:
-                break
-            found.append(part[max(start - begin, 0) : stop - begin])
-        return found[0] if len(found) == 1 else np.concatenate(found or [self.parts[0][:0]])
+            return self.parts[0][span]
+        return self.take(np.arange(*span.indices(len(self))))
 
     def take(self, at: np.ndarray) -> np.ndarray:
         """Return the ids at the positions `at` [n], in their order."""
@@ -87,10 +80,10 @@ def parts_of(ids: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         let_go(part)
 
 
-def check_highest(where: str, ids: np.ndarray, n_vocab: int) -> None:
+def check_range(where: str, ids: np.ndarray, n_vocab: int) -> None:
     """Raise InputError at the first id that the vocabulary does not have."""
     for start, part in parts_of(ids):
-        wrong = part >= n_vocab
+        wrong = (part >= n_vocab) | (part < 0 if part.dtype.kind == "i" else False)
         if wrong.any():
             at = int(np.argmax(wrong))
             raise InputError(
@@ -110,29 +103,23 @@ def document_ends(ids: np.ndarray, end_token: int | None) -> np.ndarray:
     return ends
 
 
+@dataclass(eq=False, repr=False)
 class TokenSet:
     """One split of one source of ids.
 
-    name: for people. tokens: the ids. n_tokens: how many. n_vocab: every id is below it.
-    end_token: the id that ends a document, None where the vocabulary has none.
-    tokenizer: for showing text; None when it is not known.
-    fingerprint: changes exactly when ids, documents or vocabulary do.
+    name: for people. find_ends: gives `ends`, which not every use of a set needs. n_vocab: every id
+    is below it. end_token: the id that ends a document, None where the vocabulary has none.
+    tokenizer: for showing text; None when it is not known. fingerprint: changes exactly when ids,
+    documents or vocabulary do.
     """
 
-    def __init__(
-        self,
-        name: str,
-        tokens: Tokens,
-        ends: Callable[[], np.ndarray],
-        n_vocab: int,
-        end_token: int | None,
-        tokenizer: Tokenizer | None,
-        fingerprint: str,
-    ) -> None:
-        self.name, self.tokens, self.n_tokens = name, tokens, len(tokens)
-        self.n_vocab, self.end_token, self.tokenizer = n_vocab, end_token, tokenizer
-        self.fingerprint = fingerprint
-        self._ends = ends
+    name: str
+    tokens: Tokens
+    find_ends: Callable[[], np.ndarray]
+    n_vocab: int
+    end_token: int | None
+    tokenizer: Tokenizer | None
+    fingerprint: str
 
     @classmethod
     def of(
@@ -147,10 +134,10 @@ class TokenSet:
     ) -> TokenSet:
         """Make a set from memory. ends: where documents end; by default after every end token."""
         row = np.asarray(ids)
-        if row.ndim != 1 or (row.size and (row.dtype.kind not in "ui" or row.min() < 0)):
+        if row.ndim != 1 or (row.size and row.dtype.kind not in "ui"):
             raise InputError(f"{name}: ids must be one row of integers >= 0")
+        check_range(name, row, n_vocab)
         row = row.astype(np.uint32)
-        check_highest(name, row, n_vocab)
         found = document_ends(row, end_token) if ends is None else np.asarray(ends, np.int64)
         digest = hashlib.sha256(f"{n_vocab} {end_token} {len(row)}".encode())
         digest.update(row.tobytes() + found.tobytes())
@@ -161,7 +148,12 @@ class TokenSet:
     def __repr__(self) -> str:
         return f"TokenSet({self.name!r}, {self.n_tokens} tokens, n_vocab={self.n_vocab})"
 
+    @property
+    def n_tokens(self) -> int:
+        """How many ids it has."""
+        return len(self.tokens)
+
     @cached_property
     def ends(self) -> np.ndarray:
         """Where each document ends: the index after its last token. int64 [documents]."""
-        return self._ends()
+        return self.find_ends()

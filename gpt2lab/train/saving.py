@@ -97,7 +97,7 @@ class Saved:
             "waited": self.waited,
             "validated": self.validated,
             "data": self.batches.fingerprint,
-            "parts": [list(part) for part in self.batches.parts],
+            "parts": [list(size) for size in self.batches.sizes],
             "settings": self.settings.to_dict(),
             "environment": environment(self.settings, self.group),
         }

@@ -15,7 +15,7 @@ from typing import Any
 
 from gpt2lab import __version__, forks
 from gpt2lab.config import Config
-from gpt2lab.corpus.batches import Batches, Part, evaluation
+from gpt2lab.corpus.batches import Batches, BatchSize, Evaluation
 from gpt2lab.corpus.token_set import TokenSet, vocabulary_hash
 from gpt2lab.engines.torch import model
 from gpt2lab.errors import InputError, MissingExtraError
@@ -37,7 +37,7 @@ from gpt2lab.train.run_files import (
     state_of,
 )
 from gpt2lab.train.saving import Saved, environment
-from gpt2lab.train.state_file import parts_of, read_state
+from gpt2lab.train.state_file import read_state, sizes_of
 from gpt2lab.train.step import State
 from gpt2lab.weights import Checkpoint
 from gpt2lab.weights.formats import huggingface
@@ -157,28 +157,29 @@ def _check_prompts(settings: TrainConfig, config: Config, tokenizer: Tokenizer |
             )
 
 
-def batches_of(sets: Sets, settings: TrainConfig, parts: Sequence[Part] = ()) -> Batches:
-    """Return the batches of a run. parts: the batch sizes it had, if it is resumed."""
+def batches_of(sets: Sets, settings: TrainConfig, sizes: Sequence[BatchSize] = ()) -> Batches:
+    """Return the batches of a run. sizes: the batch sizes it had, if it is resumed."""
     assert settings.block_size is not None
     return Batches(
         sets, block=settings.block_size, batch=settings.batch_size, order=settings.order,
-        seed=settings.seed, parts=parts,
+        seed=settings.seed, sizes=sizes,
     )  # fmt: skip
 
 
-def _parts(sets: Sets, values: dict[str, Any], settings: TrainConfig) -> list[Part]:
+def _sizes(sets: Sets, values: dict[str, Any], settings: TrainConfig) -> list[BatchSize]:
     """Return the batch sizes of a run, the current one included: samples are not seen twice.
 
     With another block size, the samples that count as seen are the same share of an epoch.
     """
-    parts, step = parts_of(values), values["step"]
-    before = batches_of(sets, TrainConfig.from_dict(values["settings"]), parts)
+    sizes, step = sizes_of(values), values["step"]
+    before = batches_of(sets, TrainConfig.from_dict(values["settings"]), sizes)
     seen, old = before.samples_before(step), before.blocks_per_epoch
     now = batches_of(sets, settings).blocks_per_epoch
-    if now == old and settings.batch_size == parts[-1].batch:
-        return parts
+    if now == old and settings.batch_size == sizes[-1].batch:
+        return sizes
     seen = seen if now == old else round(seen / old * now)
-    return [part for part in parts if part.step < step] + [Part(step, seen, settings.batch_size)]
+    kept = [size for size in sizes if size.step < step]
+    return [*kept, BatchSize(step, seen, settings.batch_size)]
 
 
 def _compile(state: State, settings: TrainConfig, group: Group) -> None:
@@ -210,7 +211,7 @@ def _run(
     windows = None
     if settings.validate and val is not None and val.n_tokens > 1:
         most = math.ceil(settings.val_tokens / settings.block_size) if settings.val_tokens else None
-        windows = evaluation(val, settings.block_size, most)
+        windows = Evaluation(val, settings.block_size, most)
     state = new_state(begin, settings, device, group)
     if settings.compile:
         _compile(state, settings, group)
@@ -337,9 +338,9 @@ def resume(
         settings = _agreed(old, settings, begin.config, allow_changes or restarts)
         settings, device, _ = ready(settings)
         made = {**made, "settings": settings.to_dict()}
-        now = [Part(values["step"], 0, settings.batch_size)]
-        parts = now if restarts else _parts(sets, values, settings)
-        batches = batches_of(sets, settings, parts)
+        now = [BatchSize(values["step"], 0, settings.batch_size)]
+        sizes = now if restarts else _sizes(sets, values, settings)
+        batches = batches_of(sets, settings, sizes)
         if batches.fingerprint != values["data"] and not restarts:
             raise InputError(
                 f"{folder} was trained on other data (fingerprint {values['data'][:12]}, these "

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gpt2lab.corpus.batches import Part
+from gpt2lab.corpus.batches import BatchSize
 from gpt2lab.errors import InputError, quoted
 from gpt2lab.files.json_files import checked, read_json
 
@@ -38,7 +38,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     return values
 
 
-def parts_of(values: dict[str, Any]) -> list[Part]:
+def sizes_of(values: dict[str, Any]) -> list[BatchSize]:
     """Return the batch sizes of a run from its state; without an entry it had a single one."""
     size = values["settings"]["batch_size"]
     found = values.get("parts", [[0, 0, size]])
@@ -51,4 +51,4 @@ def parts_of(values: dict[str, Any]) -> list[Part]:
             f"state.json: parts is {quoted(found)}, expected [step, samples, batch size] of each "
             f"batch size, the last {size}; it is damaged"
         )
-    return [Part(*part) for part in found]
+    return [BatchSize(*part) for part in found]
