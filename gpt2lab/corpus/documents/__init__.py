@@ -5,15 +5,14 @@ each part of one between lines `<|endoftext|>`; a row of a table; a line of JSON
 seen in its content; its name only picks among the kinds of text. However large a file is, memory
 stays the same: a long document comes in pieces. Turning them into ids is `prepare`'s.
 
-`files` finds the files, `decoding` and `encodings` make text of their bytes, `plain`, `fields` and
-`tables` cut that into documents, and `report` says in a few lines what was read.
+`finding` finds the files, `decoding` and `encodings` make text of their bytes, `plain` and `tables`
+cut that into documents, and `summary` says in a few lines what was read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from gpt2lab.corpus.documents.fields import read_jsonl
 from gpt2lab.corpus.documents.finding import text_files
 from gpt2lab.corpus.documents.plain import read_text
 from gpt2lab.corpus.documents.reading import (
@@ -28,7 +27,7 @@ from gpt2lab.corpus.documents.reading import (
     read_by,
 )
 from gpt2lab.corpus.documents.summary import report
-from gpt2lab.corpus.documents.tables import read_csv, read_parquet
+from gpt2lab.corpus.documents.tables import read_csv, read_jsonl, read_parquet
 
 __all__ = [
     "READING", "DocumentPart", "Findings", "Reading", "TextFile", "document_parts", "read_by",

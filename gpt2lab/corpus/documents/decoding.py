@@ -38,40 +38,22 @@ def _blocks(file: TextFile, on_read: OnRead) -> Iterator[bytes]:
             yield block
 
 
-class _Decoder:
-    """Decodes a file block by block, and knows where it stands when that fails."""
+def _not_decoded(
+    file: TextFile, reading: Reading, name: str, error: UnicodeDecodeError, start: int, lines: int,
+    final: bool,
+) -> InputError:  # fmt: skip
+    """What to do with a file that cannot be decoded.
 
-    def __init__(self, file: TextFile, name: str, repair: str, is_given: bool) -> None:
-        self._text_file, self._name, self._is_given = file, name, is_given
-        self._decoder = codecs.getincrementaldecoder(name)(repair)
-        self._offset = self._lines = 0
-
-    def __call__(self, block: bytes, final: bool = False) -> str:
-        pending = len(self._decoder.getstate()[0])
-        try:
-            text = self._decoder.decode(block, final)
-        except UnicodeDecodeError as error:
-            raise self._refused(error, self._offset - pending, final) from None
-        if "\0" in text:
-            raise self._no_text(block)
-        text = text if self._offset else text.removeprefix("\ufeff")
-        self._offset, self._lines = self._offset + len(block), self._lines + text.count("\n")
-        return text
-
-    def _refused(self, error: UnicodeDecodeError, start: int, final: bool) -> InputError:
-        data, at = error.object, error.start
-        line = self._lines + data[:at].count(b"\n") + 1
-        inside = " of what is packed in it" if self._text_file.packed else ""
-        where = f"byte {data[at]:#04x} in line {line}, at offset {start + at}{inside}"
-        nearby = data[data.rfind(b"\n", 0, at) + 1 :]
-        if self._is_given:
-            return encodings.wrong(self._text_file.name, self._name, where, nearby)
-        blocks = _blocks(self._text_file, ignored)
-        return encodings.not_utf8(self._text_file.name, where, nearby, blocks, final)
-
-    def _no_text(self, block: bytes) -> InputError:
-        at = self._offset + max(block.find(b"\0"), 0)
-        return encodings.zeros(self._text_file.name, at, block)
+    start, lines: bytes and lines before what could not. final: it is at the end of the file.
+    """
+    data, at = error.object, error.start
+    line = lines + data[:at].count(b"\n") + 1
+    inside = " of what is packed in it" if file.packed else ""
+    where = f"byte {data[at]:#04x} in line {line}, at offset {start + at}{inside}"
+    nearby = data[data.rfind(b"\n", 0, at) + 1 :]
+    if reading.encoding is not None:
+        return encodings.wrong(file.name, name, where, nearby)
+    return encodings.not_utf8(file.name, where, nearby, _blocks(file, ignored), final)
 
 
 def texts(file: TextFile, reading: Reading, on_read: OnRead, found: Findings) -> Iterator[str]:
@@ -81,12 +63,20 @@ def texts(file: TextFile, reading: Reading, on_read: OnRead, found: Findings) ->
     name, repair = reading.codec
     if reading.encoding is None:
         name = encodings.marked(first) or name
-    decode = _Decoder(file, name, repair, reading.encoding is not None)
     found.encoding = name
+    decoder = codecs.getincrementaldecoder(name)(repair)
+    offset = lines = 0
     for block in chain([first], blocks, [b""]):  # the empty one ends the file
-        text = decode(block, final=not block)
+        start = offset - len(decoder.getstate()[0])
+        try:
+            text = decoder.decode(block, final=not block)
+        except UnicodeDecodeError as error:
+            raise _not_decoded(file, reading, name, error, start, lines, not block) from None
+        if "\0" in text:
+            raise encodings.zeros(file.name, offset + max(block.find(b"\0"), 0), block)
         found.repaired += text.count("\ufffd") if repair == "replace" else 0
-        yield text
+        yield text if offset else text.removeprefix("\ufeff")
+        offset, lines = offset + len(block), lines + text.count("\n")
 
 
 def _held(blocks: Iterable[str]) -> Iterator[str]:

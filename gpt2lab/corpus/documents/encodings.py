@@ -50,12 +50,18 @@ _KOREAN = (
     "이다는을가에의고하지로도를은한기사어리나서대자시으인그해일아니라수있게들것스전정부보구장제과만"
     "연상안와주었면했여"
 )
-#: The common letters of alphabets that share their bytes, which tell them apart.
-_LETTERS = {
-    "CYRILLIC": "оеаинтсрвлкмдп", "GREEK": "αοιετσνηυρπκς", "HEBREW": "יוהלאתרבמשנ",
-    "ARABIC": "اليمونتربةع", "THAI": "านรกอเงมย่ลว้ิ",
-}  # fmt: skip
-_ACCENTED = frozenset("éèàçêôûîâùëïöäüßñáíóúãõåæøœąćęłńśźżčďěňřšťůýžőűășțđğışị")
+#: The common letters of alphabets, some of which share their bytes.
+_ALPHABETS = (
+    "оеаинтсрвлкмдп"
+    "αοιετσνηυρπκς"
+    "יוהלאתרבמשנ"
+    "اليمونتربةع"
+    "านรกอเงมย่ลว้ิ"
+    "éèàçêôûîâùëïöäüßñáíóúãõåæøœąćęłńśźżčďěňřšťůýžőűășțđğışị"
+)
+_COMMON = frozenset(_CHINESE + _KOREAN + _ALPHABETS)
+_WIDE_SCRIPTS = ("CJK", "HANGUL", "HIRAGANA", "KATAKANA")
+_SCRIPTS = (*_WIDE_SCRIPTS, "LATIN", "CYRILLIC", "GREEK", "HEBREW", "ARABIC", "THAI")
 _QUOTES = frozenset("’‘“”„–—…«»¿¡")
 _PUNCTUATION = frozenset("，。、！？；：「」『』（）《》“”‘’…—・ー　")
 
@@ -74,36 +80,13 @@ def _script(char: str) -> str:
     return unicodedata.name(char, "").partition(" ")[0]
 
 
-def _latin(char: str, before: str, after: str) -> float:
-    """An accent is plausible within ASCII letters, a capital at the start of a word."""
-    if (before > "\x7f" and before.isalpha()) or (after > "\x7f" and after.isalpha()):
-        return 0.1
-    if char.isupper():
-        return 0.05 if before.isalpha() and before.islower() else 0.4
-    if not before.isalpha() and not after.isalpha():
-        return 0.7 if char in "àéèóáíú" else 0.2
-    return 0.9 if char in _ACCENTED else 0.3
+def _is_strange_here(script: str, before: str, after: str) -> bool:
+    """Whether a letter touches one that words do not have beside it.
 
-
-def _of_alphabet(char: str, script: str, before: str, after: str) -> float:
-    """Letters of another alphabet do not touch Latin ones, and capitals are few."""
-    if _touches_latin(before, after):
-        return 0.05
-    if char in _LETTERS[script]:
-        return 1.0
-    return 0.25 if char.isupper() else 0.5
-
-
-def _touches_latin(before: str, after: str) -> bool:
-    return any(char.isascii() and char.isalpha() for char in (before, after))
-
-
-def _asian(char: str, script: str, before: str, after: str) -> float:
-    """Kana, Hangul and Chinese characters, the common ones above all."""
-    near = 0.3 if _touches_latin(before, after) else 1.0
-    if script in ("HIRAGANA", "KATAKANA") or char in _CHINESE or char in _KOREAN:
-        return near
-    return near * (0.5 if script == "HANGUL" else 0.35)
+    Accents are among ASCII letters, and letters of other scripts are not.
+    """
+    letters = [char for char in (before, after) if char.isalpha()]
+    return any(char.isascii() != (script == "LATIN") for char in letters)
 
 
 def _weight(before: str, char: str, after: str) -> float:
@@ -111,17 +94,17 @@ def _weight(before: str, char: str, after: str) -> float:
     script = _script(char)
     if char == "\ufffd" or unicodedata.category(char) in ("Cc", "Cn", "Co"):
         return -1.0
-    if script in ("CJK", "HANGUL", "HIRAGANA", "KATAKANA"):
-        return _asian(char, script, before, after)
-    if char in _PUNCTUATION and (before > "\x7f" or after > "\x7f"):
+    if char in _QUOTES or (char in _PUNCTUATION and (before > "\x7f" or after > "\x7f")):
         return 1.0
-    if char in _QUOTES:
+    if script not in _SCRIPTS:
+        return 0.3 if char in "°§£€©®·\xa0" else 0.05
+    if _is_strange_here(script, before, after):
+        return 0.25 if script in _WIDE_SCRIPTS else 0.1
+    if char in _COMMON or script in ("HIRAGANA", "KATAKANA"):
         return 1.0
-    if script in _LETTERS:
-        return _of_alphabet(char, script, before, after)
-    if script == "LATIN":
-        return _latin(char, before, after)
-    return 0.3 if char in "°§£€©®·\xa0" else 0.05
+    if char.isupper():
+        return 0.05 if before.islower() else 0.3
+    return 0.4
 
 
 def _plausibility(text: str) -> float:
@@ -237,19 +220,7 @@ def wrong(name: str, encoding: str, where: str, nearby: bytes) -> InputError:
     )
 
 
-def zeros(name: str, at: int, block: bytes) -> InputError:
-    """What to do with a file that has zero bytes: UTF-16 and UTF-32 without a mark, or no text."""
-    whole = block[: len(block) // 4 * 4] or block
-    readings = [r for r in _wide_readings(whole) if r.plausibility > 0.7]
-    if readings:
-        return InputError(
-            f"{name}: a zero byte at offset {at}, as in {_offers(readings)}: give --encoding "
-            f"{readings[0].encoding}"
-        )
-    return InputError(f"{name}: no text: a zero byte at offset {at}; give text files")
-
-
-def _wide_readings(data: bytes) -> list[_Reading]:
+def _wide_reading(data: bytes) -> list[_Reading]:
     """The best reading as UTF-16 or UTF-32; its ASCII counts too, as it makes the zero bytes."""
     found = []
     for encoding in _WIDE:
@@ -259,4 +230,16 @@ def _wide_readings(data: bytes) -> list[_Reading]:
             known = sum(char.isprintable() or char in "\t\r\n" for char in plain)
             sure = (known + (len(text) - len(plain)) * _plausibility(text)) / len(text)
             found.append(_Reading(sure, encoding, text))
-    return sorted(found, key=lambda reading: -reading.plausibility)[:1]
+    best = max(found, key=lambda reading: reading.plausibility, default=None)
+    return [best] if best and best.plausibility > 0.7 else []
+
+
+def zeros(name: str, at: int, block: bytes) -> InputError:
+    """What to do with a file that has zero bytes: UTF-16 and UTF-32 without a mark, or no text."""
+    readings = _wide_reading(block[: len(block) // 4 * 4] or block)
+    if readings:
+        return InputError(
+            f"{name}: a zero byte at offset {at}, as in {_offers(readings)}: give --encoding "
+            f"{readings[0].encoding}"
+        )
+    return InputError(f"{name}: no text: a zero byte at offset {at}; give text files")

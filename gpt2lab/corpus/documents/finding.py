@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gpt2lab.corpus.documents.reading import TextFile
 from gpt2lab.errors import InputError
-from gpt2lab.files.io import accessing, read_head
+from gpt2lab.files.io import accessing
 
 log = logging.getLogger(__name__)
 
@@ -56,13 +56,10 @@ def _in_folder(folder: Path, leave_out: Path | None, left: Counter[str]) -> Iter
 
 def counted(left: Counter[str]) -> str:
     """Files that are left out, by their extensions: 3 .html, 1 .pdf."""
-    some = [f"{count} {suffix}" for suffix, count in left.most_common(5)]
-    more = left.total() - sum(count for _, count in left.most_common(5))
-    return ", ".join([*some, *([f"{more} others"] if more else [])])
-
-
-def _matching(pattern: str) -> list[Path]:
-    return [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207
+    first = left.most_common(5)
+    some = [f"{count} {suffix}" for suffix, count in first]
+    more = left.total() - sum(count for _, count in first)
+    return ", ".join(some + [f"{more} others"] * (more > 0))
 
 
 def _files(given: str, leave_out: Path | None, left: Counter[str]) -> Iterator[Path]:
@@ -72,16 +69,14 @@ def _files(given: str, leave_out: Path | None, left: Counter[str]) -> Iterator[P
         found = list(_in_folder(path, leave_out, left))
         if not found:
             there = f"; there are {counted(left)}" if left else ""
-            raise InputError(
-                f"{given}: no texts in this folder; looked for {', '.join(IN_FOLDERS)}, also .gz"
-                + there
-            )
+            looked = f"looked for {', '.join(IN_FOLDERS)}, also .gz"
+            raise InputError(f"{given}: no texts in this folder; {looked}{there}")
         yield from found
     elif not os.path.lexists(path) and glob.has_magic(given):
-        found = _matching(given)
-        if not found:
+        names = sorted(glob.glob(given, recursive=True))  # noqa: PTH207
+        if not names:
             raise InputError(f"{given}: no file matches this pattern; check it and its folder")
-        for each in found:
+        for each in map(Path, names):
             yield from _in_folder(each, leave_out, left) if each.is_dir() else [each]
     else:
         yield path
@@ -93,8 +88,7 @@ def _text_file(path: Path) -> TextFile:
         what = "is no ordinary file" if os.path.lexists(path) else "there is no such file"
         raise InputError(f"{path}: {what}; give text files, folders or patterns")
     with accessing(path), path.open("rb") as opened:
-        size = opened.seek(0, os.SEEK_END)
-    head, suffix = read_head(path, 8), _suffix(path)
+        head, size, suffix = opened.read(8), opened.seek(0, os.SEEK_END), _suffix(path)
     if head.startswith(PARQUET):
         return TextFile(path, str(path), "parquet", False, size)
     for mark, what in _STRANGE.items():
@@ -107,10 +101,7 @@ def _text_file(path: Path) -> TextFile:
 
 
 def text_files(
-    paths: Iterable[Path | str],
-    *,
-    leave_out: Path | None = None,
-    left: Counter[str] | None = None,
+    paths: Iterable[Path | str], leave_out: Path | None = None, left: Counter[str] | None = None
 ) -> list[TextFile]:
     """The files behind paths, folders and patterns, each once, in the order given.
 

@@ -10,12 +10,12 @@ from collections import Counter
 from collections.abc import Sequence
 
 from gpt2lab.corpus.documents.finding import counted
-from gpt2lab.corpus.documents.reading import Findings, Reading
+from gpt2lab.corpus.documents.reading import SIGNS, Findings, Reading
 from gpt2lab.errors import few
 from gpt2lab.files.visible import shown
 
 _KINDS = {"text": "text", "csv": "CSV", "jsonl": "JSON lines", "parquet": "parquet"}
-_SIGNS = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "|", " ": "space"}
+_NAMES = {sign: name for name, sign in SIGNS.items()}
 
 
 def _files(found: Sequence[Findings], documents: int, left: Counter[str]) -> str:
@@ -39,7 +39,7 @@ def _where(each: Findings, reading: Reading) -> str:
     if each.kind != "csv":
         return line
     line += f"; header in line {each.header}" if each.header else "; no header"
-    line += f", delimiter {_SIGNS.get(each.delimiter, each.delimiter)}" if each.delimiter else ""
+    line += f", delimiter {_NAMES.get(each.delimiter, each.delimiter)}" if each.delimiter else ""
     return line + (f"; {each.uncut} rows with delimiters taken whole" if each.uncut else "")
 
 

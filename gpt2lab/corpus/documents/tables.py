@@ -1,8 +1,12 @@
-"""Tables as documents, one a row: CSV in its many forms, and parquet."""
+"""Tables and JSON lines as documents, one a row or line: CSV in its many forms, parquet, JSON.
+
+Which columns or fields are the text is chosen in one way for all of them.
+"""
 
 from __future__ import annotations
 
 import csv
+import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -10,33 +14,58 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from gpt2lab.corpus.documents.decoding import lines_of, texts
-from gpt2lab.corpus.documents.fields import TEXT, as_text, joined, listed, usual
+from gpt2lab.corpus.documents.decoding import cleaned, lines_of, texts
+from gpt2lab.corpus.documents.plain import whole
 from gpt2lab.corpus.documents.reading import Findings, OnRead, Reading, TextFile
-from gpt2lab.errors import InputError, MissingExtraError, quoted
+from gpt2lab.errors import InputError, MissingExtraError, few, quoted
 from gpt2lab.files.io import accessing
 from gpt2lab.files.visible import reason, shown
 
+TEXT = "text"
+#: Fields that make one text together, in this order.
+TOGETHER = (
+    ("prompt", "completion"),
+    ("prompt", "response"),
+    ("instruction", "input", "output"),
+    ("instruction", "output"),
+)
+_CONVERSATIONS = ("messages", "conversations", "conversation")
+#: Names that pandas gives to its index, or to a column that has no name.
+_UNNAMED = re.compile(r"|unnamed: \d+(_level_\d+)?(\.\d+)?|__index_level_\d+__", re.I)
 FIELD = 1 << 30  # characters of a table's cell; csv itself stops at 131,072
 SAMPLE = 1 << 17  # characters that the delimiter is found in
-SIGNS = ("\t", ",", ";", "|")  # delimiters that are looked for
 _SEP = re.compile(r'"?sep=(.)"?\s*', re.I)  # Excel's own first line
 _WORDS = 5  # of a column's name; more are a sentence
 _NAME = 60  # characters of one
-_SENTENCE = re.compile(r"""[.!?…。！？]["'”’»）)]*$|[，。！？；]""")
+_SENTENCE = re.compile(r"""[.!?…。！？]["”'’»）)]*$|[，。！？；]""")
+
+# --- which columns or fields are the text ---------------------------------------------------------
 
 
-def columns(
+def _usual(names: Sequence[str]) -> list[int] | None:
+    """The columns that hold the text by their names: `text`, a known group, the only one."""
+    if names.count(TEXT) == 1:
+        return [names.index(TEXT)]
+    lower = [name.strip().lower() for name in names]
+    for group in ((TEXT,), *TOGETHER):
+        if all(lower.count(name) == 1 for name in group):
+            return [lower.index(name) for name in group]
+    named = [at for at, name in enumerate(lower) if not _UNNAMED.fullmatch(name)]
+    return named if len(named) == 1 else None
+
+
+def _columns(
     file: TextFile, names: Sequence[str], reading: Reading, first: Sequence[str] = ()
 ) -> list[int]:
     """Which columns of a table are the text; InputError that lists those there are.
 
     first: the first row of a table without a header, to list in place of names.
     """
-    there = listed(first or names)
+    numbered = (f"{number} {shown(name[:40])}" for number, name in enumerate(first or names, 1))
+    there = few(numbered, 12)
     if wanted := reading.columns or reading.field:
         return [_column(file, names, name, there) for name in wanted]
-    found = usual(names)
+    found = _usual(names)
     if found is not None:
         return found
     if not first:
@@ -58,6 +87,30 @@ def _column(file: TextFile, names: Sequence[str], name: str, there: str) -> int:
         return int(name) - 1
     problem = "several columns" if names.count(name) else "no column"
     raise InputError(f"{file.name}: {problem} {quoted(name)}; choose among {there}, also by number")
+
+
+def _as_text(where: str, value: Any, what: str) -> str:
+    """A string of a file that is a text; null counts as an empty one."""
+    if value is None:
+        return ""
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        raise InputError(
+            f"{where}: {what} holds a conversation, a list of messages; write each as one text, "
+            "with the model's own tokens around its turns, and read it with --allow-special"
+        )
+    if not isinstance(value, str):
+        raise InputError(f"{where}: {what} holds a {type(value).__name__}, expected text")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{where}: {what} holds half a surrogate pair; repair it") from None
+    return value
+
+
+def _joined(cells: Sequence[str], reading: Reading, found: Findings) -> Iterator[tuple[str, bool]]:
+    """The cells of one row that are its text, as one; empty ones leave nothing behind."""
+    text = reading.separator.join(filter(None, cells))
+    return whole(cleaned(text, reading, found), reading)
 
 
 # --- the form of a CSV ----------------------------------------------------------------------------
@@ -112,7 +165,7 @@ def _width(row: Sequence[str]) -> int:
 def _delimiter(sample: list[str]) -> str:
     """What parts the first row, and most of the others alike; a comma where nothing does."""
     best, found = 0.0, ","
-    for sign in SIGNS:
+    for sign in ("\t", ",", ";", "|"):
         rows = _rows_of(sample, sign)
         if rows and len(rows[0]) > 1 and (share := _agreeing(rows)) > best:
             best, found = share, sign
@@ -159,47 +212,34 @@ def _form(sample: list[str], sign: str | None, reading: Reading) -> _Form:
 # --- rows -----------------------------------------------------------------------------------------
 
 
-class _Lines:
-    """Lines for csv, which remembers those of the row under way. number: of the last line."""
+def _rows(
+    file: TextFile, lines: Iterator[str], skipped: int, sign: str
+) -> Iterator[tuple[int, list[str], str]]:
+    """(line, cells, the row as it stands) of a CSV; quotes may hold delimiters and line ends.
 
-    def __init__(self, lines: Iterator[str], number: int) -> None:
-        self._lines, self.number = lines, number
-        self._row: list[str] = []
+    skipped: lines of the file that were read before.
+    """
+    raw: list[str] = []  # lines of the row that is being read
 
-    def __iter__(self) -> Iterator[str]:
-        for line in self._lines:
-            self._row.append(line)
-            self.number += 1
+    def recorded() -> Iterator[str]:
+        for line in lines:
+            raw.append(line)
             yield line
 
-    @property
-    def start(self) -> int:
-        """The number of the row's first line."""
-        return self.number - max(len(self._row), 1) + 1
-
-    def row(self) -> str:
-        """The row that has just been read, as it stands; the next one begins after it."""
-        text, self._row = "".join(self._row), []
-        return text.rstrip("\r\n")
-
-
-def _rows(file: TextFile, lines: _Lines, sign: str) -> Iterator[tuple[int, list[str], str]]:
-    """(line, cells, the row as it stands) of a CSV; quotes may hold delimiters and line ends."""
     csv.field_size_limit(max(csv.field_size_limit(), FIELD))
-    rows = csv.reader(iter(lines), delimiter=sign, strict=True)
-    while True:
-        try:
-            row = next(rows, None)
-        except csv.Error as error:
-            raise InputError(
-                f"{file.name}: line {lines.start}: no CSV ({reason(error)}); a quote may be "
-                "missing or not doubled"
-            ) from error
-        if row is None:
-            return
-        start, text = lines.start, lines.row()
-        if any(cell.strip() for cell in row):
-            yield start, row, text
+    rows = csv.reader(recorded(), delimiter=sign, strict=True)
+    start = skipped + 1
+    try:
+        for row in rows:
+            if any(cell.strip() for cell in row):
+                yield start, row, "".join(raw).rstrip("\r\n")
+            start = skipped + rows.line_num + 1
+            raw.clear()
+    except csv.Error as error:
+        raise InputError(
+            f"{file.name}: line {start}: no CSV ({reason(error)}); a quote may be missing or not "
+            "doubled"
+        ) from error
 
 
 def _fitted(where: str, row: list[str], text: str, form: _Form, found: Findings) -> list[str]:
@@ -229,16 +269,15 @@ def read_csv(
     if sample and (declared := _SEP.fullmatch(sample[0])):
         sample, skipped, sign = sample[1:], 1, sign or declared[1]
     form = _form(sample, sign, reading)
-    wanted = columns(file, form.names, reading, form.first)
+    wanted = _columns(file, form.names, reading, form.first)
     found.columns, found.among = [form.names[at] for at in wanted], form.names
     found.delimiter = form.delimiter if form.declared > 1 else ""
-    recorded = _Lines(chain(sample, lines), skipped)
-    for line, row, text in _rows(file, recorded, form.delimiter):
+    for line, row, text in _rows(file, chain(sample, lines), skipped, form.delimiter):
         if not form.first and found.header is None:
             found.header = line
             continue
         cells = _fitted(f"{file.name}: line {line}", row, text, form, found)
-        yield from joined([cells[at] for at in wanted], reading, found)
+        yield from _joined([cells[at] for at in wanted], reading, found)
 
 
 # --- parquet --------------------------------------------------------------------------------------
@@ -255,12 +294,12 @@ def read_parquet(
     try:
         with accessing(file.path), parquet.ParquetFile(file.path) as table:
             names = table.schema_arrow.names
-            wanted = [names[at] for at in columns(file, names, reading)]
+            wanted = [names[at] for at in _columns(file, names, reading)]
             found.columns, found.among = wanted, names
             for group in range(table.num_row_groups):
                 for batch in table.iter_batches(1024, row_groups=[group], columns=wanted):
                     for cells in _cells(file, batch, wanted):
-                        yield from joined(cells, reading, found)
+                        yield from _joined(cells, reading, found)
                 on_read(file.size * (group + 1) // table.num_row_groups)
     except ArrowException as error:
         raise InputError(
@@ -272,6 +311,58 @@ def _cells(file: TextFile, batch: Any, wanted: Sequence[str]) -> Iterator[list[s
     values = [batch.column(name).to_pylist() for name in wanted]
     for row in zip(*values, strict=True):
         yield [
-            as_text(file.name, cell, f"column {shown(name)}")
+            _as_text(file.name, cell, f"column {shown(name)}")
             for name, cell in zip(wanted, row, strict=True)
         ]
+
+
+# --- JSON lines -----------------------------------------------------------------------------------
+
+
+def _object(where: str, line: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{where}: not valid JSON ({reason(error)}); expected one object a line"
+        ) from error
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: a {type(value).__name__}, expected an object with {TEXT!r}")
+    return value
+
+
+def _chosen(where: str, value: dict[str, Any], reading: Reading) -> list[str]:
+    """The fields that hold the text, from the first object of a file."""
+    if named := reading.field or reading.columns:
+        return list(named)
+    names = list(value)
+    if (found := _usual(names)) is not None:
+        return [names[at] for at in found]
+    for name in _CONVERSATIONS:
+        _as_text(where, value.get(name), f"field {name!r}")
+    raise _missing(where, TEXT, names)
+
+
+def _missing(where: str, name: str, names: Sequence[str]) -> InputError:
+    there = few((shown(name[:40]) for name in names), 12) or "none"
+    return InputError(f"{where}: no field {quoted(name)}; choose by --field among: {there}")
+
+
+def read_jsonl(
+    file: TextFile, reading: Reading, on_read: OnRead, found: Findings
+) -> Iterator[tuple[str, bool]]:
+    """The documents of a file of JSON lines."""
+    chosen: list[str] = []
+    for number, line in enumerate(lines_of(texts(file, reading, on_read, found)), 1):
+        if not line.strip():
+            continue
+        where = f"{file.name}: line {number}"
+        value = _object(where, line)
+        if not chosen:
+            chosen = _chosen(where, value, reading)
+            found.columns, found.among = chosen, list(value)
+        for name in chosen:
+            if name not in value:
+                raise _missing(where, name, list(value))
+        cells = [_as_text(where, value[name], f"field {quoted(name)}") for name in chosen]
+        yield from _joined(cells, reading, found)
