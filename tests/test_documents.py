@@ -15,8 +15,8 @@ from gpt2lab.corpus.documents import Findings, Reading, decoding, encodings, pla
 from gpt2lab.corpus.open import open_set
 from gpt2lab.corpus.prepare import prepare
 from gpt2lab.errors import InputError
+from gpt2lab.text.bpe import byte_symbols
 from gpt2lab.text.tokenizer import Tokenizer, official
-from gpt2lab.text.tokenizer_json import byte_symbols
 
 from .corpus_helpers import MARK, texts_of, write
 from .support import ROOT

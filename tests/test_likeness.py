@@ -13,9 +13,10 @@ import gpt2lab
 from gpt2lab import weights
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError
+from gpt2lab.text.bpe import byte_symbols
 from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.text.tokenizer_config import added_token
-from gpt2lab.text.tokenizer_json import bpe_spec, byte_symbols
+from gpt2lab.text.tokenizer_json import bpe_spec
 from gpt2lab.weights import Checkpoint, likeness, tensors, tokenizer_files
 from gpt2lab.weights.convert import convert
 from tests.weights_helpers import tiny

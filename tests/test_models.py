@@ -21,8 +21,9 @@ from gpt2lab.commands.models import command, disk, short
 from gpt2lab.config import SIZES, Config, parameter_shapes
 from gpt2lab.errors import InputError
 from gpt2lab.files import safetensors_file, torchfile
+from gpt2lab.text.bpe import byte_symbols
 from gpt2lab.text.tokenizer import Tokenizer
-from gpt2lab.text.tokenizer_json import bpe_spec, byte_symbols
+from gpt2lab.text.tokenizer_json import bpe_spec
 from gpt2lab.weights import checksums, find, tensors
 from gpt2lab.weights.checkpoint import Checkpoint
 from gpt2lab.weights.formats import huggingface, llmc, tensorbundle

@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from gpt2lab.errors import InputError, MissingExtraError
-from gpt2lab.text.bpe import char_class
+from gpt2lab.text.bpe import byte_symbols, char_class
 from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.text.tokenizer_config import END_OF_TEXT
-from gpt2lab.text.tokenizer_json import byte_symbols
 
 CHUNK = 1 << 16  # bytes; the library takes 256 chunks at a time, which makes 16 MiB
 

@@ -11,7 +11,7 @@ documentation (post-processors).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +21,13 @@ from gpt2lab.files.json_files import read_json
 
 END_OF_TEXT = "<|endoftext|>"
 FLAGS = ("single_word", "lstrip", "rstrip")  # how an added token may swallow its surroundings
-NAMED = (  # the tokens with a role, in transformers' order
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "sep_token",
-    "pad_token",
-    "cls_token",
-    "mask_token",
-)
+#: The tokens with a role, in transformers' order.
+NAMED = tuple(f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 #: What stays in a tokenizer_config.json of its own; the rest becomes part of the tokenizer.json.
 KEPT = (*NAMED, "clean_up_tokenization_spaces", "model_max_length", "chat_template")
 _REBUILT = ("GPT2", "CodeGen", "GPTNeoX", "Roberta")  # their classes take parts of tokenizer.json
 
+Spec = dict[str, Any]  # the contents of a tokenizer.json
 Settings = dict[str, Any]  # the contents of the three files, one dict
 
 
@@ -95,57 +89,57 @@ def special_names(settings: Settings) -> set[str]:
     return {name for name in map(name_of, _roles(settings)) if name is not None}
 
 
-def _stated(settings: Settings, where: str) -> list[tuple[Any, Any]]:
+def _stated(settings: Settings) -> list[tuple[Any, int]]:
     """(token, id) of every added token whose id the files state, by id."""
-    decoder, older = settings.get("added_tokens_decoder", {}), settings.get("added_tokens", {})
-    if not isinstance(decoder, dict) or not isinstance(older, dict):
-        raise InputError(f"{where}: its added tokens are no object of names and ids")
-    found = [(value, int(key) if key.isdecimal() else key) for key, value in decoder.items()]
-    found += older.items()
-    try:
-        return sorted(found, key=lambda item: item[1])
-    except TypeError:
-        raise InputError(f"{where}: the id of an added token is no integer") from None
+    found = [(value, int(key)) for key, value in settings.get("added_tokens_decoder", {}).items()]
+    found += settings.get("added_tokens", {}).items()
+    return sorted(found, key=lambda item: item[1])
 
 
-def _entry(value: Any, token: Any, special: bool) -> dict[str, Any]:
+def _entry(value: Any, token: int, special: bool) -> dict[str, Any]:
     given = value if isinstance(value, dict) else {}
     flags = {key: bool(given[key]) for key in (*FLAGS, "normalized") if key in given}
     entry = added_token(name_of(value) or "", token, special or bool(given.get("special")))
     return {**entry, **flags}
 
 
-def _with_added_tokens(spec: dict[str, Any], settings: Settings, where: str) -> dict[str, Any]:
+def _with_added_tokens(spec: Spec, settings: Settings) -> Spec:
     """The tokenizer.json with the added tokens of the other files after its own.
 
     An entry that comes first wins, and a special token that no file numbers has the next id.
     """
-    listed, vocab = spec.get("added_tokens") or [], spec["model"].get("vocab")
-    special, known = special_names(settings), vocab if isinstance(vocab, dict) else {}
-    entries = {entry["content"]: dict(entry) for entry in listed}
-    for known_name in special & set(entries):
-        entries[known_name]["special"] = True
-    numbers = [*known.values(), *(entry.get("id") for entry in listed)]
-    following = 1 + max((n for n in numbers if isinstance(n, int)), default=-1)
-    for value, token in (*_stated(settings, where), *((role, None) for role in _roles(settings))):
-        name = name_of(value)
-        if name is None or name in entries:
+    vocab, special = spec["model"].get("vocab"), special_names(settings)
+    known = vocab if isinstance(vocab, dict) else {}  # a Unigram has a list
+    entries = {entry["content"]: dict(entry) for entry in spec.get("added_tokens") or []}
+    for name in special & set(entries):
+        entries[name]["special"] = True
+    following = 1 + max([-1, *known.values(), *(entry["id"] for entry in entries.values())])
+    for value, token in (*_stated(settings), *((role, None) for role in _roles(settings))):
+        content = name_of(value)
+        if content is None or content in entries:
             continue
-        token = known.get(name, following) if token is None else token
-        following = max(following, 1 + token) if isinstance(token, int) else following
-        entries[name] = _entry(value, token, name in special)
+        token = known.get(content, following) if token is None else token
+        following = max(following, 1 + token)
+        entries[content] = _entry(value, token, content in special)
     return {**spec, "added_tokens": list(entries.values())}
 
 
-def byte_level(spec: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The ByteLevel part of a pre-tokenizer, alone or in a sequence."""
-    pre = spec.get("pre_tokenizer")
-    members = pre.get("pretokenizers", [pre]) if isinstance(pre, dict) else []
-    found = [p for p in members if isinstance(p, dict) and p.get("type") == "ByteLevel"]
-    return found[0] if found else None
+def parts_of(component: Any, key: str) -> list[dict[str, Any]]:
+    """The members of a Sequence, a lone component as a list of one, nothing as an empty list."""
+    if component is None:
+        return []
+    members: list[dict[str, Any]] = component.get(key, [component])
+    return members
 
 
-def _pipeline(spec: dict[str, Any], settings: Settings) -> list[str]:
+def _is_gpt2(spec: Spec, prefix_space: Any) -> bool:
+    """Whether the pre-tokenizer is what transformers' GPT2Tokenizer has in its place."""
+    part = spec.get("pre_tokenizer") or {}
+    flags = part.get("add_prefix_space", True), part.get("use_regex", True)
+    return part.get("type") == "ByteLevel" and flags == (prefix_space is True, True)
+
+
+def _pipeline(spec: Spec, settings: Settings) -> list[str]:
     """Let add_prefix_space count where transformers lets it; say what else it would replace.
 
     Its GPT2Tokenizer takes the vocabulary, the merges and the post-processor of a tokenizer.json,
@@ -153,10 +147,12 @@ def _pipeline(spec: dict[str, Any], settings: Settings) -> list[str]:
     """
     if str(settings.get("tokenizer_class")).partition("Tokenizer")[0] not in _REBUILT:
         return []
-    pre, wanted = byte_level(spec), settings.get("add_prefix_space")
-    if pre is not None and isinstance(wanted, bool):
-        pre["add_prefix_space"] = wanted
-    own = [key for key in ("normalizer", "pre_tokenizer") if not _is_gpt2(key, spec, wanted)]
+    wanted = settings.get("add_prefix_space")
+    for part in parts_of(spec.get("pre_tokenizer"), "pretokenizers"):
+        if part.get("type") == "ByteLevel" and isinstance(wanted, bool):
+            part["add_prefix_space"] = wanted
+    own = ["normalizer"] if spec.get("normalizer") is not None else []
+    own += [] if _is_gpt2(spec, wanted) else ["pre_tokenizer"]
     own += ["model"] if spec["model"].get("type", "BPE") != "BPE" else []
     if not own:
         return []
@@ -167,16 +163,34 @@ def _pipeline(spec: dict[str, Any], settings: Settings) -> list[str]:
     ]
 
 
-def _is_gpt2(key: str, spec: Mapping[str, Any], prefix_space: Any) -> bool:
-    """Whether a part of the pipeline is what transformers' GPT2Tokenizer has in its place."""
-    part = spec.get(key)
-    if key == "normalizer" or not isinstance(part, dict):
-        return part is None and key == "normalizer"
-    flags = part.get("add_prefix_space", True), part.get("use_regex", True)
-    return part.get("type") == "ByteLevel" and flags == (prefix_space is True, True)
+def _template(part: dict[str, Any]) -> tuple[list[int], list[int]]:
+    """The ids that a post-processor puts before and after a text."""
+    kind = part.get("type")
+    if kind in ("BertProcessing", "RobertaProcessing"):
+        return [part["cls"][1]], [part["sep"][1]]
+    if kind != "TemplateProcessing":  # ByteLevel, which moves offsets alone
+        return [], []
+    sides: list[list[int]] = [[]]
+    for piece in part["single"]:
+        if "Sequence" in piece:
+            sides.append([])
+        else:
+            sides[-1] += part["special_tokens"][piece["SpecialToken"]["id"]]["ids"]
+    before, after = sides
+    return before, after
 
 
-def _marks(spec: dict[str, Any], settings: Settings, whole: bool) -> list[str]:
+def template(spec: Spec) -> tuple[list[int], list[int]]:
+    """The ids that the post-processors of a tokenizer.json put before and after a text."""
+    before: list[int] = []
+    after: list[int] = []
+    for part in parts_of(spec.get("post_processor"), "processors"):
+        left, right = _template(part)
+        before, after = [*left, *before], [*after, *right]
+    return before, after
+
+
+def _marks(spec: Spec, settings: Settings, whole: bool) -> list[str]:
     """add_bos_token and add_eos_token as the post-processor of a tokenizer.json.
 
     whole: there is a tokenizer.json; then transformers 5 obeys its post-processor alone.
@@ -185,7 +199,7 @@ def _marks(spec: dict[str, Any], settings: Settings, whole: bool) -> list[str]:
     if not wanted:
         return []
     if whole:
-        if template(spec, "tokenizer.json") != ([], []):
+        if template(spec) != ([], []):
             return []
         return [
             f"tokenizer_config.json says {wanted[0]}, tokenizer.json's post-processor adds "
@@ -200,22 +214,19 @@ def _marks(spec: dict[str, Any], settings: Settings, whole: bool) -> list[str]:
     for key, name in marks.items():
         at = 0 if key == "add_bos_token" else len(single)
         single.insert(at, {"SpecialToken": {"id": name, "type_id": 0}})
-    tokens = {n: {"id": n, "ids": [ids[n]], "tokens": [n]} for n in marks.values()}
-    pair = [*single, {"Sequence": {"id": "B", "type_id": 1}}]
     spec["post_processor"] = {
         "type": "TemplateProcessing",
         "single": single,
-        "pair": pair,
-        "special_tokens": tokens,
+        "pair": [*single, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {n: {"id": n, "ids": [ids[n]], "tokens": [n]} for n in marks.values()},
     }
     return []
 
 
-def _gaps(spec: dict[str, Any]) -> list[str]:
+def _gaps(spec: Spec) -> list[str]:
     """What to say where added tokens leave ids out: transformers numbers them without gaps."""
     top = 1 + max(spec["model"]["vocab"].values(), default=-1)
-    ids = [entry["id"] for entry in spec["added_tokens"] if type(entry["id"]) is int]
-    beyond = sorted(token for token in ids if token >= top)
+    beyond = sorted(entry["id"] for entry in spec["added_tokens"] if entry["id"] >= top)
     if beyond == list(range(top, top + len(beyond))):
         return []
     return [
@@ -224,56 +235,12 @@ def _gaps(spec: dict[str, Any]) -> list[str]:
     ]
 
 
-def completed(
-    spec: dict[str, Any], settings: Settings, where: str, whole: bool
-) -> tuple[dict[str, Any], list[str]]:
+def completed(spec: Spec, settings: Settings, whole: bool) -> tuple[Spec, list[str]]:
     """A tokenizer.json with all that the files beside it say, and notes on what contradicts.
 
-    whole: the tokenizer.json was read, not made of vocab.json and merges.txt.
+    whole: the tokenizer.json was read, not made of vocab.json and merges.txt. What is damaged may
+    raise anything.
     """
-    listed, model = spec.get("added_tokens") or [], spec.get("model")
-    sound = isinstance(model, dict) and isinstance(listed, list)
-    if not sound or not all(isinstance(e, dict) and name_of(e) and "id" in e for e in listed):
-        return spec, []  # damage, which is named when the whole is checked
-    spec = _with_added_tokens(spec, settings, where)
+    spec = _with_added_tokens(spec, settings)
     notes = _pipeline(spec, settings) + _marks(spec, settings, whole)
     return spec, notes + ([] if whole else _gaps(spec))
-
-
-# --- what comes before and after a text ------------------------------------------------------
-
-
-def _template(part: Any) -> tuple[list[Any], list[Any]]:
-    kind = part.get("type")
-    if kind in ("BertProcessing", "RobertaProcessing"):
-        return [part["cls"][1]], [part["sep"][1]]
-    if kind != "TemplateProcessing":  # ByteLevel, which moves offsets alone
-        return [], []
-    sides: list[list[Any]] = [[]]
-    for piece in part["single"]:
-        if "Sequence" in piece:
-            sides.append([])
-        else:
-            sides[-1] += part["special_tokens"][piece["SpecialToken"]["id"]]["ids"]
-    before, after = sides
-    return before, after
-
-
-def template(spec: Mapping[str, Any], where: str) -> tuple[list[int], list[int]]:
-    """The ids that the post-processor puts before and after a text."""
-    whole = spec.get("post_processor") or {}
-    before: list[int] = []
-    after: list[int] = []
-    try:
-        parts: Sequence[Any] = whole.get("processors", [whole])
-        for part in parts:
-            left, right = _template(part)
-            before, after = [*left, *before], [*after, *right]
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-        raise InputError(
-            f"{where}: its post_processor is not one text with tokens before and after; the file "
-            "is damaged, or of a kind that is not supported: pass token ids"
-        ) from None
-    if not all(type(token) is int and token >= 0 for token in (*before, *after)):
-        raise InputError(f"{where}: its post_processor adds an id that is no integer")
-    return before, after

@@ -18,7 +18,9 @@ import numpy as np
 
 from gpt2lab import forks
 from gpt2lab.errors import InputError
-from gpt2lab.text.tokenizer_json import Spec, symbols_to_bytes
+from gpt2lab.files.visible import reason
+from gpt2lab.text.bpe import symbols_to_bytes
+from gpt2lab.text.tokenizer_config import Spec
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # a token of `byte_fallback`
 _SPACED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
@@ -42,14 +44,11 @@ def _refusing(where: str) -> Iterator[None]:
     """What the library raises as an InputError; its panics at damage are no Exception."""
     try:
         yield
+    except (UnicodeEncodeError, MemoryError, KeyboardInterrupt, SystemExit):
+        raise
     except BaseException as error:
-        if isinstance(error, UnicodeEncodeError | MemoryError):
-            raise
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        reason = str(error).splitlines()[0] if str(error) else "no reason given"
         raise InputError(
-            f"{where}: the tokenizers library refuses it: {reason:.200}; pass token ids"
+            f"{where}: the tokenizers library refuses it: {reason(error):.200}; pass token ids"
         ) from None
 
 
@@ -72,15 +71,10 @@ class Library:
             raise InputError(f"{where}: the vocabulary is empty")
 
     def _encoded(self, texts: Sequence[str], split: bool) -> list[Any]:
-        with (
-            forks.whole(),
-            self._lock,
-        ):  # whether special names are text is a state of the library's object
+        # Whether special names are text is a state of the library's object.
+        with forks.whole(), self._lock, _refusing(self._where):
             self._tokenizer.encode_special_tokens = split
-            with _refusing(self._where):
-                found: list[Any] = self._tokenizer.encode_batch(
-                    list(texts), add_special_tokens=False
-                )
+            found: list[Any] = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return found
 
     def encode_batch_flat(

@@ -1,74 +1,56 @@
 """Vocabularies in files: GPT-2's own two, those of Hugging Face, and tokenizer.json.
 
 GPT-2's encoder.json with vocab.bpe, vocab.json with merges.txt and tokenizer.json all become one
-dict in the form of a tokenizer.json (`tokenizer_json`). Encoding and decoding are `tokenizer`.
+dict in the form of a tokenizer.json, which `tokenizer_json` checks, and are written from it.
 
 Source: openai/gpt-2 `src/encoder.py` (the files).
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from gpt2lab.errors import InputError
-from gpt2lab.files.io import read_text
+from gpt2lab.files.io import accessing, damaged, parsing, read_text
 from gpt2lab.files.json_files import parse_json, read_json
 from gpt2lab.text import wordpiece
+from gpt2lab.text.bpe import byte_symbols
 from gpt2lab.text.tokenizer_config import (
     END_OF_TEXT,
+    NAMED,
     Settings,
+    Spec,
     completed,
     model_class,
+    name_of,
     read,
     special_names,
 )
-from gpt2lab.text.tokenizer_json import Spec, bpe_spec, byte_symbols, check_ids, check_merges
+from gpt2lab.text.tokenizer_json import bpe_spec, check_ids
 
 Read = tuple[Spec, Settings, list[str]]  # with the files beside it, and notes
 
 
-def _parse_merges(path: Path, text: str) -> tuple[list[tuple[str, str]], int]:
-    """The merges in order, and the number of the line on which the first one stands."""
-    lines = text.removeprefix("\ufeff").split("\n")
-    first = 1 if lines[0].startswith("#version") else 0
-    lines = [line.removesuffix("\r") for line in lines]
-    while len(lines) > first and not lines[-1]:
-        lines.pop()
-    merges = []
-    for number, line in enumerate(lines[first:], first + 1):
-        left, _, right = line.partition(" ")
-        if not left or not right or " " in right:
-            raise InputError(
-                f"{path}: line {number} is {line[:40]!r}, a merge is two pieces with one space "
-                "between; the file is cut off or damaged"
-            )
-        merges.append((left, right))
-    return merges, first + 1
+def _merges(text: str) -> list[list[str]]:
+    """The merges of a merges.txt or vocab.bpe in order, each as its pieces."""
+    lines = text.replace("\r\n", "\n").split("\n")
+    lines = lines[1:] if lines[0].startswith("#version") else lines
+    return [line.split(" ") for line in lines if line]
 
 
-def _check_no_holes(vocab: Mapping[str, int], added: Mapping[str, int], where: str) -> None:
-    """Every id up to the vocabulary's highest has an entry; an added token may fill a hole."""
-    highest = max(vocab.values(), default=0)
-    missing = sorted(set(range(highest + 1)) - {*vocab.values(), *added.values()})
-    if missing:
-        raise InputError(
-            f"{where}: no entry has the id {missing[0]} ({len(vocab)} entries, highest id "
-            f"{highest}); ids must run without holes, the file is cut off or damaged"
-        )
-
-
-def official_vocab(merges: Iterable[tuple[str, str]]) -> dict[str, int]:
+def _official_vocab(merges: Iterable[Sequence[str]]) -> dict[str, int]:
     """OpenAI's encoder.json follows from the merges: byte symbols, merges in order, the end."""
     vocab = {symbol: token for token, symbol in enumerate(byte_symbols())}
-    for left, right in merges:
-        vocab.setdefault(left + right, len(vocab))
-    vocab[END_OF_TEXT] = len(vocab)
-    return vocab
+    for merge in merges:
+        vocab.setdefault("".join(merge), len(vocab))
+    return {**vocab, END_OF_TEXT: len(vocab)}
 
 
 def _leftover_specials(
-    vocab: Mapping[str, int], merges: Iterable[tuple[str, str]], settings: Settings, where: str
+    vocab: Mapping[str, int], merges: Iterable[Sequence[str]], settings: Settings, where: str
 ) -> dict[str, int]:
     """The entries that no text can reach and that are special tokens.
 
@@ -76,7 +58,7 @@ def _leftover_specials(
     Where there are none, names in brackets are taken for special. Any other entry left over means
     that the list of merges was cut off, which would give other ids without a word.
     """
-    reached = {*byte_symbols(), *(left + right for left, right in merges)}
+    reached = {*byte_symbols(), *map("".join, merges)}
     left_over = {name: token for name, token in vocab.items() if name not in reached}
     declared = special_names(settings) | {END_OF_TEXT}
     for name, token in left_over.items():
@@ -91,25 +73,20 @@ def _leftover_specials(
 def _two_files_spec(vocab_path: Path, merges_path: Path) -> Read:
     """vocab.json or encoder.json with merges.txt or vocab.bpe, and the files beside them."""
     vocab, where = read_json(vocab_path), str(vocab_path)
-    merges, first = _parse_merges(merges_path, read_text(merges_path))
-    settings = read(vocab_path.parent)
+    merges, settings = _merges(read_text(merges_path)), read(vocab_path.parent)
     check_ids(vocab, where)
-    check_merges(vocab, merges, f"{merges_path}: line", first)
     specials = _leftover_specials(vocab, merges, settings, str(merges_path))
-    spec, notes = completed(bpe_spec(vocab, merges, specials), settings, where, whole=False)
-    added = {entry["content"]: entry["id"] for entry in spec["added_tokens"]}
-    check_ids({**vocab, **added}, where)
-    _check_no_holes(vocab, added, where)
+    spec, notes = completed(bpe_spec(vocab, merges, specials), settings, whole=False)
+    added = {entry["id"] for entry in spec["added_tokens"]}  # one of them may fill a hole
+    if missing := set(range(max(vocab.values(), default=0))) - {*vocab.values(), *added}:
+        raise damaged(where, f"no entry has the id {min(missing)}")
     return spec, settings, notes
 
 
-def _merges_only_spec(path: Path, text: str) -> Read:
+def _merges_only_spec(text: str) -> Read:
     """OpenAI's vocab.bpe on its own: its encoder.json can be derived."""
-    merges, first = _parse_merges(path, text)
-    if not merges:
-        raise InputError(f"{path}: holds no merges; expected a vocabulary file")
-    vocab = official_vocab(merges)
-    check_merges(vocab, merges, f"{path}: line", first)
+    merges = _merges(text)
+    vocab = _official_vocab(merges)
     return bpe_spec(vocab, merges, {END_OF_TEXT: vocab[END_OF_TEXT]}), {}, []
 
 
@@ -127,14 +104,14 @@ MERGES_NAMES = ("merges.txt", "vocab.bpe")
 def _whole_spec(path: Path, spec: Spec) -> Read:
     """A tokenizer.json, with what the files beside it say."""
     settings = {"tokenizer_class": model_class(path.parent)} | read(path.parent)
-    spec, notes = completed(spec, settings, str(path), whole=True)
+    spec, notes = completed(spec, settings, whole=True)
     return spec, settings, notes
 
 
 def _file_spec(path: Path) -> Read:
     """One file, by its content: a tokenizer.json, a vocabulary, or a list of merges."""
     text = read_text(path)
-    if text.lstrip("\ufeff \t\r\n").startswith("{"):
+    if text.lstrip().startswith("{"):
         value = parse_json(text, str(path))
         if "model" in value and not isinstance(value["model"], int):
             return _whole_spec(path, value)
@@ -143,7 +120,7 @@ def _file_spec(path: Path) -> Read:
         return wordpiece.load(path, text)
     alone = not any(path.with_name(name).is_file() for name in VOCAB_NAMES)
     if alone and text.startswith("#version") and path.name != "merges.txt":
-        return _merges_only_spec(path, text)  # under that other name the ids may be anything
+        return _merges_only_spec(text)  # under that other name the ids may be anything
     return _two_files_spec(_sibling(path, VOCAB_NAMES), path)
 
 
@@ -167,9 +144,53 @@ def load_spec(path: Path) -> Read:
 
     The format is recognised by the content.
     """
-    try:
+    with accessing(path), parsing(path, "a whole vocabulary"):
         if not path.exists():
             raise InputError(f"{path}: no such file or folder; give a folder with a tokenizer.json")
         return _folder_spec(path) if path.is_dir() else _file_spec(path)
-    except OSError as error:  # a folder that may not be entered, a name with a null character
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+# --- to disk ---
+
+
+def _older_files(spec: Spec, settings: Settings) -> dict[str, Any]:
+    """The JSON files that say the same as tokenizer.json, for readers that want them."""
+    vocab, added = spec["model"]["vocab"], spec["added_tokens"]
+    special = {entry["content"]: entry["id"] for entry in added if entry["special"]}
+    named = {key: settings[key] for key in NAMED if key in settings}
+    known = {END_OF_TEXT, *map(name_of, named.values())}
+    others = [name for name in special if name not in known]
+    more = {"additional_special_tokens": others} if others else {}
+    own = [entry for entry in added if not entry["special"] and entry["content"] not in vocab]
+    files = {
+        "vocab.json": {**vocab, **special},
+        "special_tokens_map.json": {**named, **more},
+        "added_tokens.json": {entry["content"]: entry["id"] for entry in own},
+    }
+    return {name: value for name, value in files.items() if value}
+
+
+def _config(settings: Settings, has_end: bool) -> dict[str, Any]:
+    """What transformers needs to read tokenizer.json and change nothing about it."""
+    config: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+    }
+    if has_end and "eos_token" not in settings:
+        config |= dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
+    return {**config, **settings}
+
+
+def texts_of(spec: Spec, settings: Settings, *, byte_level: bool, has_end: bool) -> dict[str, str]:
+    """The Hugging Face layout of a vocabulary, by file name.
+
+    byte_level: the older files are among them, for the same is in them. has_end: one of its special
+    tokens ends a text.
+    """
+    files = {"tokenizer.json": spec, "tokenizer_config.json": _config(settings, has_end)}
+    files |= _older_files(spec, settings) if byte_level else {}
+    texts = {name: json.dumps(value, ensure_ascii=False) + "\n" for name, value in files.items()}
+    if byte_level:
+        lines = ["#version: 0.2", *map(" ".join, spec["model"]["merges"])]
+        texts["merges.txt"] = "\n".join(lines) + "\n"
+    return texts
