@@ -24,7 +24,6 @@ from gpt2lab.files.atomic import write_whole
 
 if TYPE_CHECKING:
     from gpt2lab.lens import Act
-    from gpt2lab.lens.heads import HeadScores
     from gpt2lab.lens.prediction import Expected
     from gpt2lab.lm import LM
 
@@ -106,11 +105,11 @@ from 0.""",
 )
 def command(prompt: str | None, **flags: Any) -> None:
     """Look inside a model as it reads PROMPT: surprisal, logit lens, heads, source code."""
-    _check_flags(prompt, flags)
+    _check_flags(flags)
     target = check_target(flags["html"], flags["force"]) if flags["html"] is not None else None
     canvas = looking.Canvas(flags["color"])
     if flags["run"] is not None:
-        _grown(canvas, Path(flags["run"]), prompt, target, flags)
+        _grown(canvas, prompt, target, flags)
         return
     if flags["ids"] is not None and (prompt is not None or flags["file"] is not None):
         raise InputError("the prompt is given twice, as ids and as text; give one")
@@ -120,34 +119,40 @@ def command(prompt: str | None, **flags: Any) -> None:
     lm = lm.acting(*_acts(flags))
     tokens = _tokens(lm, lm.encode(given, allowed(flags)), flags["after_end"])
     if flags["source"]:
-        _source(canvas, lm, tokens, flags)
+        from gpt2lab.lens import hook_names, walkthrough
+
+        layer = hook_names.check_layer(lm.config, flags["layer"] or 0)
+        looking.source_view(canvas, walkthrough.walk(lm, tokens), layer)
         return
     if target is not None:
         from gpt2lab.lens.page import render
 
-        write_whole(target, render(lm, tokens))
-        click.echo(f"note: {flags['html']} is written; open it in a browser", err=True)
+        _write(target, flags["html"], render(lm, tokens))
         return
     _looked(canvas, lm, tokens, flags)
 
 
-def _check_flags(prompt: str | None, flags: dict[str, Any]) -> None:
-    """Flags that have no meaning together, told before anything is loaded."""
-    if flags["run"] is not None:
-        for name in ("model", "file", "ids", "source", "token", "against", "silence", "scale"):
-            if flags[name]:
-                raise InputError(f"--run looks at every checkpoint of a run; leave --{name} out")
-    if flags["source"]:
-        for name in ("html", "as_json"):
-            if flags[name]:
-                raise InputError(
-                    f"--source is for a terminal; leave --{name.removeprefix('as_')} out, or leave "
-                    "--source out: the page has the source in it"
-                )
+#: Flags that have no meaning together: the first excludes each of the others, and why.
+_APART: list[tuple[str, tuple[str, ...], str]] = [
+    (
+        "run",
+        ("model", "file", "ids", "source", "token", "against", "silence", "scale"),
+        "--run looks at every checkpoint of a run",
+    ),
+    ("source", ("html", "json"), "--source is for a terminal, and the page contains the source"),
+    ("html", ("json",), "--html and --json are two kinds of output"),
+]
+
+
+def _check_flags(flags: dict[str, Any]) -> None:
+    """Flags that have no meaning together, reported before anything is loaded."""
+    given = {name.removeprefix("as_") for name, value in flags.items() if value}
+    for first, others, why in _APART:
+        for other in others:
+            if {first, other} <= given:
+                raise InputError(f"{why}; leave --{other} out")
     if flags["layer"] is not None and not flags["source"]:
-        raise InputError("--layer says which layer --source shows; add --source, or leave it out")
-    if flags["html"] is not None and flags["as_json"]:
-        raise InputError("--html and --json are two ways out; give one of them")
+        raise InputError("--layer is the layer that --source shows; add --source, or leave it out")
     if flags["force"] and flags["html"] is None:
         raise InputError("--force is for --html FILE; add that, or leave --force out")
     if flags["top"] < 1:
@@ -191,13 +196,6 @@ def _tokens(lm: LM, prompt: list[int], after_end: bool) -> list[int]:
     return tokens
 
 
-def _scores(lm: LM) -> HeadScores | None:
-    """Head scores on one text of random tokens; None where the window is too short for it."""
-    from gpt2lab import lens
-
-    return lens.head_scores(lm, batch=1) if lm.config.n_ctx >= 5 else None
-
-
 def _note_spelling(lm: LM, token: str | None, after: Expected) -> None:
     """Say so where a token that was asked for is more probable with a space before it."""
     if token is None or token.startswith(" ") or lm.tokenizer is None:
@@ -213,6 +211,11 @@ def _note_spelling(lm: LM, token: str | None, after: Expected) -> None:
         )
 
 
+def _write(target: Path, name: str, page: str) -> None:
+    write_whole(target, page)
+    click.echo(f"note: {printable(name)} is written; open it in a browser", err=True)
+
+
 def _looked(canvas: looking.Canvas, lm: LM, tokens: list[int], flags: dict[str, Any]) -> None:
     """The prompt in a terminal, or as JSON."""
     from gpt2lab import lens
@@ -223,13 +226,10 @@ def _looked(canvas: looking.Canvas, lm: LM, tokens: list[int], flags: dict[str, 
     plain = lens.probabilities(lens.without_acts(lm), tokens) if lm.acts else None
     read = lens.logit_lens(trace, top=min(5, flags["top"]))
     parts = lens.attribution(
-        trace,
-        flags["token"],
-        against=flags["against"],
-        position=flags["position"],
-        by="head",
+        trace, flags["token"], against=flags["against"], position=flags["position"], by="head"
     )
-    scores = _scores(lm)
+    # Where the window is too short for random tokens that come twice, there are no scores.
+    scores = lens.head_scores(lm, batch=1) if lm.config.n_ctx >= 5 else None
     _note_spelling(lm, flags["token"], seen.next)
     if flags["as_json"]:
         echo_json(
@@ -254,40 +254,26 @@ def _looked(canvas: looking.Canvas, lm: LM, tokens: list[int], flags: dict[str, 
     looking.heads_view(canvas, parts, scores, 8)
 
 
-def _source(canvas: looking.Canvas, lm: LM, tokens: list[int], flags: dict[str, Any]) -> None:
-    """The walk through the reference."""
-    from gpt2lab.lens import hook_names, walkthrough
-
-    layer = hook_names.check_layer(lm.config, flags["layer"] or 0)
-    looking.source_view(canvas, walkthrough.walk(lm, tokens), layer)
-
-
 def _grown(
-    canvas: looking.Canvas,
-    run: Path,
-    text: str | None,
-    target: Path | None,
-    flags: dict[str, Any],
+    canvas: looking.Canvas, text: str | None, target: Path | None, flags: dict[str, Any]
 ) -> None:
     """The heads of a run at every checkpoint."""
     from gpt2lab.lens import over_training
     from gpt2lab.train import log as journal
 
+    run = Path(flags["run"])
     log = run / journal.NAME
     records = journal.read(log) if log.is_file() else []
     shown = not flags["as_json"] and target is None
     stages: list[over_training.Stage] = []
     for stage in over_training.stages(run, records, text):
-        if shown and not stages:
-            looking.growth_head(canvas)
-        stages.append(stage)
         if shown:
-            looking.growth_row(canvas, stage)
+            looking.growth_row(canvas, stage, names=not stages)
+        stages.append(stage)
     grown = over_training.Growth(str(run), stages, text or "")
     if flags["as_json"]:
         echo_json(grown.to_dict())
     elif target is not None:
-        write_whole(target, over_training.page(grown))
-        click.echo(f"note: {printable(flags['html'])} is written; open it in a browser", err=True)
+        _write(target, flags["html"], over_training.page(grown))
     else:
         looking.growth_view(canvas, grown)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gpt2lab.lens.over_training import Growth, Stage
     from gpt2lab.lens.prediction import Expected, NextTokens
     from gpt2lab.lens.unembedding import LogitLens
-    from gpt2lab.lens.walkthrough import Call, Line, Seen
+    from gpt2lab.lens.walkthrough import Call, Seen
 
 BARS = " ▁▂▃▄▅▆▇█"
 #: From likely to unlikely: dark blue to yellow to red of the 256 colours, ink for each.
@@ -178,13 +178,9 @@ def lens_view(canvas: Canvas, lens: LogitLens, pieces: Sequence[str]) -> None:
             cell = fit(clean(lens.pieces[n][t]), CELL)
             cells.append(canvas.shade(cell, 1 - p) if canvas.colour else cell)
         canvas.line(f"{name:>7} " + " ".join(cells))
-    depths = lens.depths[first:]
-    canvas.line(f"{'from':>7} " + " ".join(fit(_depth(d), CELL) for d in depths))
-
-
-def _depth(depth: int) -> str:
-    """The first row from which on the final token is the most probable."""
-    return "embed" if depth == 0 else f"layer {depth - 1}"
+    # The first row from which on the final token is the most probable.
+    depths = ("embed" if depth == 0 else f"layer {depth - 1}" for depth in lens.depths[first:])
+    canvas.line(f"{'from':>7} " + " ".join(fit(depth, CELL) for depth in depths))
 
 
 # ---- Heads.
@@ -215,16 +211,11 @@ def heads_view(canvas: Canvas, parts: Attribution, scores: HeadScores | None, co
 # ---- Growth.
 
 
-def growth_head(canvas: Canvas) -> None:
-    """The names of the columns of `growth_row`."""
-    canvas.line(
-        f"{'step':>9} {'loss':>8} {'val loss':>8} {'2nd r':>8} {'previous':>19} {'induction':>19} "
-        f"{'depth':>6}"
-    )
-
-
-def growth_row(canvas: Canvas, stage: Stage) -> None:
-    """One checkpoint: losses, the best heads, the lens depth."""
+def growth_row(canvas: Canvas, stage: Stage, names: bool) -> None:
+    """One checkpoint: losses, the best heads, the lens depth; before it the names of columns."""
+    if names:
+        columns = f"{'val loss':>8} {'2nd r':>8} {'previous':>19} {'induction':>19}"
+        canvas.line(f"{'step':>9} {'loss':>8} {columns} {'depth':>6}")
     cells = [f"{stage.step:>9}"]
     for loss in (stage.loss, stage.val_loss, stage.scores.losses[1]):
         cells.append(f"{'-' if loss is None else f'{loss:.3f}':>8}")
@@ -255,44 +246,36 @@ def growth_view(canvas: Canvas, growth: Growth) -> None:
 
 def source_view(canvas: Canvas, calls: list[Call], layer: int) -> None:
     """The walk: each function in full where it is first met, in one layer; numbers everywhere."""
-    told: set[str] = set()
+    shown: set[str] = set()
     for call in calls:
-        if call.layer not in (None, layer) and call.name != "block":
-            continue
-        other = call.layer not in (None, layer)
-        _call(canvas, call, whole=call.name not in told and not other)
-        if not other:
-            told.add(call.name)
+        own = call.layer in (None, layer)
+        if own or call.name == "block":
+            _call(canvas, call, whole=own and call.name not in shown)
+        if own:
+            shown.add(call.name)
 
 
 def _call(canvas: Canvas, call: Call, whole: bool) -> None:
     margin = "  " * call.depth
-    name = canvas.paint(call.name, bold=True, fg="cyan")
     canvas.line()
     scope = f"  {call.scope}" if call.scope else ""
-    canvas.line(f"{margin}{name}{scope}")
+    canvas.line(f"{margin}{canvas.paint(call.name, bold=True, fg='cyan')}{scope}")
     if whole and call.about:
         canvas.line(f"{margin}{call.about}")
     for one in call.inputs:
-        _value(canvas, margin, "in ", one)
-    if whole:
-        for line in call.lines:
-            _source_line(canvas, margin, line)
+        canvas.line(f"{margin}  in  {canvas.paint(described(one), fg='green')}")
+    for line in call.lines if whole else ():
+        number, text = (
+            canvas.paint(f"{line.number:>5}", dim=True),
+            canvas.paint(line.text, fg="yellow"),
+        )
+        canvas.line(f"{margin}{number}  {text}")
+        for one in line.seen:
+            canvas.line(f"{margin}         {canvas.paint('→ ' + described(one), fg='green')}")
     for one in call.outputs:
-        _value(canvas, margin, "out", one)
-        if whole:
-            _picture(canvas, margin, one)
-
-
-def _source_line(canvas: Canvas, margin: str, line: Line) -> None:
-    text = canvas.paint(line.text, fg="yellow")
-    canvas.line(f"{margin}{canvas.paint(f'{line.number:>5}', dim=True)}  {text}")
-    for one in line.seen:
-        canvas.line(f"{margin}         {canvas.paint('→ ' + described(one), fg='green')}")
-
-
-def _value(canvas: Canvas, margin: str, which: str, one: Seen) -> None:
-    canvas.line(f"{margin}  {which} {canvas.paint(described(one), fg='green')}")
+        canvas.line(f"{margin}  out {canvas.paint(described(one), fg='green')}")
+        for row in one.picture if whole else ():
+            canvas.line(f"{margin}         {spark(row, one.low, one.high)}")
 
 
 def described(one: Seen) -> str:
@@ -305,9 +288,3 @@ def described(one: Seen) -> str:
     shape = list(one.shape)
     kind = ".4g" if one.dtype.startswith("float") else ".0f"
     return f"{name} {shape} {one.low:{kind}} to {one.high:{kind}}{masked}{times}"
-
-
-def _picture(canvas: Canvas, margin: str, one: Seen) -> None:
-    """The picture as rows of small bars."""
-    for row in one.picture:
-        canvas.line(f"{margin}         {spark(row, one.low, one.high)}")

@@ -21,7 +21,8 @@ from gpt2lab.engines.numpy_engine import NumpyEngine
 from gpt2lab.errors import InputError
 from gpt2lab.files.io import accessing
 from gpt2lab.lens.heads import KINDS, HeadScores, head_scores, repeated_tokens
-from gpt2lab.lens.traces import Array, trace
+from gpt2lab.lens.interventions import Act
+from gpt2lab.lens.traces import Array, plain_fields, trace
 from gpt2lab.lens.unembedding import logit_lens
 from gpt2lab.pages import chart
 from gpt2lab.pages.chart import Panel, Series, limits_of
@@ -32,15 +33,15 @@ from gpt2lab.text.tokenizer import Tokenizer
 _FOLDER = re.compile(r"(?:step|checkpoint)-(\d+)", re.ASCII)  # ours, and transformers' Trainer's
 
 
+@dataclass
 class _Model:
     """A checkpoint as the functions of this room take a model."""
 
-    def __init__(self, checkpoint: weights.Checkpoint) -> None:
-        self.config: Config = checkpoint.config
-        self.params: dict[str, Array] = checkpoint.params
-        self.tokenizer: Tokenizer | None = checkpoint.tokenizer
-        self.engine = NumpyEngine(self.config, self.params)
-        self.acts: tuple[Any, ...] = ()
+    config: Config
+    params: dict[str, Array]
+    tokenizer: Tokenizer | None
+    engine: NumpyEngine
+    acts: tuple[Act, ...] = ()
 
     def encode(self, prompt: Any) -> list[int]:
         if not isinstance(prompt, str):
@@ -62,8 +63,8 @@ class Stage:
     step: int
     loss: float | None
     val_loss: float | None
-    scores: HeadScores
     depth: float
+    scores: HeadScores
 
 
 @dataclass
@@ -92,31 +93,19 @@ class Growth:
             "text": self.text or None,
             "best": {kind: list(self.best(kind)) for kind in KINDS},
             "stages": [
-                {
-                    "step": stage.step,
-                    "loss": stage.loss,
-                    "val_loss": stage.val_loss,
-                    "depth": stage.depth,
-                    "scores": stage.scores.to_dict(),
-                }
-                for stage in self.stages
+                plain_fields(stage) | {"scores": stage.scores.to_dict()} for stage in self.stages
             ],
         }
 
     def __repr__(self) -> str:
-        rows = []
+        first, last = self.stages[0].step, self.stages[-1].step
+        rows = [f"{len(self.stages)} checkpoints, steps {first} to {last}"]
         for kind in ("previous", "induction"):
             layer, head = self.best(kind)
             course = self.course(kind, layer, head)
             rows.append(f"{kind:>12} {layer}.{head}: {course[0]:.3f} to {course[-1]:.3f}")
-        steps = f"{len(self.stages)} checkpoints, steps {self.stages[0].step} to "
-        return "\n".join(
-            [
-                f"{steps}{self.stages[-1].step}",
-                *rows,
-                "Growth: .course(kind, layer, head) has each checkpoint, .to_dict() everything",
-            ]
-        )
+        rows.append("Growth: .course(kind, layer, head) has each checkpoint, .to_dict() everything")
+        return "\n".join(rows)
 
     def _repr_html_(self) -> str:
         return chart.html(title(self), panels(self))
@@ -152,17 +141,16 @@ def stages(
     """
     kept, before = list(records), -1
     for step, folder in checkpoints(run):
-        model = _Model(weights.load(folder))
+        c = weights.load(folder)
+        model = _Model(c.config, c.params, c.tokenizer, NumpyEngine(c.config, c.params))
         scores = head_scores(model, batch=batch, seed=seed)
-        given = text
-        if given is None:
-            given = repeated_tokens(model, scores.length, 1, seed)[0].tolist()
-        read = logit_lens(trace(model, given, ["resid_pre", "resid_post"]), top=1)
+        random = repeated_tokens(model, scores.length, 1, seed)[0].tolist()
+        names = ["resid_pre", "resid_post"]
+        read = logit_lens(trace(model, random if text is None else text, names), top=1)
         depth = float(read.depths.mean()) / model.config.n_layer
-        loss, val = (_losses(kept, kind, before, step) for kind in ("step", "val"))
-        yield Stage(
-            step, float(np.median(loss)) if loss else None, val[-1] if val else None, scores, depth
-        )
+        losses, vals = (_losses(kept, kind, before, step) for kind in ("step", "val"))
+        loss, val = float(np.median(losses)) if losses else None, vals[-1] if vals else None
+        yield Stage(step, loss, val, depth, scores)
         before = step
 
 

@@ -1,8 +1,7 @@
 """The look inside as one HTML page: every view of one text, in one file that asks for nothing.
 
-The page is a template, a style sheet and a script of several parts in `pages/` with the numbers
-as JSON. What the
-numbers are is decided here, how they look there; all of them come from the functions of this room.
+The page is a template, a style sheet and a script of several parts in `pages/`, with the numbers
+as JSON. Here they are computed, there they are drawn.
 
 Shapes: T tokens, H heads, L layers, N places in the stream, V vocabulary.
 """
@@ -13,7 +12,7 @@ import base64
 import gzip
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -65,13 +64,16 @@ def render(model: Model, tokens: list[int], *, layer_scores: bool = True) -> str
 
 def assemble(data: Mapping[str, Any]) -> str:
     """Template, style sheet, script and data as one document."""
-    json_text = to_json(data)
-    kind, text = "application/json", json_text
-    if len(data["tokens"]) > LONG:
-        kind, text = "application/gzip", _compressed(json_text)
+    # With no `<` in the JSON nothing can end the script element.
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    kind, text = "application/json", text.replace("<", "\\u003c")
+    if len(data["tokens"]) > LONG:  # mtime: the same bytes at any time
+        packed_text = gzip.compress(text.encode(), 6, mtime=0)
+        kind, text = "application/gzip", base64.b64encode(packed_text).decode()
     body = f'{part("look.html")}<script type="{kind}" id="data">{text}</script>'
-    name = data["model"]["name"]
-    title = f"{name}, looked inside: {_beginning(data)}"
+    first = "".join("".join(data["words"][str(one)]) for one in data["tokens"][:12])
+    beginning = first.replace("·", " ").strip() + (" …" if len(data["tokens"]) > 12 else "")
+    title = f"{data['model']['name']}, looked inside: {beginning}"
     return document(title, body, style=part("look.css"), script=script())
 
 
@@ -81,35 +83,15 @@ def script() -> str:
     return f"'use strict';\n(async () => {{\n{parts}}})();"
 
 
-def _beginning(data: Mapping[str, Any]) -> str:
-    """The first words of the text, for the title."""
-    words = ["".join(data["words"][str(one)]) for one in data["tokens"][:12]]
-    text = "".join(words).replace("·", " ").strip()
-    return text if len(data["tokens"]) <= 12 else f"{text} …"
-
-
-def to_json(data: Mapping[str, Any]) -> str:
-    """JSON for use in a script element: no `<` in it, so nothing can end the element."""
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c")
-
-
-def _compressed(text: str) -> str:
-    """A text as base64 of gzip, the same bytes at any time."""
-    return base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode()
-
-
 def check_size(config: Config, count: int) -> None:
     """Refuse a text whose page would be too large, before anything is computed."""
-    if estimate(config, count) <= LIMIT:
-        return
-    fits = count
-    while fits > 1 and estimate(config, fits) > LIMIT:
-        fits -= 1
-    raise InputError(
-        f"the page of {count} tokens would have {estimate(config, count) / 2**20:.0f} MB, more "
-        f"than {LIMIT / 2**20:.0f}; give {fits} tokens or fewer"
-    )
+    size = estimate(config, count)
+    if size > LIMIT:
+        fits = next((n for n in range(count, 1, -1) if estimate(config, n) <= LIMIT), 1)
+        raise InputError(
+            f"the page of {count} tokens would have {size / 2**20:.0f} MB, more than "
+            f"{LIMIT / 2**20:.0f}; give {fits} tokens or fewer"
+        )
 
 
 def estimate(config: Config, count: int) -> int:
@@ -147,7 +129,7 @@ def gather(model: Model, tokens: list[int], *, layer_scores: bool = True) -> dic
         "tokens": t.tokens[0].tolist(),
         "expected": _expected(before),
         "total": decimals(before.total),
-        "next": (after := _next(t)),
+        "next": (after := [_after(row) for row in t["logits"][0]]),
         "plain": _plain(model, tokens, after),
         "attention": _attention(t),
         "heads": _heads(model) if layer_scores else None,
@@ -155,7 +137,7 @@ def gather(model: Model, tokens: list[int], *, layer_scores: bool = True) -> dic
         "attribution": _attribution(t, lens),
         "flow": flow(model, tokens),
     }
-    return {**parts, "words": _words(model, _ids(parts))}
+    return {**parts, "words": _words(model, parts)}
 
 
 def _about(model: Model, t: Trace) -> dict[str, Any]:
@@ -174,41 +156,23 @@ def _about(model: Model, t: Trace) -> dict[str, Any]:
     }
 
 
-def _ids(parts: Mapping[str, Any]) -> set[int]:
-    """Every id that the page names."""
-    found = {*parts["tokens"], *parts["lens"]["targets"]}
-    for row in parts["next"]:
-        found.update(row["ids"])
-    for place in parts["lens"]["best"]:
-        for best in place:
-            found.update(best)
+def _words(model: Model, parts: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Every id of the page -> its text in runs, by turns of text and of signs (`signs`)."""
+    ids = {*parts["tokens"], *parts["lens"]["targets"]}
+    ids.update(one for row in parts["next"] for one in row["ids"])
+    ids.update(one for place in parts["lens"]["best"] for best in place for one in best)
+    found, listed = {}, sorted(ids)
+    for one, piece in zip(listed, pieces_of(model.tokenizer, listed), strict=True):
+        runs = signs(piece)
+        found[str(one)] = [*([""] if runs[0][1] else []), *(text for text, _ in runs)]
     return found
 
 
-def _words(model: Model, ids: Iterable[int]) -> dict[str, list[str]]:
-    """id -> its text in runs, in turns what is text and what is a sign (`signs`)."""
-    listed = sorted(ids)
-    return {
-        str(one): _turns(signs(piece))
-        for one, piece in zip(listed, pieces_of(model.tokenizer, listed), strict=True)
-    }
-
-
-def _turns(runs: list[tuple[str, bool]]) -> list[str]:
-    texts = [text for text, _ in runs]
-    return ["", *texts] if runs[0][1] else texts
-
-
-def decimals(value: float, count: int = 4) -> float | None:
-    """A number to some decimals, as `digits`."""
-    return round(float(value), count) if math.isfinite(value) else None
-
-
-def _each(function: Any, values: Any) -> Any:
-    """A function over every number of nested lists."""
+def decimals(values: Any, count: int = 4) -> Any:
+    """A number, or every number of nested lists, to some decimals; None for what is not finite."""
     if isinstance(values, list):
-        return [_each(function, value) for value in values]
-    return function(values)
+        return [decimals(value, count) for value in values]
+    return round(float(values), count) if math.isfinite(values) else None
 
 
 def _expected(n: NextTokens) -> list[dict[str, Any] | None]:
@@ -226,34 +190,27 @@ def _expected(n: NextTokens) -> list[dict[str, Any] | None]:
     ]
 
 
-def _next(t: Trace) -> list[dict[str, Any]]:
-    """After each token the most probable ids and their logits, and what all others have together.
+def _after(logits: Array) -> dict[str, Any]:
+    """The most probable ids after one token with their logits, and what all others have together.
 
     rest: for each of TEMPERATURES the log of the sum of exp(logit / temperature) over all other
     tokens, so that every probability at these temperatures is exact.
     """
-    return [_after(row) for row in t["logits"][0]]
-
-
-def _after(logits: Array) -> dict[str, Any]:
     best = top(logits, NEXT)
     others = np.delete(logits, best).astype(np.float64)
+    most = float(others.max(initial=-math.inf))
+    rest = [-math.inf] * len(TEMPERATURES)
+    if others.size:
+        sums = (float(np.exp((others - most) / value).sum()) for value in TEMPERATURES)
+        rest = [most / t + math.log(total) for t, total in zip(TEMPERATURES, sums, strict=True)]
     logprobs = log_softmax(logits)
     p = np.exp(logprobs)
     return {
         "ids": best.tolist(),
-        "logits": _each(decimals, logits[best].tolist()),
-        "rest": [decimals(_log_sum(others / value)) for value in TEMPERATURES],
+        "logits": decimals(logits[best].tolist()),
+        "rest": decimals(rest),
         "entropy": decimals(-float(np.sum(p * logprobs, where=p > 0))),
     }
-
-
-def _log_sum(x: Array) -> float:
-    """log(sum(exp(x))), minus infinity for nothing."""
-    if not x.size:
-        return -math.inf
-    most = float(x.max())
-    return most + math.log(float(np.exp(x - most).sum()))
 
 
 def _attention(t: Trace) -> dict[str, Any]:
@@ -263,27 +220,17 @@ def _attention(t: Trace) -> dict[str, Any]:
     Of a long text q and k [L, H, T, D] stand for them, in 12 bits, which moves scores by about a
     thousandth; `units` [L, H] makes scaled scores of the products.
     """
-    if t.tokens.shape[1] > LONG:
-        return _queries_and_keys(t)
-    below = np.tril_indices(t.tokens.shape[1])
-    layers = range(t.config.n_layer)
-    scores = np.stack([t["scores", layer][0][:, below[0], below[1]] for layer in layers])
-    return {
-        "scale": [t.config.attention_scale(layer) for layer in layers],
-        "scores": packed(scores, "<f4"),
-    }
-
-
-def _queries_and_keys(t: Trace) -> dict[str, Any]:
-    layers = range(t.config.n_layer)
-    scale = np.array([t.config.attention_scale(layer) for layer in layers])
-    units, found = scale[:, None], {}
+    scale = [t.config.attention_scale(layer) for layer in range(t.config.n_layer)]
+    if t.tokens.shape[1] <= LONG:
+        i, j = np.tril_indices(t.tokens.shape[1])
+        return {"scale": scale, "scores": packed(t.stack("scores")[:, 0][..., i, j], "<f4")}
+    units, found = np.array(scale)[:, None], {}
     for name in ("q", "k"):
-        values = np.stack([t[name, layer][0] for layer in layers])  # [L, H, T, D]
+        values = t.stack(name)[:, 0]  # [L, H, T, D]
         unit = np.maximum(np.abs(values).max((2, 3)), 1e-30) / 2047  # [L, H]
         found[name] = _twelve_bits(np.rint(values / unit[:, :, None, None]))
         units = units * unit
-    return {"scale": scale.tolist(), **found, "units": units.tolist()}
+    return {"scale": scale, **found, "units": units.tolist()}
 
 
 def _twelve_bits(values: Array) -> str:
@@ -303,7 +250,7 @@ def _plain(model: Model, tokens: list[int], shown: list[dict[str, Any]]) -> dict
     p = probabilities(without_acts(model), tokens)  # [T, V]
     return {
         "expected": [None, *(digits(p[i, one]) for i, one in enumerate(tokens[1:]))],
-        "next": [_each(digits, p[i, row["ids"]].tolist()) for i, row in enumerate(shown)],
+        "next": [digits(p[i, row["ids"]].tolist()) for i, row in enumerate(shown)],
     }
 
 
@@ -313,8 +260,8 @@ def _heads(model: Model) -> dict[str, Any] | None:
         return None
     scores = head_scores(model)
     return {
-        **{kind: _each(decimals, getattr(scores, kind).tolist()) for kind in KINDS},
-        "losses": _each(decimals, list(scores.losses)),
+        **{kind: decimals(getattr(scores, kind).tolist()) for kind in KINDS},
+        "losses": decimals(list(scores.losses)),
         "length": scores.length,
     }
 
@@ -327,13 +274,13 @@ def _lens(t: Trace, lens: LogitLens) -> dict[str, Any]:
         "targets": lens.targets.tolist(),
         "depths": lens.depths.tolist(),
         "best": lens.best.tolist(),
-        "p": _each(digits, lens.probabilities.tolist()),
-        "target_p": _each(digits, lens.target_probabilities.tolist()),
+        "p": digits(lens.probabilities.tolist()),
+        "target_p": digits(lens.target_probabilities.tolist()),
         "target_rank": lens.target_ranks.tolist(),
-        "entropy": _each(decimals, lens.entropies.tolist()),
-        "kl": _each(decimals, lens.divergences.tolist()),
+        "entropy": decimals(lens.entropies.tolist()),
+        "kl": decimals(lens.divergences.tolist()),
         "pinned": [
-            {"ids": ids.tolist(), "p": _each(digits, rows)}
+            {"ids": ids.tolist(), "p": digits(rows)}
             for ids, rows in zip(pinned, _along(t, lens.keys, pinned), strict=True)
         ],
     }
@@ -352,19 +299,18 @@ def _along(t: Trace, keys: list[str], ids: list[Array]) -> list[list[list[float]
 
 def _attribution(t: Trace, lens: LogitLens) -> dict[str, Any]:
     """What adds to the logit of the most probable next token, and of the one that follows."""
-    places = range(len(lens.tokens))
-    predicted = [attribution(t, position=i, by="head") for i in places]
-    follows = [attribution(t, int(lens.targets[i]), position=i, by="head") for i in places[:-1]]
+    follows = [*lens.targets.tolist()[:-1], None]
+    predicted = [attribution(t, position=i, by="head") for i in range(len(follows))]
     return {
         "labels": predicted[0].labels,
         "predicted": [_shares(a) for a in predicted],
-        "follows": [*(_shares(a) for a in follows), None],
+        "follows": [
+            None if token is None else _shares(attribution(t, token, position=i, by="head"))
+            for i, token in enumerate(follows)
+        ],
     }
 
 
 def _shares(a: Attribution) -> dict[str, Any]:
-    return {
-        "token": a.token,
-        "logit": decimals(a.logit, 6),
-        "values": [decimals(value, 6) for value in a.values.tolist()],
-    }
+    values = decimals(a.values.tolist(), 6)
+    return {"token": a.token, "logit": decimals(a.logit, 6), "values": values}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -174,82 +175,73 @@ def packed(values: Array, kind: str) -> str:
     return base64.b64encode(np.ascontiguousarray(values, np.dtype(kind)).tobytes()).decode()
 
 
-def digits(value: float) -> float | None:
-    """A number to four digits; None for what is no number, which JSON does not have."""
-    return float(f"{value:.4g}") if math.isfinite(value) else None
+def digits(values: Any) -> Any:
+    """A number, or every number of nested lists, to four digits; None for what is not finite."""
+    if isinstance(values, list):
+        return [digits(value) for value in values]
+    return float(f"{values:.4g}") if math.isfinite(values) else None
 
 
 def flow(model: Model, tokens: list[int]) -> dict[str, Any]:
     """Calls, sources and values of one run of the reference, each listed once."""
     calls = walk(model, [tokens])
     pool = _Pool()
-    told = [pool.call(call) for call in calls]
-    layers = range(model.config.n_layer)
     act = reference.ACTIVATIONS[model.config.activation_function].__name__
-    in_layer = [
-        stage._replace(function=act, label=act) if stage.id == "act" else stage
-        for stage in IN_LAYER
-    ]
+    steps: list[tuple[FlowStep, Iterable[int | None]]] = [(step, [None]) for step in ENDS]
+    for step in IN_LAYER:
+        named = step._replace(function=act, label=act) if step.id == "act" else step
+        steps.append((named, range(model.config.n_layer)))
     return {
-        "calls": told,
+        "calls": [pool.call(call) for call in calls],
         "sources": list(pool.sources.values()),
         "values": [json.loads(value) for value in pool.values],
         "pictures": list(pool.pictures),
         "stages": [
-            *({**_stage(stage), "at": [_find(calls, stage, None)]} for stage in ENDS),
-            *({**_stage(s), "at": [_find(calls, s, layer) for layer in layers]} for s in in_layer),
+            _told(step) | {"at": [_find(calls, step, layer) for layer in layers]}
+            for step, layers in steps
         ],
-        "parts": _calls_of_layers(calls),
+        "parts": [i for i, call in enumerate(calls) if call.name == "block"],  # one a layer
     }
 
 
-def _stage(stage: FlowStep) -> dict[str, str]:
-    """A stage as plain values, with the key and the hook of what it makes ({} is the layer)."""
-    name = naming.NAMES[stage.gives] if stage.gives else None
+def _told(step: FlowStep) -> dict[str, Any]:
+    """A step as plain values, with the key and the hook of what it makes ({} is the layer)."""
+    name = naming.NAMES[step.gives] if step.gives else None
     return {
-        "id": stage.id,
-        "label": stage.label or stage.id,
-        "about": stage.about,
+        "id": step.id,
+        "label": step.label or step.id,
+        "about": step.about,
         "key": name.key if name else "",
         "hook": name.hook if name else "",
     }
 
 
-def _calls_of_layers(calls: list[Call]) -> list[int]:
-    """The indices of the calls of `block`, one a layer."""
-    return [i for i, call in enumerate(calls) if call.name == "block"]
-
-
-def _find(calls: list[Call], stage: FlowStep, layer: int | None) -> list[int]:
-    """Where a stage is seen: [index of the call, number of the line or 0]."""
+def _find(calls: list[Call], step: FlowStep, layer: int | None) -> list[int]:
+    """Where a step is seen: [index of the call, number of the line or 0]."""
     for index, call in enumerate(calls):
-        own = call.layer == layer and call.name == stage.function
-        if own and call.scope.endswith(stage.owner):
-            if not stage.line:
+        own = call.layer == layer and call.name == step.function
+        if own and call.scope.endswith(step.owner):
+            if not step.line:
                 return [index, 0]
             for line in call.lines:
-                if line.text.strip().startswith(stage.line):
+                if line.text.strip().startswith(step.line):
                     return [index, line.number]
-    raise AssertionError(f"the reference has no {stage.id}: {stage.function} {stage.line}")
+    raise AssertionError(f"the reference has no {step.id}: {step.function} {step.line}")
 
 
 class _Pool:
     """Sources, values and pictures that are listed once and then referred to by their index."""
 
     def __init__(self) -> None:
-        self.sources: dict[int, dict[str, Any]] = {}
+        self.sources: dict[int, dict[str, Any]] = {}  # by the number of the first line
         self.values: dict[str, int] = {}
         self.pictures: dict[str, int] = {}
-        self.order: dict[int, int] = {}
 
     def call(self, call: Call) -> dict[str, Any]:
-        first = call.lines[0].number
-        if first not in self.sources:
-            self.order[first] = len(self.sources)
-            lines = [[line.number, line.text] for line in call.lines]
-            self.sources[first] = {"name": call.name, "about": call.about, "lines": lines}
+        first, lines = call.lines[0].number, [[one.number, one.text] for one in call.lines]
+        self.sources.setdefault(first, {"name": call.name, "about": call.about, "lines": lines})
         return {
-            "source": self.order[first],
+            "source": list(self.sources).index(first),
             "scope": call.scope,
             "layer": call.layer,
             "depth": call.depth,
@@ -262,18 +254,9 @@ class _Pool:
 
     def value(self, one: Seen) -> int:
         """The index of a value: what it is as JSON, so that equal ones are the same."""
-        told = [
-            one.name,
-            one.parameter,
-            list(one.shape),
-            one.dtype,
-            digits(one.low),
-            digits(one.high),
-            int(one.masked),
-            one.times,
-            self.picture(one),
-            one.text[:200],
-        ]
+        low, high, picture = digits(one.low), digits(one.high), self.picture(one)
+        kind = [one.name, one.parameter, list(one.shape), one.dtype]
+        told = [*kind, low, high, int(one.masked), one.times, picture, one.text[:200]]
         return self.values.setdefault(json.dumps(told), len(self.values))
 
     def picture(self, one: Seen) -> list[Any]:

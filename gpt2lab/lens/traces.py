@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import cached_property
 from html import escape
 from typing import Any, Protocol
@@ -51,22 +51,34 @@ class Model(Protocol):
     def encode(self, prompt: Any) -> list[int]: ...
 
 
-@dataclass(repr=False, eq=False)
-class Trace:
+def exact(model: Model) -> NumpyEngine:
+    """The reference over a model's weights, in float64 where the model's engine is."""
+    engine = model.engine
+    if isinstance(engine, NumpyEngine):
+        return engine
+    return NumpyEngine(model.config, model.params)
+
+
+class Trace(dict[str, Array]):
     """The inner values of one reading: `trace["h.3.attn.pattern"]` is an array [B, H, T, S].
 
-    Also `trace["pattern", 3]`, and TransformerLens's `trace["blocks.3.attn.hook_pattern"]`.
-    config, params, tokenizer: of the model. tokens: ids [B, T]. values: by key. start: how many
-    tokens are before them, in the cache. acts: what was changed.
+    Also `trace["pattern", 3]`, and TransformerLens's `trace["blocks.3.attn.hook_pattern"]`; the
+    keys are in the order of the forward pass. config, params, tokenizer: of the model. tokens: ids
+    [B, T]. start: how many tokens are before them, in the cache. acts: what was changed.
     """
 
-    config: Config
-    params: dict[str, Array]
-    tokenizer: Tokenizer | None
-    tokens: Array
-    values: dict[str, Array]
-    start: int = 0
-    acts: Sequence[Act] = ()
+    def __init__(
+        self,
+        model: Model,
+        params: dict[str, Array],
+        tokens: Array,
+        values: dict[str, Array],
+        start: int,
+        acts: Sequence[Act],
+    ) -> None:
+        super().__init__(values)
+        self.config, self.tokenizer, self.params = model.config, model.tokenizer, params
+        self.tokens, self.start, self.acts = tokens, start, tuple(acts)
 
     def __getitem__(self, key: str | tuple[str, int]) -> Array:
         if isinstance(key, tuple) and len(key) == 2:
@@ -75,28 +87,11 @@ class Trace:
         if layer is not None:
             naming.check_layer(self.config, layer)
         found = naming.key_of(name, layer)
-        if found not in self.values:
+        if found not in self:
             raise InputError(
                 f"{found} was not traced; trace with names={[name]!r} or without names for all"
             )
-        return self.values[found]
-
-    def __contains__(self, key: object) -> bool:
-        return key in self.values
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.values)
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def keys(self) -> Iterable[str]:
-        """The keys that were traced, in the order of the forward pass."""
-        return self.values.keys()
-
-    def items(self) -> Iterable[tuple[str, Array]]:
-        """(key, array) of everything that was traced."""
-        return self.values.items()
+        return super().__getitem__(found)
 
     def stack(self, name: str) -> Array:
         """A value of all layers in one array: [L, B, ...]."""
@@ -105,7 +100,7 @@ class Trace:
     def as_transformer_lens(self) -> dict[str, Array]:
         """The values under TransformerLens's hooks, what has heads of width D as [B, T, H, D]."""
         found = {}
-        for key, value in self.values.items():
+        for key, value in self.items():
             name, hook = naming.parse(key)[0], naming.hook_of(key)
             if hook:
                 found[hook] = np.swapaxes(value, 1, 2) if name in ("q", "k", "v", "z") else value
@@ -122,7 +117,7 @@ class Trace:
 
     def __repr__(self) -> str:
         batch, length = self.tokens.shape
-        size = sum(value.nbytes for value in self.values.values()) / 2**20
+        size = sum(value.nbytes for value in self.values()) / 2**20
         return f"Trace({len(self)} values of {batch} x {length} tokens, {size:.1f} MiB)"
 
     def _repr_html_(self) -> str:
@@ -194,14 +189,6 @@ def batch_of(model: Model, texts: Any, what: str = "text") -> Array:
     return np.array(rows)  # [B, T]
 
 
-def exact(model: Model) -> NumpyEngine:
-    """The reference over a model's weights, in float64 where the model's engine is."""
-    engine = model.engine
-    if isinstance(engine, NumpyEngine):
-        return engine
-    return NumpyEngine(model.config, model.params)
-
-
 def trace(
     model: Model, texts: Any, names: Names = None, layers: Layers = None, acts: Iterable[Act] = ()
 ) -> Trace:
@@ -220,7 +207,7 @@ def trace(
     quiet = np.errstate(divide="ignore", over="ignore", invalid="ignore")  # see numpy_engine
     with forks.whole(), quiet:
         reference.model(config, params, tokens, at=at)
-    return Trace(config, params, model.tokenizer, tokens, values, 0, made)
+    return Trace(model, params, tokens, values, 0, made)
 
 
 def without_acts(model: Model) -> Model:
@@ -288,5 +275,5 @@ def watch(
     tokens = list(request.prompt)
     for piece in pieces(engine, model.tokenizer, [request]):
         read = np.array([tokens[-length:]])  # [1, T]
-        yield piece, Trace(config, engine.params, model.tokenizer, read, values, start, made)
+        yield piece, Trace(model, engine.params, read, values, start, made)
         tokens.append(piece.token)

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -149,38 +149,23 @@ class _Source:
                 f"the source of the reference is not installed ({file}); install the package "
                 "with its .py files"
             )
-        tree = ast.parse("".join(self.text))
-        functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-        self.functions = {(node.name, node.lineno): node for node in functions}
-        statements = [
-            node
-            for node in ast.walk(tree)
-            if isinstance(node, ast.stmt) and not hasattr(node, "body")
-        ]
-        self.statements = {
-            line: node
-            for node in statements
-            for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
-        }
+        self.functions: dict[tuple[str, int], ast.FunctionDef] = {}
+        self.statements: dict[int, ast.stmt] = {}  # those without a body, by each of their lines
+        for node in ast.walk(ast.parse("".join(self.text))):
+            if isinstance(node, ast.FunctionDef):
+                self.functions[node.name, node.lineno] = node
+            elif isinstance(node, ast.stmt) and not hasattr(node, "body"):
+                self.statements |= dict.fromkeys(_lines_of(node), node)
 
-    def lines(self, code: CodeType) -> list[Line]:
+    def lines(self, node: ast.FunctionDef) -> list[Line]:
         """The lines of a function without its docstring."""
-        node = self.functions[code.co_name, code.co_firstlineno]
-        first, skip = node.body[0], range(0)
+        found = list(_lines_of(node))
         if ast.get_docstring(node) is not None:
-            skip = range(first.lineno, (first.end_lineno or first.lineno) + 1)
-        numbers = range(node.lineno, (node.end_lineno or node.lineno) + 1)
-        found = [n for n in numbers if n not in skip]
-        if skip and not self.text[skip.stop - 1].strip():
-            found.remove(skip.stop)
+            end = _lines_of(node.body[0]).stop
+            blank = not self.text[end - 1].strip()
+            found = [n for n in found if not node.body[0].lineno <= n < end + blank]
         block = inspect.cleandoc("\n" + "".join(self.text[n - 1] for n in found)).split("\n")
         return [Line(n, text) for n, text in zip(found, block, strict=False)]
-
-    def about(self, code: CodeType) -> str:
-        """The first sentence of a function's docstring."""
-        words = ast.get_docstring(self.functions[code.co_name, code.co_firstlineno]) or ""
-        first = " ".join(words.split("\n\n")[0].split())
-        return first.partition(". ")[0].removesuffix(".") + "." if first else ""
 
     def returned(self, line: int, value: Any) -> list[tuple[str, Any]]:
         """What a return statement gave, each thing with a name."""
@@ -190,15 +175,25 @@ class _Source:
             return [("output", value)]
         node = self.statements.get(line)
         whole = node.value if isinstance(node, ast.Return) else None
-        told = whole.elts if isinstance(whole, ast.Tuple) else []
-        names = [part.id if isinstance(part, ast.Name) else "output" for part in told]
-        return list(zip(names or ["output"] * len(value), value, strict=False))
+        parts = whole.elts if isinstance(whole, ast.Tuple) else [None] * len(value)
+        names = [part.id if isinstance(part, ast.Name) else "output" for part in parts]
+        return list(zip(names, value, strict=False))
+
+
+def _lines_of(node: ast.stmt) -> range:
+    return range(node.lineno, (node.end_lineno or node.lineno) + 1)
+
+
+def _about(node: ast.FunctionDef) -> str:
+    """The first sentence of a function's docstring."""
+    words = " ".join((ast.get_docstring(node) or "").split("\n\n")[0].split())
+    return words.partition(". ")[0].removesuffix(".") + "." if words else ""
 
 
 # ---- Python's trace function.
 
-_SILENT = ("untouched",)  # calls that would tell nothing
-_LEFT_OUT = ("params", "config", "at", "b", "n_state")  # arguments that are said elsewhere
+_SILENT = ("untouched",)  # calls that would show nothing
+_LEFT_OUT = ("params", "config", "at", "b", "n_state")  # arguments that are shown elsewhere
 
 
 class _Teller:
@@ -224,10 +219,11 @@ class _Teller:
 
     def _called(self, frame: FrameType, event: str, arg: Any) -> Any:
         """A function begins: who it is and what it was given."""
-        code = frame.f_code
-        source = self.sources.get(code.co_filename)
-        known = source and (code.co_name, code.co_firstlineno) in source.functions
-        if source is None or not known or code.co_name in _SILENT:
+        code, source = frame.f_code, self.sources.get(frame.f_code.co_filename)
+        if source is None or code.co_name in _SILENT:
+            return None
+        node = source.functions.get((code.co_name, code.co_firstlineno))
+        if node is None:  # a lambda, a comprehension
             return None
         given = dict(frame.f_locals)
         order = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
@@ -235,51 +231,43 @@ class _Teller:
         layer = given.get("layer", self.open[-1].layer if self.open else None)
         told = [seen(n, v, self.names.get(id(v), "")) for n, v in inputs if v is not None]
         owner = next((one.parameter for one in told if one.parameter), "").removesuffix(".weight")
-        scope = owner or ("" if layer is None else f"h.{layer}")
-        call = Call(
-            code.co_name,
-            scope,
-            len(self.open),
-            layer,
-            source.about(code),
-            source.lines(code),
-            told,
-        )
+        scope, depth = owner or ("" if layer is None else f"h.{layer}"), len(self.open)
+        lines = source.lines(node)
+        call = Call(code.co_name, scope, depth, layer, _about(node), lines, told)
         self.calls.append(call)
         self.open.append(call)
-        return _Listener(self, source, call, given)
+        return self._listener(source, call, given)
+
+    def _listener(self, source: _Source, call: Call, before: dict[str, Any]) -> Any:
+        """The trace function of one call: after each line, which names have new values."""
+        line = 0
+
+        def listen(frame: FrameType, event: str, arg: Any) -> Any:
+            nonlocal before, line
+            if event in ("line", "return"):
+                now = dict(frame.f_locals)
+                _note(source, call, line, before, now)
+                before, line = now, frame.f_lineno
+            if event == "return":
+                call.outputs += [seen(*one) for one in source.returned(line, arg)]
+                self.open.pop()
+            return listen
+
+        return listen
 
 
-class _Listener:
-    """The trace function of one call: after each line, which names have new values."""
-
-    def __init__(self, teller: _Teller, source: _Source, call: Call, given: dict[str, Any]) -> None:
-        self.teller, self.source, self.call, self.given, self.line = teller, source, call, given, 0
-
-    def __call__(self, frame: FrameType, event: str, arg: Any) -> Any:
-        if event in ("line", "return"):
-            self._compare(frame)
-            self.line = frame.f_lineno
-        if event == "return":
-            for name, value in self.source.returned(frame.f_lineno, arg):
-                self.call.outputs.append(seen(name, value))
-            self.teller.open.pop()
-        return self
-
-    def _compare(self, frame: FrameType) -> None:
-        """Note at the end of the statement that ran what it made."""
-        now = dict(frame.f_locals)
-        made = [
-            seen(name, value)
-            for name, value in now.items()
-            if isinstance(value, np.ndarray) and self.given.get(name) is not value
-        ]
-        self.given = now
-        statement = self.source.statements.get(self.line)
-        end = (statement.end_lineno if statement else None) or self.line
-        for line in self.call.lines:
-            if line.number == end:
-                before = {one.name: one.times for one in line.seen}
-                line.seen = [
-                    replace(one, times=before.get(one.name, 0) + 1) for one in made
-                ] or line.seen
+def _note(
+    source: _Source, call: Call, number: int, before: dict[str, Any], now: dict[str, Any]
+) -> None:
+    """Note at the end of the statement that ran what it made."""
+    made = [
+        seen(name, value)
+        for name, value in now.items()
+        if isinstance(value, np.ndarray) and before.get(name) is not value
+    ]
+    statement = source.statements.get(number)
+    end = number if statement is None else _lines_of(statement).stop - 1
+    for line in call.lines:
+        if line.number == end and made:
+            times = {one.name: one.times for one in line.seen}
+            line.seen = [replace(one, times=times.get(one.name, 0) + 1) for one in made]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from io import BytesIO
@@ -51,8 +51,10 @@ class Series:
 
 @dataclass(frozen=True)
 class Panel:
-    """Series under one title with one vertical axis. limits: of the axis, None for a panel without
-    values. height: of the axis in pixels. log: whether limits that are far apart get a log scale.
+    """Series under one title with one vertical axis.
+
+    limits: of the axis, None for a panel without values. height: of the axis in pixels. log:
+    whether limits that are far apart get a logarithmic axis.
     """
 
     title: str
@@ -66,6 +68,20 @@ class Panel:
         """Whether the axis is logarithmic."""
         low, high = self.limits or (0.0, 1.0)
         return self.log and low > 0 and high / low >= LOG_SCALE
+
+    def ticks(self) -> list[float]:
+        """Return the values that are written at the axis."""
+        if self.limits is None:
+            return []
+        return _log_ticks(*self.limits) if self.logarithmic else _ticks(*self.limits)
+
+    def y(self, values: Any) -> Any:
+        """Return a value, or an array of them, in pixels from the top, cut at the edges."""
+        low, high = limits = self.limits or (0.0, 1.0)
+        values = np.clip(values, *limits)
+        if self.logarithmic:
+            low, high, values = np.log(low), np.log(high), np.log(values)
+        return self.height * (high - values) / (high - low)
 
 
 def limits_of(series: Sequence[Series]) -> Limits:
@@ -103,52 +119,28 @@ def _log_ticks(low: float, high: float) -> list[float]:
 # ---- HTML.
 
 
-class _Scale:
-    """From steps and values to coordinates of a panel's SVG."""
-
-    def __init__(self, panel: Panel, steps: Limits) -> None:
-        self.steps, self.height, self.log = steps, panel.height, panel.logarithmic
-        self.limits = panel.limits or (0.0, 1.0)
-
-    def x(self, step: Any) -> Any:
-        """A step, or an array of them, from 0 to WIDTH."""
-        return WIDTH * (step - self.steps[0]) / (self.steps[1] - self.steps[0])
-
-    def y(self, value: Any) -> Any:
-        """A value, or an array of them, in pixels from the top, cut at the edges."""
-        low, high = np.log(self.limits) if self.log else self.limits
-        value = np.log(np.clip(value, *self.limits)) if self.log else value
-        return np.clip(self.height * (high - value) / (high - low), 0, self.height)
-
-    def ticks(self) -> list[float]:
-        """The values that are written at the axis."""
-        return _log_ticks(*self.limits) if self.log else _ticks(*self.limits)
-
-
 def html(title: str, panels: Sequence[Panel]) -> str:
     """Return a chart as an HTML fragment without script or style sheet."""
-    steps = _steps(panels)
-    body = "".join(_panel(panel, _Scale(panel, steps)) for panel in panels)
+    low, high = steps = _steps(panels)
+    body = "".join(
+        _panel(panel, steps, lambda x: WIDTH * (x - low) / (high - low)) for panel in panels
+    )
     return (
         f'<div role="img" aria-label="{escaped(title)}" '
         f'style="font:12px/1.4 system-ui,sans-serif;max-width:860px">{body}</div>'
     )
 
 
-def _panel(panel: Panel, scale: _Scale) -> str:
+def _panel(panel: Panel, steps: Limits, across: Callable[[Any], Any]) -> str:
     """Return one panel: its title, axes, lines, the names at their ends, and the key."""
-    grid, marks = "", []
-    if panel.limits is not None:
-        for tick in scale.ticks():
-            grid += f"M0 {scale.y(tick):.1f}h{WIDTH}"
-            marks.append(
-                _mark(f"{tick:g}", f"right:calc(100% + 7px);top:{scale.y(tick) - 8:.1f}px")
-            )
-    whole = [step for step in _ticks(*scale.steps) if step == round(step)]
+    ticks = [(f"{tick:g}", panel.y(tick)) for tick in panel.ticks()]
+    grid = "".join(f"M0 {y:.1f}h{WIDTH}" for _, y in ticks)
+    marks = [_mark(text, f"right:calc(100% + 7px);top:{y - 8:.1f}px") for text, y in ticks]
+    whole = [step for step in _ticks(*steps) if step == round(step)]
     for i, step in enumerate(whole):
-        place = f"left:{scale.x(step) / WIDTH:.2%};top:{panel.height + 4}px"
+        place = f"left:{across(step) / WIDTH:.2%};top:{panel.height + 4}px"
         marks.append(_mark(f"{step:,.0f}", f"{place};transform:translateX(-50%)", "odd" * (i % 2)))
-    drawn = "".join(_drawn(one, scale) for one in panel.series if len(one.x))
+    drawn = "".join(_drawn(one, panel, across(one.x)) for one in panel.series if len(one.x))
     return (
         f'<div style="font-weight:600;margin:14px 0 8px 56px">{escape(panel.title)}</div>'
         f'<div class="plot" style="position:relative;height:{panel.height}px;'
@@ -156,7 +148,7 @@ def _panel(panel: Panel, scale: _Scale) -> str:
         f'<svg viewBox="0 0 {WIDTH} {panel.height}" preserveAspectRatio="none" fill="none" '
         'style="position:absolute;width:100%;height:100%;overflow:visible">'
         f"{_path(grid, 'currentColor', 1, 0.15)}{drawn}</svg>"
-        f"{''.join(marks)}{''.join(_names(panel, scale))}</div>{_key(panel)}"
+        f"{''.join(marks)}{''.join(_names(panel))}</div>{_key(panel)}"
     )
 
 
@@ -177,14 +169,13 @@ def _path(line: str, colour: str, width: float, opacity: float, about: str = "")
     )
 
 
-def _drawn(series: Series, scale: _Scale) -> str:
+def _drawn(series: Series, panel: Panel, xs: Array) -> str:
     """Return a series as paths."""
     colour, about = palette.colour(series.colour), series.about or series.name
-    xs, ys = scale.x(series.x), scale.y(series.y)
-    points = [f"{x:.1f} {y:.1f}" for x, y in zip(xs, ys, strict=True)]
+    points = [f"{x:.1f} {y:.1f}" for x, y in zip(xs, panel.y(series.y), strict=True)]
     dots = "".join(f"M{point}h0" for point in points)
     if series.kind in ("top", "bottom"):
-        edge = -4 if series.kind == "top" else scale.height - 4
+        edge = -4 if series.kind == "top" else panel.height - 4
         return _path("".join(f"M{x:.1f} {edge}v8" for x in xs), colour, 2, 1, about)
     if series.kind == "ring":
         return _path(dots, colour, 13, 1, about) + _path(dots, palette.colour("paper"), 9, 1, about)
@@ -195,25 +186,25 @@ def _drawn(series: Series, scale: _Scale) -> str:
     return _path("M" + "L".join(points), colour, 2, series.opacity, about)
 
 
-def _names(panel: Panel, scale: _Scale) -> Iterator[str]:
+def _names(panel: Panel) -> Iterator[str]:
     """Yield the name and last value at the end of each line, moved down where another name is."""
     taken: list[float] = []
     for series in reversed(panel.series):
         if not series.name or series.kind != "line" or not len(series.y):
             continue
-        top = float(scale.y(series.y[-1])) - NAME_HEIGHT / 2
+        top = float(panel.y(series.y[-1])) - NAME_HEIGHT / 2
         while any(abs(top - other) < NAME_HEIGHT for other in taken):
             top += 3
         taken.append(top)
         place = f"left:calc(100% + 8px);top:{top:.1f}px;line-height:{NAME_HEIGHT}px"
-        style = (
-            f"position:absolute;white-space:nowrap;color:{palette.colour(series.colour)};{place}"
-        )
-        yield f'<span class="end" style="{style}">{_name(series)}</span>'
+        style = f"position:absolute;white-space:nowrap;color:{palette.colour(series.colour)}"
+        yield f'<span class="end" style="{style};{place}">{_name(series)}</span>'
 
 
 def _name(series: Series) -> str:
-    """Return the name of a line with its last value."""
+    """Return the name of a line with its last value; of other kinds what the key shows."""
+    if series.kind != "line":
+        return escape(series.about or series.name)
     return f"{escape(series.name)} {float(series.y[-1]):.3g}"
 
 
@@ -221,30 +212,23 @@ def _key(panel: Panel) -> str:
     """Return the names below a panel: of the lines on narrow pages only."""
     parts = []
     for series in panel.series:
-        line = series.kind == "line"
         if series.name and len(series.x):
-            hidden = ' class="line" style="display:none;' if line else ' style="'
-            name = _name(series) if line else escape(series.about or series.name)
-            parts.append(f'<span{hidden}color:{palette.colour(series.colour)}">{name}&ensp;</span>')
+            hidden = ' class="line" style="display:none;' if series.kind == "line" else ' style="'
+            colour = palette.colour(series.colour)
+            parts.append(f'<span{hidden}color:{colour}">{_name(series)}&ensp;</span>')
     return f'<div class="key" style="margin-left:56px">{"".join(parts)}</div>'
 
 
 # ---- PNG.
 
 
-def _matplotlib() -> Any:
+def png(title: str, panels: Sequence[Panel]) -> bytes:
+    """Return the chart as a PNG with light colours; MissingExtraError without matplotlib."""
     try:
-        import matplotlib.backends.backend_agg
         import matplotlib.figure
         import matplotlib.ticker
     except ModuleNotFoundError:
         raise MissingExtraError("a curve", "matplotlib", "train") from None
-    return matplotlib
-
-
-def png(title: str, panels: Sequence[Panel]) -> bytes:
-    """Return the chart as a PNG with light colours; MissingExtraError without matplotlib."""
-    matplotlib = _matplotlib()
     heights = [panel.height for panel in panels]
     size = (9, 0.5 + sum(heights) / 64)
     figure = matplotlib.figure.Figure(
@@ -253,15 +237,16 @@ def png(title: str, panels: Sequence[Panel]) -> bytes:
     every = figure.subplots(len(panels), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
     for axes, panel in zip(every, panels, strict=True):
         _draw(axes, panel, matplotlib.ticker)
-    every[-1].set_xlim(*_steps(panels))
-    every[-1].xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    every[-1].xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(8, integer=True))
-    every[-1].set_xlabel("step")
+    last = every[-1]
+    last.set_xlim(*_steps(panels))
+    last.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    last.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(8, integer=True))
+    last.set_xlabel("step")
     every[0].set_title(visible(title), loc="left", fontsize=12, parse_math=False)
     out = BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the font may lack characters of the title
-        matplotlib.backends.backend_agg.FigureCanvasAgg(figure).print_png(out)
+        figure.savefig(out, format="png")
     return out.getvalue()
 
 
@@ -270,11 +255,9 @@ def _draw(axes: Any, panel: Panel, ticker: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color=palette.LIGHT["line"], linewidth=0.6)
     axes.set_ylabel(panel.title, fontsize=9)
-    if panel.limits is None:
-        axes.set_yticks([])
-    else:
-        axes.set_yscale("log" if panel.logarithmic else "linear")
-        axes.set_yticks(_Scale(panel, (0, 1)).ticks())
+    axes.set_yscale("log" if panel.logarithmic else "linear")
+    axes.set_yticks(panel.ticks())
+    if panel.limits is not None:
         axes.yaxis.set_minor_locator(ticker.NullLocator())
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set_ylim(*panel.limits)
@@ -284,19 +267,16 @@ def _draw(axes: Any, panel: Panel, ticker: Any) -> None:
         axes.legend(frameon=False, fontsize=9, loc="upper right")
 
 
+_DOTS = {"linestyle": "none", "marker": ".", "markeredgewidth": 0}
+_RING = {"linestyle": "none", "marker": "o", "markerfacecolor": "none", "markersize": 11}
+_EDGE = {"linestyle": "none", "marker": "|", "markersize": 9, "clip_on": False}
 #: How each kind of series is drawn by matplotlib.
 _MARKS: dict[str, dict[str, Any]] = {
     "line": {"linewidth": 1.8, "marker": ""},
-    "points": {"linestyle": "none", "marker": ".", "markeredgewidth": 0},
-    "ring": {
-        "linestyle": "none",
-        "marker": "o",
-        "markerfacecolor": "none",
-        "markersize": 11,
-        "clip_on": False,
-    },
-    "top": {"linestyle": "none", "marker": "|", "markersize": 9, "clip_on": False},
-    "bottom": {"linestyle": "none", "marker": "|", "markersize": 9, "clip_on": False},
+    "points": _DOTS,
+    "ring": _RING | {"clip_on": False},
+    "top": _EDGE,
+    "bottom": _EDGE,
 }
 
 

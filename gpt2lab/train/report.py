@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -35,10 +35,6 @@ def _number(value: Any) -> float:
     return math.nan if value is None else float(value)
 
 
-def _column(records: list[Record], key: str) -> Array:
-    return np.array([_number(record.get(key)) for record in records], np.float64)  # [N]
-
-
 @dataclass
 class Curves:
     """The numbers of a run: each array has an entry for each step, or each validation."""
@@ -54,15 +50,18 @@ class Curves:
 def curves(records: Iterable[Record]) -> Curves:
     """The numbers in the records, in the order of their steps."""
     ordered = sorted((r for r in records if "step" in r), key=lambda r: int(r["step"]))
-    of = {kind: [r for r in ordered if r["kind"] == kind] for kind in ("step", "val", "skip")}
-    step, val = of["step"], of["val"]
+
+    def column(kind: str, key: str) -> Array:
+        found = [_number(record.get(key)) for record in ordered if record["kind"] == kind]
+        return np.array(found, np.float64)  # [N]
+
     return Curves(
-        _column(step, "step"),
-        _column(step, "loss"),
-        _column(step, "lr"),
-        _column(val, "step"),
-        _column(val, "loss"),
-        _column(of["skip"], "step"),
+        column("step", "step"),
+        column("step", "loss"),
+        column("step", "lr"),
+        column("val", "step"),
+        column("val", "loss"),
+        column("skip", "step"),
     )
 
 
@@ -168,15 +167,12 @@ def panels(run: Curves) -> list[Panel]:
     ]
 
 
-def _escaped(value: Any) -> str:
-    """A value of a record as HTML."""
-    return escaped(
-        value if isinstance(value, str) else json.dumps(plain(value), ensure_ascii=False)
-    )
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(plain(value), ensure_ascii=False)
 
 
 def _table(rows: Iterable[tuple[str, Any]]) -> str:
-    lines = [f"<tr><th>{_escaped(name)}<td>{_escaped(value)}" for name, value in rows]
+    lines = [f"<tr><th>{escaped(name)}<td>{escaped(_text(value))}" for name, value in rows]
     return "<table>\n" + "\n".join(lines) + "\n</table>"
 
 
@@ -208,15 +204,17 @@ def _losses(name: str, x: Array, y: Array) -> list[tuple[str, str]]:
 
 def _work(last: Record) -> list[tuple[str, str]]:
     """How much was done, as the last step has it."""
+    epochs, tokens, seconds = (_number(last.get(key)) for key in ("epoch", "tokens", "seconds"))
     rows = [("steps", f"{int(last['step']):,}")]
-    tokens, seconds = _number(last.get("tokens")), _number(last.get("seconds"))
-    says: list[tuple[str, float, Callable[[float], str]]] = [
-        ("epochs", _number(last.get("epoch")), lambda value: f"{value:.2f}"),
-        ("tokens", tokens, lambda value: f"{value:,.0f}"),
-        ("training time", seconds, _time),
-        ("tokens a second", tokens / seconds if seconds else math.nan, lambda v: f"{v:,.0f}"),
-    ]
-    return rows + [(name, say(value)) for name, value, say in says if math.isfinite(value)]
+    if math.isfinite(epochs):
+        rows.append(("epochs", f"{epochs:.2f}"))
+    if math.isfinite(tokens):
+        rows.append(("tokens", f"{tokens:,.0f}"))
+    if math.isfinite(seconds):
+        rows.append(("training time", _time(seconds)))
+    if seconds and math.isfinite(tokens / seconds):
+        rows.append(("tokens a second", f"{tokens / seconds:,.0f}"))
+    return rows
 
 
 def figures(records: list[Record], run: Curves) -> list[tuple[str, str]]:
@@ -258,7 +256,7 @@ def _samples(records: list[Record]) -> str:
     kept, note = _some(records, "sample")
     blocks = [
         f"<h3>step {int(r['step']):,}</h3>\n"
-        f'<pre dir="auto"><b>{_escaped(r["prompt"])}</b>{_escaped(r["text"])}</pre>'
+        f'<pre dir="auto"><b>{escaped(_text(r["prompt"]))}</b>{escaped(_text(r["text"]))}</pre>'
         for r in kept
     ]
     return section("Samples", note + "\n".join(blocks)) if kept else ""
