@@ -37,6 +37,7 @@ PRIVATE = re.compile(rf"\b(?:{'|'.join(INSTEAD)})\b", re.IGNORECASE)
 #: Not the lab book, which keeps its own words.
 DOCUMENTS = [
     ROOT / "README.md",
+    ROOT / "README.zh-CN.md",
     *(path for path in sorted((ROOT / "docs").glob("*.md")) if path.name != "notes.md"),
     ROOT / "gpt2lab" / "assets" / "fable" / "README.md",
     ROOT / "runs" / "README.md",

@@ -1,4 +1,6 @@
-"""Draw the picture of the README from the real page of `look`: needs Chromium on the path.
+"""Draw the pictures of the README and of the lesson: needs Chromium on the path.
+
+`look.png` is the real page of `look`, `induction.png` the notebook view of the lesson's head.
 
 python docs/images/draw.py
 """
@@ -11,19 +13,26 @@ import tempfile
 from pathlib import Path
 
 import gpt2lab
+from gpt2lab import lens
 from gpt2lab.lens import page
+from gpt2lab.pages.document import document
 
 PROMPT = "The king had a dog. One day, the dog saw the king and"
 HERE = Path(__file__).parent
-SCHEMES = {"look.png": "1", "look-dark.png": "0"}  # Chromium's preferred color scheme
+STORY = "Anna and Max went to the park. They saw a big dog. Anna and"
+LAYER, HEAD = 5, 1  # the head that the lesson finds
 
 
-def draw(browser: str, url: str, profile: str, target: Path, scheme: str) -> None:
-    """Save a screenshot of the page in a light or dark color scheme."""
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
-    command += [f"--user-data-dir={profile}", "--window-size=1280,800", f"--screenshot={target}"]
-    command += [f"--blink-settings=preferredColorScheme={scheme}", "--virtual-time-budget=3000"]
-    subprocess.run([*command, url], check=True, capture_output=True)
+def draw(browser: str, html: str, name: str, size: str, dark: bool = False) -> None:
+    """Save a screenshot of a page, `size` pixels wide and high, beside this script."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "page.html"
+        file.write_text(html, encoding="utf-8")
+        command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+        command += [f"--user-data-dir={folder}/profile", f"--window-size={size}"]
+        command += [f"--blink-settings=preferredColorScheme={0 if dark else 1}"]
+        command += ["--virtual-time-budget=3000", f"--screenshot={HERE / name}"]
+        subprocess.run([*command, file.as_uri()], check=True, capture_output=True)
 
 
 def main() -> None:
@@ -32,11 +41,13 @@ def main() -> None:
     if browser is None:
         raise SystemExit("chromium is not on the path; install it to draw the pictures")
     model = gpt2lab.load(engine="numpy")
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "look.html"
-        file.write_text(page.render(model, model.encode(PROMPT)), encoding="utf-8")
-        for name, scheme in SCHEMES.items():
-            draw(browser, file.as_uri(), f"{folder}/profile", HERE / name, scheme)
+    look = page.render(model, model.encode(PROMPT))
+    draw(browser, look, "look.png", "1280,800")
+    draw(browser, look, "look-dark.png", "1280,800", dark=True)
+    head = lens.attention(model.trace(STORY), LAYER, HEAD)
+    view = f'<main style="padding:12px">{head._repr_html_()}</main>'
+    for name, dark in (("induction.png", False), ("induction-dark.png", True)):
+        draw(browser, document("An induction head", view), name, "730,460", dark)
 
 
 if __name__ == "__main__":
