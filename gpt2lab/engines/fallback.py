@@ -20,6 +20,7 @@ from gpt2lab.engines.cpu import compile_cache, cpu_features
 from gpt2lab.engines.cpu.engine import default_dtype
 from gpt2lab.engines.numpy_engine import NumpyEngine
 from gpt2lab.engines.protocol import Engine
+from gpt2lab.engines.wanted import Scores, Wanted
 from gpt2lab.errors import Failure, InputError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -94,8 +95,20 @@ class Fallback:
         wanted: Sequence[bool] | None = None,
     ) -> Array:
         """As `engines.protocol.Engine.step`, by the engine that the cache is of."""
-        engine = self._first if isinstance(cache, Cache) else self._now
-        return engine.step(cache, slots, tokens, wanted)  # [N, V]
+        return self._of(cache).step(cache, slots, tokens, wanted)  # [N, V]
+
+    def score(
+        self,
+        cache: Any,
+        slots: Sequence[int],
+        tokens: Sequence[Sequence[int]],
+        wanted: Sequence[Wanted],
+    ) -> list[Scores]:
+        """As `engines.protocol.Engine.score`, by the engine that the cache is of."""
+        return self._of(cache).score(cache, slots, tokens, wanted)
+
+    def _of(self, cache: Any) -> Engine:
+        return self._first if isinstance(cache, Cache) else self._now
 
     def logits(self, tokens: Any) -> Array:
         """As `engines.protocol.Engine.logits`."""

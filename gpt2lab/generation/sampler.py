@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from gpt2lab.engines.wanted import check_logits
 from gpt2lab.errors import InputError
 from gpt2lab.generation.processors import PROCESSORS, Seen
 from gpt2lab.generation.sampling import Sampling
@@ -46,13 +47,6 @@ def log_probability(logits: Array, token: int) -> float:
     own = shifted[token]
     total = np.sum(np.exp(shifted, out=shifted), dtype=np.float64)
     return float(own - np.log(total).astype(logits.dtype))
-
-
-def check_logits(logits: Array) -> None:
-    """Refuse NaN and infinity in logits [.., V]: the largest tells, since a NaN survives `max`."""
-    if not logits.max() < np.inf:
-        wrong = int(np.argmin(logits < np.inf)) % logits.shape[-1]
-        raise InputError(f"the logits hold NaN or infinity at id {wrong}; check the weights")
 
 
 def _run(logits: Array, sampling: Sampling, seen: Seen) -> Array:

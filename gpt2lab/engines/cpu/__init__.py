@@ -8,6 +8,7 @@ In the order of reading:
     tickets  threads         how threads share a step; the threads themselves
     rows  matrix  kv         layer norm and packed rows; weights times rows; keys and values
     attention  step          one head; the phases as functions, and the loop that calls them
+    scoring  partials        scores in place of logits: the phases, and what the engine adds up
     llvm/                    the innermost loops as vectors
     cpu_features             what this processor has: a `Target`
     packing  weights         weights in panels; where each of them is

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpt2lab.engines.cpu.cpu_features import Target
-from gpt2lab.engines.cpu.layout import Job, KStep, ceil_to
+from gpt2lab.engines.cpu.layout import HEAD_BLOCK, Job, KStep, ceil_to
 from gpt2lab.engines.cpu.phases import FEW
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -65,7 +65,7 @@ class StepBuffers:
         for word, need in (
             (Job.OWN_ACTS, FEW * self._acts.strides[0]),
             (Job.OWN_SCALES, FEW * self._scales.strides[0]),
-            (Job.OWN_Q, rows * 3 * size * 4),
+            (Job.OWN_Q, rows * max(3 * size, HEAD_BLOCK) * 4),  # of a head; logits of a block
             (Job.OWN_P, high * int(job[Job.POSITIONS]) * 4),
             (Job.OWN_Z, max(high * (size + 1), ceil_to(embed, 128)) * 4),
         ):

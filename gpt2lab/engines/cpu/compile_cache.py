@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 LARGEST = 64 << 20  # bytes of all kernels; one has a few hundred thousand
 _SOURCES = (
     *("compile_cache.py", "cpu_features.py", "layout.py", "phases.py", "tickets.py", "rows.py"),
-    *("matrix.py", "kv.py", "attention.py", "step.py"),
+    *("matrix.py", "kv.py", "attention.py", "scoring.py", "step.py"),
     *(
         f"llvm/{name}.py"
         for name in ("builder", "products", "tile", "vector_math", "rows", "memory")

@@ -20,8 +20,10 @@ from gpt2lab.engines.cpu.buffers import ROWS, StepBuffers
 from gpt2lab.engines.cpu.cache import ITEM, CpuCache, SlotMemory
 from gpt2lab.engines.cpu.cpu_features import Target
 from gpt2lab.engines.cpu.layout import JOB_WORDS, Job, ceil_to
+from gpt2lab.engines.cpu.partials import Asked, Partials
 from gpt2lab.engines.cpu.threads import crew
 from gpt2lab.engines.cpu.weights import PackedWeights
+from gpt2lab.engines.wanted import Scores, Wanted, check_wanted
 from gpt2lab.errors import InputError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -74,7 +76,7 @@ class CpuEngine:
         self._run = compile_cache.library("run", target, self.dtype, self.cache_dtype)
         self._crew_code = compile_cache.library("crew", target)
         self.memory = SlotMemory(config, target, self.cache_dtype)
-        self._cut: tuple[int, int] | None = None  # the rows that the tickets in the job are for
+        self._cut: tuple[Any, ...] | None = None  # the rows that the tickets in the job are for
         self._tickets = self._serial = 0
         self._wte, self._wpe = params["wte.weight"], params["wpe.weight"]
         self._start_job()
@@ -99,14 +101,9 @@ class CpuEngine:
         A step that fails or is interrupted leaves every slot at the length that it had.
         """
         checked = cache.check_step(slots, tokens)
-        addresses, flat, places, ends = list[int](), list[int](), list[int](), list[int]()
-        for i, (slot, new) in enumerate(zip(slots, checked, strict=True)):
-            length = cache.length(slot)
-            addresses += [cache.address(slot)] * len(new)
-            flat += new
-            places += range(length, length + len(new))
-            if wanted is None or wanted[i]:
-                ends.append(len(flat) - 1)
+        addresses, places, flat = _rows_of(cache, slots, checked)
+        lengths = np.cumsum([len(new) for new in checked], dtype=np.int64)
+        ends = (lengths - 1)[slice(None) if wanted is None else list(wanted)].tolist()
         out = np.empty((len(ends), self._vocab), np.float32)
         done = 0
         for start in range(0, len(flat), ROWS):
@@ -118,6 +115,33 @@ class CpuEngine:
         for slot, new in zip(slots, checked, strict=True):
             cache.extend(slot, len(new))
         return out[:, : self.config.n_vocab]  # [N, V]
+
+    def score(
+        self,
+        cache: CpuCache,
+        slots: Sequence[int],
+        tokens: Sequence[Sequence[int]],
+        wanted: Sequence[Wanted],
+    ) -> list[Scores]:
+        """Append tokens[i] to slots[i]; the scores at the positions of wanted[i], for each slot.
+
+        A step that fails or is interrupted leaves every slot at the length that it had.
+        """
+        checked = cache.check_step(slots, tokens)
+        n_vocab = self.config.n_vocab
+        asked = Asked(
+            check_wanted(wanted, checked, n_vocab), [len(new) for new in checked], n_vocab
+        )
+        addresses, places, flat = _rows_of(cache, slots, checked)
+        found = []
+        for start in range(0, len(flat), asked.together):
+            part, partials = slice(start, start + asked.together), asked.part(start)
+            last = partials.rows.tolist()
+            self._rows(addresses[part], places[part], flat[part], last, partials)
+            found.append(partials.scores())
+        for slot, new in zip(slots, checked, strict=True):
+            cache.extend(slot, len(new))
+        return asked.scores(found)
 
     def logits(self, tokens: Any) -> Array:
         """The logits of every position of a batch [B, T] without a past: [B, T, V]."""
@@ -137,11 +161,16 @@ class CpuEngine:
     # ---- A step.
 
     def _rows(
-        self, slots: list[int], places: list[int], tokens: list[int], last: list[int], out: Array
+        self,
+        slots: list[int],
+        places: list[int],
+        tokens: list[int],
+        last: list[int],
+        out: Array | Partials,
     ) -> None:
         """Send rows through the layers; the logits of those in `last` go to out [last, V padded].
 
-        slots: the address of each row's slot. places: its position.
+        slots: the address of each row's slot. places: its position. `Partials` get their scores.
         """
         job, b, count = self._job, self._buffers, len(tokens)
         groups: list[list[int]] = []
@@ -159,15 +188,19 @@ class CpuEngine:
             b.group[: len(groups)] = groups
             b.last[: len(last)] = last
             self._serial += 1
-            job[Job.SERIAL : Job.LOGITS + 1] = (
-                self._serial, count, len(groups), len(last), out.ctypes.data
-            )  # fmt: skip
-            if self._cut != (count, len(last)):
+            job[Job.SERIAL : Job.LAST + 1] = self._serial, count, len(groups), len(last)
+            targets = None
+            if isinstance(out, Partials):
+                out.describe(job)
+                targets = out.targets
+            else:
+                job[Job.LOGITS] = out.ctypes.data
+            if self._cut != (count, len(last), targets):
                 self._cut = None  # so that after an interrupt here all of it is done again
-                packs = self.target.packs(self.dtype)
-                phases.cut(job, count, len(last), self.threads, self.target.width, packs)
+                packs, width = self.target.packs(self.dtype), self.target.width
+                phases.cut(job, count, len(last), self.threads, width, packs, targets)
                 self._tickets = int(phases.all_tickets(job))
-                self._cut = (count, len(last))
+                self._cut = (count, len(last), targets)
             workers.run(self._run.address, self._job_address, self._tickets)
 
     # ---- What is made once.
@@ -183,7 +216,7 @@ class CpuEngine:
         job[Job.ACTIVATION] = ("gelu_new", "gelu", "relu").index(c.activation_function)
         job[Job.EPSILON] = np.float32(c.layer_norm_epsilon).view(np.int32)
         job[Job.LOGITS_STRIDE] = 4 * self._vocab
-        job[Job.HEAD_PANELS] = self._vocab // self.target.width
+        job[Job.HEAD_PANELS], job[Job.VOCAB] = self._vocab // self.target.width, c.n_vocab
         self.memory.describe(job)
 
     def _packed(self, params: dict[str, Array], key: Callable[[], str] | None) -> PackedWeights:
@@ -205,6 +238,19 @@ class CpuEngine:
                 f"the {self.dtype} weights of this model take {need / 1e9:.1f} GB, and "
                 f"{free / 1e9:.1f} GB of memory are free; {step}close other programs"
             )
+
+
+def _rows_of(
+    cache: CpuCache, slots: Sequence[int], tokens: list[list[int]]
+) -> tuple[list[int], list[int], list[int]]:
+    """The rows of a step: the address of each one's slot, its position, its token."""
+    addresses, places, flat = list[int](), list[int](), list[int]()
+    for slot, new in zip(slots, tokens, strict=True):
+        length = cache.length(slot)
+        addresses += [cache.address(slot)] * len(new)
+        places += range(length, length + len(new))
+        flat += new
+    return addresses, places, flat
 
 
 def default_dtype(config: Config) -> str:

@@ -45,7 +45,7 @@ STEP = {
     "dot": KStep(4, 4, 4, 32),
 }
 
-
+HEAD_BLOCK = 256  # columns of the head whose logits a scoring step holds at once
 CACHE_PRODUCT = {"float32": "float", "bfloat16": "shift", "int8": "byte"}  # of keys and values
 
 
@@ -66,6 +66,15 @@ class Job(_Words):
     GROUPS = auto()  # neighbouring rows of one sequence that attend together
     LAST = auto()  # rows whose logits are wanted
     LOGITS = auto()  # address, [LAST, LOGITS_STRIDE]
+    # What a scoring step measures instead of logits (`scoring`): two counts, and addresses.
+    TARGETS = auto()  # how many
+    TARGET = auto()  # [TARGETS, 2] which of the LAST rows, the id
+    TARGET_LOGIT = auto()  # [TARGETS]
+    PARTS = auto()  # [blocks, LAST, 3] largest logit, sum of e = exp(logit - largest), of e * ...
+    ABOVE = auto()  # [blocks, TARGETS] how many logits are larger than the target's
+    TOP = auto()  # how many of the largest logits of a block
+    TOP_LOGIT = auto()  # [blocks, LAST, TOP], and their ids
+    TOP_ID = auto()
     # The model.
     LAYERS = auto()
     EMBED = auto()  # E
@@ -102,6 +111,7 @@ class Job(_Words):
     HEAD_WEIGHT = auto()
     HEAD_SCALE = auto()
     HEAD_PANELS = auto()
+    VOCAB = auto()  # V
     # The cache: a slot holds keys, values and their scales, each [layer][head].
     KEY_BYTES = auto()  # of one head of one layer; its values take as much
     SCALE_BYTES = auto()  # of one head of one layer, keys' and values' scales each
@@ -114,7 +124,7 @@ class Job(_Words):
     TICKETS = auto()  # this word and the next ones: how many tickets each phase has (`phases`)
 
 
-JOB_WORDS = len(Job) + 9  # there are ten phases
+JOB_WORDS = len(Job) + 11  # there are twelve phases
 
 
 class Layer(_Words):

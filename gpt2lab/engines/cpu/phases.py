@@ -15,6 +15,9 @@ in the form that a product takes; wide holds attention's output, then the inside
     ... for each layer, then
     NORM_F     x                   acts               T_LAST     ln_f of the rows asked for
     LOGITS     acts                logits             chunks     the head
+    or, in a scoring step,
+    TARGETS    acts                target logits      chunks     the head for given ids alone
+    SCORES     acts, target logits parts of scores    blocks     the head, block by block
 
 Up to `FEW` rows, the phases NORM and PACK have no tickets: each thread prepares these rows for
 itself, in memory of its own, when it first draws a ticket of the phase behind. That costs less than
@@ -29,7 +32,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Any
 
-from gpt2lab.engines.cpu.layout import Job
+from gpt2lab.engines.cpu.layout import HEAD_BLOCK, Job
 
 
 class Phase(IntEnum):
@@ -45,11 +48,13 @@ class Phase(IntEnum):
     OUT = 7
     NORM_F = 8
     LOGITS = 9
+    TARGETS = 10
+    SCORES = 11
 
 
 FEW = 4
 _LAYERS, _TICKETS, _IN_LAYER = int(Job.LAYERS), int(Job.TICKETS), int(Phase.NORM_F)
-_NORM_F, _LOGITS = _TICKETS + int(Phase.NORM_F), _TICKETS + int(Phase.LOGITS)
+_END = _TICKETS + len(Phase)
 
 
 def layer_tickets(job: Any) -> Any:
@@ -62,15 +67,24 @@ def layer_tickets(job: Any) -> Any:
 
 def all_tickets(job: Any) -> Any:
     """How many tickets a step has."""
-    return layer_tickets(job) * job[_LAYERS] + job[_NORM_F] + job[_LOGITS]
+    return layer_tickets(job) * job[_LAYERS] + sum(job[_TICKETS + _IN_LAYER : _END])
 
 
-def cut(job: Any, rows: int, last: int, threads: int, width: int, packs: bool) -> None:
+def cut(
+    job: Any,
+    rows: int,
+    last: int,
+    threads: int,
+    width: int,
+    packs: bool,
+    targets: int | None = None,
+) -> None:
     """Write into a job how many tickets each phase has.
 
     rows: new tokens of the step; last: how many of them get logits. width: columns of a panel.
-    packs: whether products take rows in another form than float32. Several tickets for each thread
-    let a fast thread do more of them; the heads are never split.
+    packs: whether products take rows in another form than float32. targets: how many a scoring step
+    has, None where logits are wanted. Several tickets for each thread let a fast thread do more of
+    them; the heads are never split.
     """
     few, most = rows <= FEW, 1 if threads == 1 else 4 * threads
 
@@ -93,8 +107,15 @@ def cut(job: Any, rows: int, last: int, threads: int, width: int, packs: bool) -
         Phase.PACK_2: spread(rows) if packs else 0,
         Phase.OUT: chunks(embed),
         Phase.NORM_F: spread(last),
-        Phase.LOGITS: min(int(job[Job.HEAD_PANELS]), 4 * most) if last else 0,
+        Phase.LOGITS: 0,
+        Phase.TARGETS: 0,
+        Phase.SCORES: 0,
     }
+    if last and targets is None:
+        counts[Phase.LOGITS] = min(int(job[Job.HEAD_PANELS]), 4 * most)
+    elif last and targets is not None:
+        counts[Phase.TARGETS] = min(-(-targets // 4), 4 * threads)
+        counts[Phase.SCORES] = -(-int(job[Job.VOCAB]) // HEAD_BLOCK)
     job[Job.FEW] = few
     for phase, count in counts.items():
         job[Job.TICKETS + phase] = count

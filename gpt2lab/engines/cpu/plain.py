@@ -18,7 +18,7 @@ import numpy as np
 from gpt2lab import reference
 from gpt2lab.config import Config
 from gpt2lab.engines.cpu.cpu_features import Target
-from gpt2lab.engines.cpu.layout import STEP, bfloat16, widened
+from gpt2lab.engines.cpu.layout import HEAD_BLOCK, STEP, bfloat16, widened
 from gpt2lab.engines.cpu.packing import evened, quantised
 from gpt2lab.engines.cpu.phases import Phase
 
@@ -78,6 +78,17 @@ def attend(q: Array, k: Array, v: Array, scale: float) -> Array:
     scores = np.einsum("hd,phd->hp", q, k) * scale
     e = np.exp(scores - scores.max(-1, keepdims=True))
     return np.einsum("hp,phd->hd", e, v) / e.sum(-1, keepdims=True)
+
+
+def parts(logits: Array) -> Array:
+    """What a scoring step keeps of each block of the head: [blocks, R, 3]. Twin of `scoring`."""
+    found = []
+    for start in range(0, logits.shape[1], HEAD_BLOCK):
+        block = logits[:, start : start + HEAD_BLOCK]
+        top = block.max(-1, keepdims=True)
+        e = np.exp(block - top)
+        found.append(np.stack([top[:, 0], e.sum(-1), (e * (block - top)).sum(-1)], -1))  # [R, 3]
+    return np.stack(found)
 
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {

@@ -148,6 +148,17 @@ def prepared(job: Any, own: int) -> Any:
     return Rows(job[Job.ACTS], job[Job.ACTS_STRIDE], job[Job.SCALES], job[Job.SCALES_STRIDE])
 
 
+@njit(nogil=True, error_model="numpy")
+def first_time(job: Any, t: Any) -> bool:
+    """Whether few rows are to be prepared: this thread has no ticket of this phase yet."""
+    tag = carray(words(t.own), 1)
+    name = job[Job.SERIAL] << 32 | t.layer * 16 + t.phase
+    if not job[Job.FEW] or tag[0] == name:
+        return False
+    tag[0] = name
+    return True
+
+
 @cache
 def row_kernels(target: Target, product: str) -> tuple[Kernel, Kernel]:
     """normalise and pack_rows: the rows from `first` to `end`, in the form that a product takes."""

@@ -32,7 +32,8 @@ from gpt2lab.engines.cpu.matrix import (
     fetch,
     product_kernel,
 )
-from gpt2lab.engines.cpu.rows import Kernel, Rows, prepared, row_kernels
+from gpt2lab.engines.cpu.rows import Kernel, Rows, first_time, prepared, row_kernels
+from gpt2lab.engines.cpu.scoring import scoring_kernels
 from gpt2lab.engines.cpu.tickets import DONE, JOB, claim, wait
 
 Job, Layer, Phase = constants(layout.Job), constants(layout.Layer), constants(phases.Phase)
@@ -70,17 +71,6 @@ def find(job: Any, ticket: int, me: int) -> Any:
         phase += 1
     own = job[Job.SCRATCH] + me * job[Job.SCRATCH_STRIDE]
     return Ticket(layer, phase, ticket - start, job[Job.TICKETS + phase], start, own)
-
-
-@njit(nogil=True, error_model="numpy")
-def first_time(job: Any, t: Any) -> bool:
-    """Whether few rows are to be prepared: this thread has no ticket of this phase yet."""
-    tag = carray(words(t.own), 1)
-    name = job[Job.SERIAL] << 32 | t.layer * 16 + t.phase
-    if not job[Job.FEW] or tag[0] == name:
-        return False
-    tag[0] = name
-    return True
 
 
 @functools.cache
@@ -215,6 +205,7 @@ def step_kernel(target: Target, weights: str, cache: str) -> Kernel:
     rows_phase, add_phase = rows_kernel(target, weights), add_kernel(target, weights)
     heads_phase, fc_phase = read_kernels(target, weights, cache)
     logits_phase = logits_kernel(target, weights)
+    targets_phase, scores_phase = scoring_kernels(target, weights)
 
     @njit(nogil=True, error_model="numpy")
     def run(control: int, epoch: int, me: int) -> None:
@@ -225,7 +216,7 @@ def step_kernel(target: Target, weights: str, cache: str) -> Kernel:
                 return
             job = carray(words(load_atomic(control + JOB)), JOB_WORDS)
             t = find(job, ticket, me)
-            # NORM_F and LOGITS read no words of a layer: there is none behind the last.
+            # The phases from NORM_F on read no words of a layer: there is none behind the last.
             layer = min(t.layer, job[Job.LAYERS] - 1)
             w = carray(words(job[Job.LAYER] + layer * 8 * LAYER_WORDS), LAYER_WORDS)
             if t.phase == Phase.HEADS:
@@ -236,6 +227,10 @@ def step_kernel(target: Target, weights: str, cache: str) -> Kernel:
                 add_phase(job, w, control, t)
             elif t.phase == Phase.LOGITS:
                 logits_phase(job, control, t)
+            elif t.phase == Phase.TARGETS:
+                targets_phase(job, control, t)
+            elif t.phase == Phase.SCORES:
+                scores_phase(job, control, t)
             else:
                 rows_phase(job, w, control, t)
             add_atomic(control + DONE, i64(1))

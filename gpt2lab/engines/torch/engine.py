@@ -22,6 +22,7 @@ import numpy as np
 from gpt2lab import forks
 from gpt2lab.checks import check_batch, one_of
 from gpt2lab.config import Config
+from gpt2lab.engines.wanted import Scores, Wanted, check_logits, check_wanted, joined, nothing
 from gpt2lab.errors import InputError, MissingExtraError, quoted
 
 try:
@@ -42,6 +43,7 @@ DTYPES = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
+SCORED = 64  # rows of logits that are measured together
 
 
 # ---- Where to compute.
@@ -79,6 +81,23 @@ def _choose_device(device: Any, dtype: str) -> str:
             f"choose one of {', '.join(fits)}, or another device of {', '.join(here)}"
         )
     return name
+
+
+def _measure(logits: torch.Tensor, wanted: Wanted) -> Scores:
+    """The scores of rows of logits [P, V]: as `wanted.measure`, on the device."""
+    if not logits.max() < torch.inf:  # NaN included
+        check_logits(logits.cpu().numpy())
+    logprobs, found = logits.log_softmax(-1), dict[str, torch.Tensor]()  # [P, V]
+    if wanted.targets is not None:
+        own = logprobs.gather(1, torch.tensor(wanted.targets, device=logits.device)[:, None])
+        found["logprobs"] = own[:, 0]  # [P]
+        if wanted.rank:
+            found["ranks"] = (logprobs > own).sum(-1) + 1
+    if wanted.top:
+        found["top_logprobs"], found["top_ids"] = logprobs.topk(wanted.top)  # [P, K]
+    if wanted.entropy:
+        found["entropies"] = -(logprobs.exp() * logprobs.clamp(min=-1e4)).sum(-1)
+    return Scores(**{name: value.cpu().numpy() for name, value in found.items()})
 
 
 class TorchEngine:
@@ -142,10 +161,34 @@ class TorchEngine:
             rows = rows_of(cache, slots, checked)
             h = self._forward(rows)  # [R, E]
             last = rows.last if wanted is None else rows.last[torch.tensor(wanted)]
-            logits = self._logits(h[last])  # [N, V]
+            logits = self._logits(h[last]).cpu().numpy()  # [N, V]
         for slot, new in zip(slots, checked, strict=True):
             cache.extend(slot, len(new))
         return logits
+
+    def score(
+        self,
+        cache: TorchCache,
+        slots: Sequence[int],
+        tokens: Sequence[Sequence[int]],
+        wanted: Sequence[Wanted],
+    ) -> list[Scores]:
+        """Append tokens[i] to slots[i]; the scores at the positions of wanted[i], for each slot."""
+        self._check_process()
+        checked = cache.check_step(slots, tokens)
+        asked = check_wanted(wanted, checked, self.config.n_vocab)
+        if not checked:
+            return []
+        with forks.whole(), torch.inference_mode():
+            rows = rows_of(cache, slots, checked)
+            h = self._forward(rows)  # [R, E]
+            found = [
+                self._scores(h[end + 1 - len(new) :], one)
+                for end, new, one in zip(rows.last.tolist(), checked, asked, strict=True)
+            ]
+        for slot, new in zip(slots, checked, strict=True):
+            cache.extend(slot, len(new))
+        return found
 
     def logits(self, tokens: Any) -> Array:
         """The logits of every position of a batch [B, T] without a past: [B, T, V]."""
@@ -154,7 +197,7 @@ class TorchEngine:
         slots = [cache.new() for _ in batch]
         with forks.whole(), torch.inference_mode():
             rows = rows_of(cache, slots, batch)
-            logits = self._logits(self._forward(rows))  # [B * T, V]
+            logits = self._logits(self._forward(rows)).cpu().numpy()  # [B * T, V]
         return logits.reshape(len(batch), -1, self.config.n_vocab)  # [B, T, V]
 
     def _check_process(self) -> None:
@@ -172,19 +215,28 @@ class TorchEngine:
         """Pass all rows through all layers, keys and values into the cache: [R, E], normalised."""
         return self.model.hidden(rows.ids[None], rows.positions[None], rows)[0]  # [R, E]
 
-    def _logits(self, h: torch.Tensor) -> Array:
-        """The head over rows [R, E], as an array of its own: [R, V].
+    def _logits(self, h: torch.Tensor) -> torch.Tensor:
+        """The head over rows [R, E]: [R, V].
 
         A GPT-2's logits are large numbers close together, about -100 and a few apart, and bfloat16
         has steps of 0.5 there. What makes them large is the part of h along the mean of the head's
         rows. In the short dtypes that part goes around the matrix, in float32.
         """
         if not self._half:
-            return F.linear(h, self._head).cpu().numpy()  # [R, V]
+            return F.linear(h, self._head)  # [R, V]
         along = h.float() @ self._mean  # [R]
         rest = h.float() - along[:, None] * self._mean  # [R, E]
         logits = F.linear(rest.to(self._dtype), self._head).float()  # [R, V]
-        return logits.addr_(along, self._along).cpu().numpy()
+        return logits.addr_(along, self._along)
+
+    def _scores(self, h: torch.Tensor, wanted: Wanted) -> Scores:
+        """The scores at positions of rows h [T, E], by blocks of rows."""
+        parts = [nothing(wanted)]
+        for start in range(0, len(wanted.positions), SCORED):
+            part = wanted.of(slice(start, start + SCORED))
+            logits = self._logits(h[torch.tensor(part.positions, device=h.device)])  # [P, V]
+            parts.append(_measure(logits, part))
+        return joined(parts)
 
     def _tensor(self, name: str, value: Array) -> torch.Tensor:
         """An array on the device in the dtype, of the same shape.

@@ -94,6 +94,31 @@ def _finish_rows(
     b.ret_void()
 
 
+def _reader(b: Any, m: VectorMath, row: Value, n: Value) -> Callable[..., tuple[Value, ...]]:
+    """A function of i: where vector i of a row is, its numbers, which of them are the first n."""
+    numbers = const(ir.VectorType(I32, m.lanes), list(range(m.lanes)))
+    limit = splat(b, b.trunc(n, I32), m.lanes)
+
+    def read(i: Value) -> tuple[Value, ...]:
+        at = b.mul(i, const(I64, m.lanes))
+        ids = b.add(splat(b, b.trunc(at, I32), m.lanes), numbers)
+        place = b.add(row, b.mul(at, const(I64, 4)))
+        return place, load(b, place, m.floats), b.icmp_signed("<", ids, limit)
+
+    return read
+
+
+def _largest(b: Any, m: VectorMath, count: Value, read: Callable[..., tuple[Value, ...]]) -> Value:
+    """The largest number that `read` gives of `count` vectors, in every lane."""
+
+    def larger(i: Value, top: Value) -> list[Value]:
+        _, value, inside = read(i)
+        return [m.call("maxnum", top, b.select(inside, value, m.all(-3e38)))]
+
+    [tops] = loop(b, count, larger, m.all(-3e38))
+    return splat(b, fold(b, tops, lambda x, y: call(b, "llvm.maxnum.f32", F32, x, y)), m.lanes)
+
+
 def softmax(target: Target) -> Callable[..., float]:
     """An intrinsic: exp(scale * p - largest) over the first n of a row p, zeros up to `end`.
 
@@ -102,25 +127,15 @@ def softmax(target: Target) -> Callable[..., float]:
     lanes = target.lanes
 
     def make(b: Any, p: Value, n: Value, end: Value, scale: Value) -> None:
-        m = VectorMath(b, lanes)
+        m, vectors = VectorMath(b, lanes), b.sdiv(end, const(I64, lanes))
         factor = splat(b, b.bitcast(b.trunc(scale, I32), F32), lanes)
-        numbers = const(ir.VectorType(I32, lanes), list(range(lanes)))
-        limit = splat(b, b.trunc(n, I32), lanes)
-        vectors = b.sdiv(end, const(I64, lanes))
+        read = _reader(b, m, p, n)
 
-        def scaled(i: Value) -> tuple[Value, Value, Value]:
-            at = b.mul(i, const(I64, lanes))
-            ids = b.add(splat(b, b.trunc(at, I32), lanes), numbers)
-            place = b.add(p, b.mul(at, const(I64, 4)))
-            value = b.fmul(load(b, place, m.floats), factor)
-            return place, value, b.icmp_signed("<", ids, limit)
+        def scaled(i: Value) -> tuple[Value, ...]:
+            place, value, inside = read(i)
+            return place, b.fmul(value, factor), inside
 
-        def largest(i: Value, top: Value) -> list[Value]:
-            _, value, inside = scaled(i)
-            return [m.call("maxnum", top, b.select(inside, value, m.all(-3e38)))]
-
-        [tops] = loop(b, vectors, largest, m.all(-3e38))
-        top = splat(b, fold(b, tops, lambda x, y: call(b, "llvm.maxnum.f32", F32, x, y)), lanes)
+        top = _largest(b, m, vectors, scaled)
 
         def weights(i: Value, total: Value) -> list[Value]:
             place, value, inside = scaled(i)
@@ -136,6 +151,42 @@ def softmax(target: Target) -> Callable[..., float]:
     @intrinsic
     def run(_: Any, p: Any, n: Any, end: Any, scale: Any) -> Any:
         return result(*[i64] * 4), generate
+
+    return run
+
+
+def softmax_sums(target: Target) -> Callable[..., None]:
+    """An intrinsic that writes what a softmax over the first n of a row needs, as three float32.
+
+    Its arguments: the row, of whole vectors; n; out. With e = exp(x - largest): the largest x, the
+    sum of e, the sum of e * (x - largest). The sums are NaN where a number is.
+    """
+    lanes = target.lanes
+
+    def make(b: Any, row: Value, n: Value, out: Value) -> None:
+        m = VectorMath(b, lanes)
+        read = _reader(b, m, row, n)
+        vectors = b.sdiv(b.add(n, const(I64, lanes - 1)), const(I64, lanes))
+        top = _largest(b, m, vectors, read)
+
+        def add(i: Value, total: Value, weighted: Value) -> list[Value]:
+            _, value, inside = read(i)
+            below = b.select(inside, b.fsub(value, top), m.all(0))
+            e = b.select(inside, m.exp(below), m.all(0))
+            e = b.select(b.fcmp_unordered("uno", below, below), below, e)  # exp hides a NaN
+            return [b.fadd(total, e), m.call("fma", e, below, weighted)]
+
+        totals = loop(b, vectors, add, m.all(0), m.all(0))
+        store(b, b.extract_element(top, const(I32, 0)), out)
+        for i, total in enumerate(totals, 1):
+            store(b, fold(b, total, b.fadd), b.add(out, const(I64, 4 * i)))
+        b.ret_void()
+
+    result, generate = shared(f"gpt2lab.softmax_sums.{lanes}", 3, VOID, make)
+
+    @intrinsic
+    def run(_: Any, row: Any, n: Any, out: Any) -> Any:
+        return result(*[i64] * 3), generate
 
     return run
 
