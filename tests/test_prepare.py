@@ -1016,7 +1016,7 @@ def test_the_command_takes_the_vocabulary_of_a_model(tmp_path):
         (b"a\0b", [], "a zero byte at offset 1"),
         (b"text", ["--held-out", "1"], "held_out: 1.0 is no share"),
         (b"text", ["--learn", "300", "--characters"], "give one of them"),
-        (b"text", ["--learn", "10"], "n_vocab: 10 is below 257"),
+        (b"text", ["--learn", "10"], "is 10; it must be an integer from 257"),
         (b"text", ["--workers", "0"], "workers is 0; it must be an integer >= 1"),
     ],
 )

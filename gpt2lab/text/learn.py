@@ -1,8 +1,8 @@
 """Learn a vocabulary from files: byte-level BPE, or the characters that occur.
 
-This room decides which text is read and turns what was learned into a `Tokenizer` with ids in the
+Here it is decided which text is read, and what was learned becomes a `Tokenizer` with ids in the
 official order. Counting words and choosing merges is done by the tokenizers library (the extra
-"learn"); encoding is `tokenizer.py`.
+"learn").
 
 Files are read in chunks whose ends fall between two pre-tokens, so that the words counted are
 those of the whole text, and the memory needed does not grow with the files.
@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import codecs
 import json
-import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+from gpt2lab.checks import whole
 from gpt2lab.errors import InputError, MissingExtraError
+from gpt2lab.files.io import accessing, check_regular
 from gpt2lab.text.bpe import byte_symbols, char_class
 from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.text.tokenizer_config import END_OF_TEXT
@@ -64,17 +65,10 @@ def _decode(path: Path, data: bytes, offset: int, final: bool) -> tuple[str, int
         ) from None
 
 
-def _open(path: Path) -> BinaryIO:
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-
-
 def _whole_file(path: Path) -> Iterator[str]:
     """All of a file in chunks; a chunk only grows past CHUNK by what the last cut left over."""
     rest, tail, offset = b"", "", 0
-    with _open(path) as file:
+    with accessing(path), path.open("rb") as file:
         while block := file.read(CHUNK):
             data = rest + block
             text, used = _decode(path, data, offset, final=False)
@@ -89,7 +83,7 @@ def _whole_file(path: Path) -> Iterator[str]:
 
 def _sample(path: Path, start: int, size: int) -> str:
     """About `size` bytes from `start`, with the cut words at both ends left out."""
-    with _open(path) as file:
+    with accessing(path), path.open("rb") as file:
         file.seek(start)
         data = file.read(size)
     skip = 0
@@ -117,32 +111,16 @@ def chunks(paths: Sequence[Path], max_bytes: int) -> Iterator[str]:
 
 
 def _checked_paths(paths: Paths) -> list[Path]:
-    files = [Path(p) for p in ([paths] if isinstance(paths, (str, Path)) else paths)]
-    if not files:
-        raise InputError("paths: no files given; name at least one text file")
+    files = [Path(p) for p in ([paths] if isinstance(paths, str | Path) else paths)]
+    size = 0
     for path in files:
-        if not path.is_file():
-            kind = "is a folder, name the files in it" if path.is_dir() else "there is no such file"
-            raise InputError(f"{path}: {kind}")
-        if not os.access(path, os.R_OK):
-            raise InputError(f"{path}: cannot be read: permission denied")
-    if not any(path.stat().st_size for path in files):
-        raise InputError(f"{', '.join(map(str, files))}: empty; there is nothing to learn from")
+        with accessing(path):
+            size += check_regular(path)
+            path.open("rb").close()
+    if not size:
+        named = ", ".join(map(str, files)) or "no files given"
+        raise InputError(f"{named}: empty; there is nothing to learn from, name a text file")
     return files
-
-
-def _check_numbers(n_vocab: int, n_special: int, max_bytes: int, min_frequency: int) -> None:
-    least = 256 + n_special
-    if n_vocab < least:
-        raise InputError(
-            f"n_vocab: {n_vocab} is below {least}, the 256 bytes and {n_special} special tokens"
-        )
-    if n_vocab > MOST:
-        raise InputError(f"n_vocab: {n_vocab} is above {MOST}, more than any text can fill")
-    if max_bytes < 1:
-        raise InputError(f"max_bytes: {max_bytes} must be at least 1")
-    if min_frequency < 1:
-        raise InputError(f"min_frequency: {min_frequency} must be at least 1")
 
 
 def _learn_merges(texts: Iterator[str], n_vocab: int, min_frequency: int) -> list[tuple[str, str]]:
@@ -189,9 +167,7 @@ def learn(
     Raises InputError for no files, empty files, text that is not UTF-8 (file and byte), an n_vocab
     below 256 and the special tokens or above 2**20; MissingExtraError without the library.
     """
-    special_tokens = list(dict.fromkeys(special_tokens))
-    _check_numbers(n_vocab, len(special_tokens), max_bytes, min_frequency)
-    texts = chunks(_checked_paths(paths), max_bytes)
+    texts = chunks(_checked_paths(paths), whole("max_bytes", max_bytes, 1))
     return learn_from(texts, n_vocab, special_tokens, min_frequency)
 
 
@@ -202,7 +178,10 @@ def learn_from(
     min_frequency: int = 2,
 ) -> Tokenizer:
     """`learn` from texts that come one by one: all of them count, and none joins the next."""
-    _check_numbers(n_vocab, len(special_tokens), 1, min_frequency)
+    special_tokens = list(dict.fromkeys(special_tokens))
+    least = 256 + len(special_tokens)  # the bytes, and no merges
+    whole("n_vocab (bytes, special tokens and merges)", n_vocab, least, MOST)
+    whole("min_frequency", min_frequency, 1)
     merges = _learn_merges(texts, n_vocab - len(special_tokens), min_frequency)
     vocab = {symbol: token for token, symbol in enumerate(byte_symbols())}
     for left, right in merges:

@@ -1,7 +1,7 @@
 """Vocabularies that the tokenizers library alone reads: Unigram, WordPiece, Metaspace and more.
 
-An optional dependency (`gpt2lab[learn]`). `Tokenizer` encodes by it as by the fast encoder and has
-it decode, since such tokens are no bytes to be joined: a space may depend on the neighbours.
+An optional dependency (`gpt2lab[learn]`). It decodes too, since such tokens are no bytes to be
+joined: a space may depend on the neighbours.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import accumulate, pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -82,9 +82,8 @@ class Library:
     ) -> tuple[bytes, bytes]:
         """The ids of all texts and where each begins, as raw memory like the fast encoder's."""
         ids = [encoding.ids for encoding in self._encoded(texts, split_special_tokens)]
-        ends = np.cumsum([0, *map(len, ids)])
-        flat = np.array([token for row in ids for token in row], "<u4")
-        return flat.tobytes(), ends.astype("<u8").tobytes()
+        ends = np.cumsum([0, *map(len, ids)]).astype("<u8")
+        return np.array([*chain.from_iterable(ids)], "<u4").tobytes(), ends.tobytes()
 
     def offsets(self, text: str, split_special_tokens: bool) -> list[tuple[int, int]]:
         """The span in `text` of each of its tokens."""
@@ -125,16 +124,11 @@ class Library:
         until = len(text.rstrip("\ufffd"))
         return max(0, until - _LONGEST) if self._clean else until
 
-    def pieces(self, ids: Sequence[int]) -> Iterator[str]:
-        """What each token adds to the text; together they are `decode(ids)`."""
-        given = 0
+    def spans(self, ids: Sequence[int]) -> list[tuple[int, int]]:
+        """The span of each token in `decode(ids)`: what it adds to the text of those before it."""
+        ends = [0]
         for end in range(1, len(ids) + 1):
             text = self.decode(ids[:end])
             until = len(text) if end == len(ids) else self.stable(text, ids[:end])
-            yield text[given:until]
-            given = max(given, until)
-
-    def spans(self, ids: Sequence[int]) -> list[tuple[int, int]]:
-        """The span of each token in `decode(ids)`."""
-        ends = [0, *accumulate(map(len, self.pieces(ids)))]
+            ends.append(max(ends[-1], until))
         return list(pairwise(ends))
