@@ -177,24 +177,16 @@ def test_known_ids() -> None:
     assert tokenizer.count("Hello world") == 2
 
 
-@pytest.mark.parametrize("text", NASTY)
-def test_nasty_strings_equal_every_encoder(text: str) -> None:
-    ids = official().encode(text)
-    assert ids == openai_encoder().encode_ordinary(text)
-    assert ids == hugging_face_official().encode(text).ids
-    assert ids == written_out(official(), text)
-    assert official().decode(ids) == text
-
-
-def test_thousands_of_strings_equal_every_encoder() -> None:
+def test_any_string_equals_every_encoder() -> None:
     find = regex.compile(PATTERN).findall
-    for text in random_strings(3000, seed=1):
+    for text in [*NASTY, *random_strings(3000, seed=1)]:
         ids = official().encode(text)
         assert ids == openai_encoder().encode_ordinary(text), ascii(text)
         assert ids == hugging_face_official().encode(text).ids, ascii(text)
         assert ids == written_out(official(), text), ascii(text)
         assert pretokenize(text) == find(text), ascii(text)
         assert official().decode(ids) == text
+        assert official().decode_bytes(ids) == text.encode()
 
 
 def test_every_settled_character_equals_tiktoken() -> None:
@@ -207,18 +199,6 @@ def test_every_settled_character_equals_tiktoken() -> None:
 
 settled_text = st.text(st.characters(exclude_categories=["Cs"]).filter(is_settled), max_size=40)
 atom_text = st.lists(st.sampled_from(ATOMS), max_size=12).map("".join)
-
-
-@settings(max_examples=200, deadline=None)
-@given(settled_text | atom_text)
-def test_any_string_equals_every_encoder(text: str) -> None:
-    ids = official().encode(text)
-    assert ids == openai_encoder().encode_ordinary(text)
-    assert ids == hugging_face_official().encode(text).ids
-    assert ids == written_out(official(), text)
-    assert pretokenize(text) == regex.findall(PATTERN, text)
-    assert official().decode(ids) == text
-    assert official().decode_bytes(ids) == text.encode()
 
 
 @lru_cache
@@ -427,8 +407,10 @@ def test_many_threads_share_one_tokenizer() -> None:
 
 
 def test_a_tokenizer_goes_to_other_processes() -> None:
-    copy = pickle.loads(pickle.dumps(official()))
+    made = Tokenizer(saved_spec(official()), notes=["two files disagree"])
+    copy = pickle.loads(pickle.dumps(made))
     assert copy.encode("Hello world") == [15496, 995]
+    assert copy.notes == ("two files disagree",)
 
 
 def test_importing_the_tokenizer_loads_no_encoder() -> None:
@@ -701,28 +683,22 @@ def two_files(folder: Path) -> tuple[Path, Path]:
     return folder / "vocab.json", folder / "merges.txt"
 
 
-def test_every_cut_of_the_two_files_is_noticed(tmp_path: Path) -> None:
+def test_every_cut_of_a_file_is_noticed(tmp_path: Path) -> None:
     """A file that ends early must never give other ids without a word."""
-    vocab, merges = two_files(tmp_path)
-    for path in (vocab, merges):
-        whole = path.read_bytes()
-        for end in range(0, len(whole) - 2, 7 if path is vocab else 1):
-            path.write_bytes(whole[:end])
+    vocab, merges = two_files(tmp_path / "two")
+    whole = tmp_path / "one" / "tokenizer.json"
+    whole.parent.mkdir()
+    whole.write_text(json.dumps(small()))
+    for path, step in ((vocab, 7), (merges, 1), (whole, 11)):
+        data = path.read_bytes()
+        for end in range(0, len(data) - 2, step):
+            path.write_bytes(data[:end])
             with pytest.raises(InputError) as caught:
-                Tokenizer.load(tmp_path)
+                Tokenizer.load(path.parent)
             assert str(tmp_path) in str(caught.value)
             assert "\n" not in str(caught.value)
-        path.write_bytes(whole)
-    assert Tokenizer.load(tmp_path).n_vocab == 269
-
-
-def test_every_cut_of_a_tokenizer_json_is_noticed(tmp_path: Path) -> None:
-    path = tmp_path / "tokenizer.json"
-    whole = json.dumps(small()).encode()
-    for end in range(0, len(whole) - 1, 11):
-        path.write_bytes(whole[:end])
-        with pytest.raises(InputError):
-            Tokenizer.load(path)
+        path.write_bytes(data)
+        assert Tokenizer.load(path.parent).n_vocab == 269
 
 
 def test_damaged_two_files(tmp_path: Path) -> None:
@@ -903,8 +879,3 @@ def test_the_library_is_made_for_what_plain_python_does_not_settle() -> None:
     for _ in range(20):
         tokenizer.encode("the and " * 30)
     assert has_engine(tokenizer)
-
-
-def test_a_copy_in_another_process_keeps_the_notes():
-    made = Tokenizer(official()._spec, notes=["two files disagree"])
-    assert pickle.loads(pickle.dumps(made)).notes == ("two files disagree",)

@@ -6,7 +6,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from gpt2lab.errors import InputError
@@ -33,12 +33,8 @@ def sync(path: Path) -> None:
 
     Raises OSError for a file that the disk does not take: some tell of a lack of space only then.
     """
-    if not path.is_dir():
-        with path.open("r+b") as file:
-            os.fsync(file.fileno())
-        return
-    with suppress(OSError):
-        handle = os.open(path, os.O_RDONLY)
+    with suppress(OSError) if path.is_dir() else nullcontext():
+        handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
         try:
             os.fsync(handle)
         finally:

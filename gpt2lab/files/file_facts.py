@@ -1,8 +1,8 @@
 """What an earlier process found out about large files, so that the next need not read them whole.
 
-Two things are worth it: that all numbers of a model are finite, and its sha256. They are kept in a
-small JSON file in the user's cache folder, under the identity of the files (`files.identity`): one
-that is changed, replaced or moved is unknown again. The JSON may be deleted at any time.
+That all numbers of a model are finite, say, and its sha256. It is kept in a small JSON file in the
+user's cache folder, under the identity of the files (`files.identity`): one that is changed,
+replaced or moved is unknown again. The JSON may be deleted at any time.
 """
 
 from __future__ import annotations
