@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from gpt2lab.corpus import prepare as room
 from gpt2lab.corpus.documents import DocumentPart, Reading, document_parts, text_files
+from gpt2lab.corpus.prepare import Prepared
+from gpt2lab.text.tokenizer import Tokenizer
+from gpt2lab.text.tokenizer_json import byte_symbols
 
 MARK = "<|endoftext|>"
+BYTES = Tokenizer.from_bpe({symbol: n for n, symbol in enumerate(byte_symbols())}, (), {MARK: 256})
+END = 256
 
 
 def write(path: Path, text: str | bytes, encoding: str = "utf-8") -> Path:
@@ -31,3 +37,10 @@ def texts_of(*paths: Path | str, **reading) -> list[str]:
             texts = []
     assert not texts
     return found
+
+
+def prepare(texts: list, out: Path | str, **more) -> Prepared:
+    """Prepare with a vocabulary of bytes: GPT-2's takes half a second to write and read back."""
+    if not {"tokenizer", "learn", "characters"} & more.keys():
+        more["tokenizer"] = BYTES
+    return room.prepare(texts, out, **more)

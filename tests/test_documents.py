@@ -13,12 +13,11 @@ from click.testing import CliRunner
 from gpt2lab.commands.prepare import command
 from gpt2lab.corpus.documents import Findings, Reading, decoding, encodings, plain, text_files
 from gpt2lab.corpus.open import open_set
-from gpt2lab.corpus.prepare import prepare
 from gpt2lab.errors import InputError
 from gpt2lab.text.bpe import byte_symbols
 from gpt2lab.text.tokenizer import Tokenizer, official
 
-from .corpus_helpers import MARK, texts_of, write
+from .corpus_helpers import BYTES, END, MARK, prepare, texts_of, write
 from .support import ROOT
 
 CASES = ROOT.parent / "shared" / "cases" / "texts"
@@ -188,12 +187,12 @@ def test_an_end_token_in_a_line_is_counted_and_may_end_documents(tmp_path, name)
     split = told(path, tmp_path / "b", split_at_end_token=True)
     assert "documents: 3" in split and MARK not in split
     data = open_set(tmp_path / "b")
-    assert data is not None and data.tokens[:].tolist().count(50256) == 3
-    decoded = official().decode(data.tokens[:]).split(MARK)
+    assert data is not None and data.tokens[:].tolist().count(END) == 3
+    decoded = BYTES.decode(data.tokens[:]).split(MARK)
     assert [text.strip() for text in decoded] == ["one", "two", "three", ""]
     assert "3 times, each as its token" in told(path, tmp_path / "c", allow_special=True)
     data = open_set(tmp_path / "c")
-    assert data is not None and data.tokens[:].tolist().count(50256) == 3 + len(data.ends)
+    assert data is not None and data.tokens[:].tolist().count(END) == 3 + len(data.ends)
 
 
 def chatty() -> Tokenizer:
@@ -223,7 +222,6 @@ def test_a_models_own_tokens_are_never_divided(tmp_path, monkeypatch, piece):
 
 
 def test_split_at_the_end_token_of_the_vocabulary(tmp_path):
-    tokenizer = official()
     path = write(
         tmp_path / "a.txt", "x" * 300_000 + MARK + "\r\n\r\n" + "y " * 300_000 + MARK + MARK
     )
@@ -231,7 +229,7 @@ def test_split_at_the_end_token_of_the_vocabulary(tmp_path):
     data = open_set(tmp_path / "a")
     assert data is not None and len(data.ends) == 2
     texts = ["x" * 300_000, "y " * 300_000]
-    assert tokenizer.decode(data.tokens[:]) == MARK.join([*texts, ""])
+    assert BYTES.decode(data.tokens[:]) == MARK.join([*texts, ""])
 
 
 def test_a_vocabulary_that_is_learned_leaves_the_names_out(tmp_path):

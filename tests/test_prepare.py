@@ -32,16 +32,16 @@ from gpt2lab.corpus.documents import Reading, decoding, document_parts, plain, t
 from gpt2lab.corpus.manifest import MANIFEST, summary
 from gpt2lab.corpus.open import open_set
 from gpt2lab.corpus.preparation import RANGE, holdout_limit
-from gpt2lab.corpus.prepare import prepare
 from gpt2lab.corpus.prepare_log import PROGRESS
 from gpt2lab.corpus.shard_file import Mark, ShardWriter, read_row, token_dtype
 from gpt2lab.corpus.token_set import TokenSet
 from gpt2lab.errors import Failure, InputError, MissingExtraError
 from gpt2lab.text.tokenizer import Tokenizer, official
 
-from .corpus_helpers import MARK, parts_of, texts_of, write
+from .corpus_helpers import BYTES, END, MARK, parts_of, prepare, texts_of, write
+from .support import ROOT
 
-END = 50256
+GPT2_END = 50256
 
 
 def prose(words: int, seed: int = 0) -> str:
@@ -298,12 +298,12 @@ def test_documents_end_with_the_end_token(tmp_path):
     text = story(60)
     prepare([write(tmp_path / "a.txt", text)], tmp_path / "out", **small())
     train, val = open_set(tmp_path / "out"), open_set(tmp_path / "out", "val")
-    assert train and val and train.end_token == END and train.n_vocab == 50257
+    assert train and val and train.end_token == END and train.n_vocab == 257
     kept, held = decoded(train), decoded(val)
     assert sorted(kept + held) == sorted(text.split(f"\n{MARK}\n"))
     assert [t for t in text.split(f"\n{MARK}\n") if t in kept] == kept
     assert kept and held
-    ids = [id_ for part in kept for id_ in [*official().encode(part), END]]
+    ids = [id_ for part in kept for id_ in [*BYTES.encode(part), END]]
     assert train.tokens[:].tolist() == ids
     assert len(list((tmp_path / "out").glob("train-*.tokens.npy"))) > 1
     assert not list((tmp_path / "out").glob("*.part")) and not (tmp_path / "out/.lock").exists()
@@ -336,7 +336,7 @@ def test_the_manifest_tells_all(tmp_path):
                 data = (tmp_path / "out" / f"{split}-{number:05d}.{kind}.npy").read_bytes()
                 assert hashlib.sha256(data).hexdigest() == shard[f"{kind}_sha256"]
             assert shard["highest"] == END
-    assert manifest["settings"]["seed"] == 0 and manifest["vocabulary"]["n_vocab"] == 50257
+    assert manifest["settings"]["seed"] == 0 and manifest["vocabulary"]["n_vocab"] == 257
     assert done.characters == sum(map(len, texts_of(path)))
 
 
@@ -469,12 +469,11 @@ def test_named_texts_are_held_out_alone(tmp_path):
 
 SLOW = """
 import sys, time
-from gpt2lab.corpus import encoding_pass, prepare
+from gpt2lab.corpus import encoding_pass
+from tests.corpus_helpers import prepare
 encoding_pass.COMMIT, encoding_pass.CHUNK = 0.0, 2000
 def wait(progress): time.sleep(0.004)
-prepare.prepare(
-    sys.argv[2:], sys.argv[1], held_out=0.1, shard_tokens=3000, workers=2, progress=wait
-)
+prepare(sys.argv[2:], sys.argv[1], held_out=0.1, shard_tokens=3000, workers=2, progress=wait)
 """
 
 
@@ -488,7 +487,7 @@ def inode(path: Path) -> int:
 
 def broken_off(arguments: list[str], out: Path, draw: random.Random) -> bool:
     """Start the work in a process and kill it after some commits; whether that came in time."""
-    process = subprocess.Popen([sys.executable, "-c", SLOW, str(out), *arguments])
+    process = subprocess.Popen([sys.executable, "-c", SLOW, str(out), *arguments], cwd=ROOT)
     left, last = draw.randint(3, 30), inode(out / PROGRESS)
     while process.poll() is None and left:
         if (found := inode(out / PROGRESS)) != last:
@@ -724,8 +723,8 @@ def test_a_shard_of_another_size_is_found(out):
 
 def test_an_id_above_the_vocabulary_is_found(out):
     path = out / "manifest.json"
-    path.write_text(path.read_text().replace('"highest": 50256', '"highest": 60000'))
-    with pytest.raises(InputError, match="its highest id is 60000, that of the vocabulary 50256"):
+    path.write_text(path.read_text().replace('"highest": 256', '"highest": 600'))
+    with pytest.raises(InputError, match="its highest id is 600, that of the vocabulary 256"):
         open_set(out)
 
 
@@ -870,12 +869,12 @@ def test_nanogpts_characters(tmp_path):
 
 
 def test_nanogpts_bpe(tmp_path):
-    text = [*official().encode("Hello there"), END, *official().encode("And more")]
+    text = [*official().encode("Hello there"), GPT2_END, *official().encode("And more")]
     (tmp_path / "owt").mkdir()
     for name in ("owt/train.bin", "alone.bin"):
         np.array(text, np.uint16).tofile(tmp_path / name)
         data = open_set(tmp_path / Path(name).parts[0])
-        assert data is not None and data.end_token == END
+        assert data is not None and data.end_token == GPT2_END
         assert data.tokens[:].tolist() == text and data.ends.tolist() == [3, 5]
     assert (
         open_set(tmp_path / "owt", "val") is None
@@ -886,10 +885,10 @@ def test_nanogpts_bpe(tmp_path):
 def test_llmcs_bin(tmp_path):
     head = np.zeros(256, np.int32)
     head[:3] = 20240520, 1, 4
-    ids = np.array([END, 5, 6, 7], np.uint16)
+    ids = np.array([GPT2_END, 5, 6, 7], np.uint16)
     write(tmp_path / "a.bin", head.tobytes() + ids.tobytes())
     data = open_set(tmp_path / "a.bin")
-    assert data is not None and data.tokens[:].tolist() == [END, 5, 6, 7]
+    assert data is not None and data.tokens[:].tolist() == [GPT2_END, 5, 6, 7]
     assert data.ends.tolist() == [1, 4]
     write(tmp_path / "a.bin", head.tobytes() + ids.tobytes()[:-2])
     with pytest.raises(InputError, match="has 3 tokens, its header says 4"):
@@ -931,11 +930,13 @@ def test_gpt2simples_npz(tmp_path):
     """Each array of np.savez_compressed is a chunk; end tokens in it part it further."""
     np.savez_compressed(tmp_path / "a.npz", *[np.arange(n, n + 3) for n in range(12)])
     data = open_set(tmp_path / "a.npz")
-    assert data is not None and data.n_tokens == 36 and data.end_token == END
+    assert data is not None and data.n_tokens == 36 and data.end_token == GPT2_END
     assert data.tokens[30:33].tolist() == [10, 11, 12] and data.ends.tolist() == list(
         range(3, 39, 3)
     )
-    np.savez_compressed(tmp_path / "b.npz", np.array([1, END, 2]), np.array([END, END]))
+    np.savez_compressed(
+        tmp_path / "b.npz", np.array([1, GPT2_END, 2]), np.array([GPT2_END, GPT2_END])
+    )
     data = open_set(tmp_path / "b.npz")
     assert data is not None and data.ends.tolist() == [2, 3, 4, 5]
 
@@ -1050,6 +1051,6 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     said = f"stopped; finished parts stay in {out}, the same command resumes"
     assert done.stderr.strip() == said
     assert (out / PROGRESS).exists() and not (out / MANIFEST).exists()
-    prepare([path], out)
-    prepare([path], tmp_path / "new")
+    prepare([path], out, tokenizer=official())
+    prepare([path], tmp_path / "new", tokenizer=official())
     assert files_of(out) == files_of(tmp_path / "new")

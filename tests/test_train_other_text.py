@@ -63,7 +63,7 @@ def trained_on(folder, step):
 
     sets = data_sources.again(made["sources"], folder).sets
     settings = TrainConfig.from_dict(values["settings"])
-    batches = start.batches_of(sets, settings, state_file.parts_of(values))
+    batches = start.batches_of(sets, settings, state_file.sizes_of(values))
     return " ".join(place.text for place in batches.where(step - 1))
 
 
