@@ -12,8 +12,9 @@ from functools import cache
 from typing import Any
 
 from gpt2lab.errors import InputError
-from gpt2lab.generation import generate
-from gpt2lab.generation.generate import Piece
+from gpt2lab.generation.generate import Piece, pieces
+from gpt2lab.generation.request import requests
+from gpt2lab.generation.sampling import Sampling
 from gpt2lab.lm import LM, load
 from gpt2lab.text.tokenizer import Allowed
 
@@ -39,17 +40,21 @@ class Chat:
 
     def prompt(self) -> str:
         """The script so far, up to where the reply begins, cut by whole turns to fit the window."""
+        return self._asked()[0]
+
+    def _asked(self) -> tuple[str, Sampling]:
+        """The prompt, and the settings of the reply."""
         assert self.lm.tokenizer is not None
-        s = self.lm.settings(**self.settings)
-        room = self.lm.config.n_ctx - min(s.max_new_tokens, self.lm.config.n_ctx // 2)
-        length = 0
+        s, length, room, n_ctx = None, 0, 0, self.lm.config.n_ctx
         for dropped in range(max(1, len(self.turns))):
             self.dropped = dropped
             lines = [f"{speaker}: {text}" for speaker, text in self.turns[dropped:]]
             script = "\n".join([*([self.opening] if self.opening else []), *lines, f"{self.them}:"])
             length = len(self.lm.tokenizer.encode(script, self.allowed_special))
+            s = s or self.lm.settings(length, **self.settings)
+            room = n_ctx - min(s.max_new_tokens, n_ctx // 2)
             if length <= room:
-                return script
+                return script, s
         raise InputError(
             f"the last message makes a prompt of {length} tokens, and {room} fit beside the reply; "
             "write a shorter one"
@@ -61,25 +66,22 @@ class Chat:
         An answer that is interrupted is kept as far as it came. A message that cannot be sent
         leaves no trace.
         """
-        message = message.strip()
+        message, lm = message.strip(), self.lm
         if not message:
             raise InputError("the message is empty; say something")
         self.turns.append((self.you, message))
         try:
-            [request] = self.lm.requests(
-                [self.prompt()], "refuse", self.settings, self.allowed_special
-            )
+            script, s = self._asked()
         finally:
             self.turns.pop()  # it counts when the answer begins
-        s = request.sampling
-        stop = (f"\n{self.you}:", f"\n{self.them}:", *s.stop)
-        request = replace(request, sampling=replace(s, stop=stop, n=1))
-        return self._keep(message, generate.pieces(self.lm.engine, self.lm.tokenizer, [request]))
+        s = replace(s, stop=(f"\n{self.you}:", f"\n{self.them}:", *s.stop), n=1)
+        asked = requests([lm.encode(script, self.allowed_special)], s, lm.config, lm.tokenizer)
+        return self._keep(message, pieces(lm.engine, lm.tokenizer, asked))
 
-    def _keep(self, message: str, pieces: Iterator[Piece]) -> Generator[Piece, None, None]:
+    def _keep(self, message: str, answer: Iterator[Piece]) -> Generator[Piece, None, None]:
         said: list[str] = []
         try:
-            for piece in pieces:
+            for piece in answer:
                 said.append(piece.text)
                 yield piece
         finally:

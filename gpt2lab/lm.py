@@ -1,39 +1,24 @@
 """The model object: configuration, parameters, tokenizer and engine, with short ways to use them.
 
-It adds what the floors below leave open: defaults for writing, other systems' names for settings,
-and the record that lets a text be written again. All work is theirs.
+All work is done by the floors below; `generation.request` says what may be asked for.
 """
 
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpt2lab import engines, forks, records, weights
+from gpt2lab import engines, records, weights
 from gpt2lab import score as scoring
-from gpt2lab.checks import check_ids
 from gpt2lab.engines.numpy_engine import NumpyEngine
 from gpt2lab.errors import InputError, few, quoted
-from gpt2lab.generation import generate
-from gpt2lab.generation.defaults import merged
-from gpt2lab.generation.generate import Completion, Piece
-from gpt2lab.generation.request import (
-    Prompt,
-    Request,
-    as_prompts,
-    check_prompt,
-    check_reach,
-    fit,
-    naming,
-    plain_names,
-    requests,
-)
+from gpt2lab.generation import request
+from gpt2lab.generation.generate import Completion, Piece, collect, pieces
+from gpt2lab.generation.request import Prompt, Request, as_prompts
 from gpt2lab.generation.sampling import Sampling
 from gpt2lab.text.tokenizer import Allowed
 from gpt2lab.weights.locate import locate
@@ -42,8 +27,6 @@ from gpt2lab.weights.model_hash import model_hash
 if TYPE_CHECKING:
     from gpt2lab.lens import Act, Trace
 
-log = logging.getLogger(__name__)
-
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -51,8 +34,11 @@ class LM:
     """A GPT-2 that is ready to use; `load` makes one.
 
     config: the `Config`. params: name -> array, as in the checkpoints. tokenizer: or None where the
-    files hold no vocabulary. engine: the inference engine (`engines.protocol.Engine`). name: how it
-    was asked for. more: further keyword arguments of `engines.choose`.
+    files hold no vocabulary. engine: an `engines.protocol.Engine`. name: how it was asked for.
+
+    Methods take as `given` the fields of `Sampling`, or other systems' names for them; as
+    allowed_special the special tokens that a text may spell, or "all"; as overflow what to do with
+    a prompt that is longer than the window (`request.fit`).
     """
 
     def __init__(
@@ -68,8 +54,8 @@ class LM:
         self.checkpoint = checkpoint
         self.name = name or (checkpoint.path.name if checkpoint.path else "model")
         self.acts: tuple[Act, ...] = ()
-        unknown = [key for key in more if key not in ("cache_dtype", "threads", "device")]
-        if unknown:
+        self._hash = ""
+        if unknown := more.keys() - {"cache_dtype", "threads", "device"}:
             raise InputError(
                 f"{few(map(quoted, unknown))} is no option of a model; known: engine, dtype, "
                 "cache_dtype, threads, device"
@@ -98,32 +84,23 @@ class LM:
 
     @property
     def hash(self) -> str:
-        """sha256 over configuration and parameters, the same whatever file they came from.
-
-        It reads the whole model, so that of a large file is remembered between processes.
-        """
-        with forks.whole():  # until Python 3.12 a cached property holds a lock of its own
-            return self._sha256
-
-    @cached_property
-    def _sha256(self) -> str:
-        return model_hash(self.checkpoint)
+        """sha256 over configuration and parameters, the same whatever file they came from."""
+        if not self._hash:
+            self._hash = model_hash(self.checkpoint)
+        return self._hash
 
     def acting(self, *acts: Act | Iterable[Act]) -> LM:
         """The same model with interventions on its inner values, as an object beside this one.
 
-        acts: acts, or lists of them. The new object generates, scores and traces with the reference
-        in NumPy, one token at about a fifth of the cpu engine's speed. This one stays as it is.
+        acts: acts, or lists of them. The new object computes with the reference in NumPy, one token
+        at about a fifth of the cpu engine's speed.
         """
         from gpt2lab import lens
-        from gpt2lab.lens.hook_names import listed as as_list
+        from gpt2lab.lens.hook_names import listed
         from gpt2lab.lens.traces import exact
 
-        other = copy.copy(self)
-        listed: list[Any] = []
-        for given in acts:
-            listed += [given] if isinstance(given, lens.Act) else as_list(given)
-        other.acts = (*self.acts, *lens.lasting(lens.checked(listed, self.config)))
+        other, given = copy.copy(self), [act for group in acts for act in listed(group)]
+        other.acts = (*self.acts, *lens.lasting(lens.checked(given, self.config)))
         plain = exact(self)
         other.engine = NumpyEngine(
             self.config,
@@ -134,85 +111,41 @@ class LM:
         )
         return other
 
-    # ---- From what people give to what the floors take.
-
     def settings(self, prompt_length: int = 0, **given: Any) -> Sampling:
-        """The `Sampling` of these keyword arguments over the defaults.
-
-        The defaults are `sampling.WRITING`, over them what the checkpoint's files recommend. Other
-        systems' names are translated, each with one warning.
-        """
-        recommended = self.checkpoint.generation
-        return merged(given, recommended, prompt_length, has_text=self.tokenizer is not None)
+        """The `Sampling` of these settings, over what the checkpoint's files recommend."""
+        return request.settings(given, self.checkpoint, prompt_length)
 
     def encode(
         self, prompt: Prompt, allowed_special: Allowed = (), *, add_special_tokens: bool = True
     ) -> list[int]:
-        """A prompt as ids: a text, ids, or None for the beginning of a document.
-
-        allowed_special: the special tokens that a text may spell, or "all"; the names of others are
-        plain text, with a warning. add_special_tokens: with what the vocabulary's files put before
-        and after a text (`Tokenizer.encode`).
-        """
-        if prompt is None:
-            if self.config.begin is None:
-                raise InputError(f"{self.name} has no end token to begin from; give a prompt")
-            return [self.config.begin]
-        if not isinstance(prompt, str):
-            return check_ids(prompt, self.config.n_vocab)
-        if not prompt:
-            raise InputError("the prompt is empty; give some text, or ask for no prompt at all")
-        if self.tokenizer is None:
-            raise InputError(
-                f"{self.name} comes without a tokenizer; give token ids instead of text"
-            )
-        ids = self.tokenizer.encode(prompt, allowed_special, add_special_tokens=add_special_tokens)
-        own = self.checkpoint.generation.get("stop", ())  # a mark that this model spells as text
-        for name in plain_names(prompt, self.tokenizer, allowed_special):
-            if name not in own:
-                log.warning(
-                    f"{name!r} in the text is read as plain text; allowed_special='all' "
-                    "(--allow-special) reads it as the special token"
-                )
-        return check_reach(ids, self.config, self.tokenizer)
+        """A prompt as ids: a text, ids, or None for the beginning of a document."""
+        return request.encode(
+            prompt, self.checkpoint, allowed_special, add_special_tokens=add_special_tokens
+        )
 
     def requests(
         self,
-        listed: Sequence[Prompt],
+        prompts: Sequence[Prompt],
         overflow: str,
         given: Mapping[str, Any],
         allowed_special: Allowed = (),
         names: Sequence[str] = (),
     ) -> list[Request]:
-        """A request for each prompt: ids that fit the window, and the settings of `given`.
-
-        names: what to call each prompt in an error; of several, its number where none is given.
-        """
-        if not names:
-            names = [f"prompt {i}" for i, _ in enumerate(listed, 1)] if len(listed) > 1 else [""]
-        encoded = []
-        for name, prompt in zip(names, listed, strict=True):
-            with naming(name):
-                encoded.append(self.encode(prompt, allowed_special))
-        if "max_length" in given and len({len(ids) for ids in encoded}) > 1:
-            raise InputError(
-                "max_length counts the prompt, and these prompts differ in length; give "
-                "max_new_tokens instead"
-            )
-        s = self.settings(max(map(len, encoded), default=0), **given)
-        fitted = [fit(ids, self.config, s, overflow) for ids in encoded]
-        for name, ids in zip(names, fitted, strict=True):
-            with naming(name):
-                check_prompt(ids, self.config)
-        return requests(fitted, s, self.config, self.tokenizer)
+        """A request for each prompt; names: what to call each in an error, else its number."""
+        return request.requested(
+            prompts,
+            given,
+            self.checkpoint,
+            overflow=overflow,
+            allowed_special=allowed_special,
+            names=names,
+        )
 
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of token ids, the inverse of `encode`; InputError without a tokenizer."""
         if self.tokenizer is None:
             raise InputError(f"{self.name} comes without a tokenizer; its ids have no text")
         return self.tokenizer.decode(tokens)
-
-    # ---- What it does.
 
     def logits(self, tokens: Any) -> Array:
         """[B, T] ids -> logits [B, T, V], float32 (float64 for a float64 model)."""
@@ -226,13 +159,9 @@ class LM:
         allowed_special: Allowed = (),
         **given: Any,
     ) -> Any:
-        """Continue one prompt: str, or list[str] when n > 1. Keyword arguments: `Sampling`'s.
-
-        allowed_special: the special tokens that the prompt may spell, or "all" (`encode`).
-        """
+        """Continue one prompt: str, or list[str] when n > 1."""
         asked = self.requests([prompt], overflow, given, allowed_special)
-        parts = generate.pieces(self.engine, self.tokenizer, asked)
-        texts = [done.text for done in generate.collect(parts, asked)]
+        texts = [done.text for done in self._completions(asked)]
         return texts[0] if len(texts) == 1 else texts
 
     def stream(
@@ -243,12 +172,9 @@ class LM:
         allowed_special: Allowed = (),
         **given: Any,
     ) -> Iterator[Piece]:
-        """Continue one prompt piece by piece; `piece.text` holds whole characters only.
-
-        With n > 1 the pieces of all samples come in turn; `piece.index` tells them apart.
-        """
+        """Continue one prompt piece by piece, whole characters each; of n samples in turn."""
         asked = self.requests([prompt], overflow, given, allowed_special)
-        return generate.pieces(self.engine, self.tokenizer, asked)
+        return pieces(self.engine, self.tokenizer, asked)
 
     def complete(
         self,
@@ -261,18 +187,18 @@ class LM:
     ) -> list[Completion]:
         """Continue a text, a list of ids, or a list of either: a Completion for each sample.
 
-        They come in the order of the prompts, and n for each. overflow: what to do with a prompt
-        that is longer than the window (`generate.fit`). batch_size: how many are on their way at
-        once; it changes the speed alone.
+        They come in the order of the prompts, and n for each. batch_size: how many are on their way
+        at once; it changes the speed alone.
         """
         listed = as_prompts(prompts)
         asked = self.requests(listed, overflow, given, allowed_special)
-        parts = generate.pieces(self.engine, self.tokenizer, asked, batch_size=batch_size)
-        done = generate.collect(parts, asked)
-        for completion in done:
-            s = asked[completion.prompt].sampling
-            completion.record = self.record(completion, s, listed[completion.prompt])
+        done = self._completions(asked, batch_size=batch_size)
+        for one in done:
+            one.record = self.record(one, asked[one.prompt].sampling, listed[one.prompt])
         return done
+
+    def _completions(self, asked: list[Request], **options: Any) -> list[Completion]:
+        return collect(pieces(self.engine, self.tokenizer, asked, **options), asked)
 
     def record(self, done: Completion, s: Sampling, prompt: Prompt = None) -> dict[str, Any]:
         """Everything that a text is a function of, and the text: plain values, ready for JSON."""
@@ -284,12 +210,12 @@ class LM:
         return records.Origin(model, engines.described(self.engine))
 
     def replay(self, record: Mapping[str, Any]) -> Completion:
-        """Write the text of a record again. Another model than the record's is an error."""
+        """Generate the text of a record again. Another model than the record's is an error."""
         s, index = records.checked_record(record)
         records.check_origin(record, self._origin())
-        asked = requests([record["prompt_tokens"]], s, self.config, self.tokenizer)
-        parts = generate.pieces(self.engine, self.tokenizer, asked, indices=[index])
-        done = generate.collect(parts, asked)
+        prompt = self.encode(record["prompt_tokens"])
+        asked = request.requests([prompt], s, self.config, self.tokenizer)
+        done = self._completions(asked, indices=[index])
         if not done:
             raise InputError(f"the record's index {index} is beyond the texts that its beams find")
         done[0].record = self.record(done[0], s, record.get("prompt"))
@@ -305,10 +231,8 @@ class LM:
     ) -> scoring.Score:
         """How likely a text (or ids) is: total and per-token logprobs, perplexity, bits per byte.
 
-        after_end: score the first token as the beginning of a document, after the end token; None
-        does so where the model has one. What the vocabulary puts around a prompt is not scored;
-        a begin token of its own is the one that `after_end` puts first. stride: how far the window
-        moves in a text longer than it.
+        after_end: score the first token too, as the beginning of a document; None does so where the
+        model has an end token. stride: how far the window moves in a text longer than it.
         """
         if text is None or (isinstance(text, str) and not text):
             raise InputError("the text is empty; give some text to score")
@@ -328,9 +252,9 @@ class LM:
     ) -> Trace:
         """Every inner value of reading a text, by name: `lm.trace(text)["h.3.attn.pattern"]`.
 
-        text: a text, ids, or several of one length. names: which values, as "pattern",
+        text: a text, ids, or several of one length. names (of `lens.NAMES`): as "pattern",
         "h.3.resid_post", "h.*.attn.*" or TransformerLens's hooks; layers: of which layers; the rest
-        costs nothing. acts: interventions. The names are those of `lens.NAMES`.
+        costs nothing. acts: interventions.
         """
         from gpt2lab import lens
 
@@ -349,10 +273,7 @@ class LM:
         allowed_special: Allowed = (),
         **given: Any,
     ) -> Iterator[tuple[Piece, Trace]]:
-        """`stream`, and with each piece the trace of the step that it was drawn from.
-
-        The first trace is of the prompt, each further one of a single token after the cache.
-        """
+        """`stream`, and with each piece the trace of the step that it was drawn from."""
         from gpt2lab import lens
 
         [asked] = self.requests([prompt], overflow, given, allowed_special)

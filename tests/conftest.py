@@ -14,6 +14,7 @@ if WORKER:  # the processes share the cores, so each computes with one thread, a
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
 
+from gpt2lab import aliases
 from gpt2lab.commands import main
 from gpt2lab.engines.cpu import cpu_features
 
@@ -72,3 +73,9 @@ def run(capsys, monkeypatch):
         return code, out, err
 
     return call
+
+
+@pytest.fixture(autouse=True)
+def names_not_yet_explained():
+    """A foreign name is explained once in a process; each test is one."""
+    aliases.explained.clear()

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "gpt2lab"
 #: Lowest floor first. A file imports only from lower floors, or from its own room.
 FLOORS = [
     {"errors", "forks", "__version__"},
-    {"checks"},
+    {"checks", "aliases"},
     {"files"},
     {"config", "pages"},
     {"text"},

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import gpt2lab
-from gpt2lab import InputError, reference, weights
+from gpt2lab import InputError, Sampling, reference, weights
 from gpt2lab.files import file_facts
 from gpt2lab.files.kept import cache_folder
 from gpt2lab.generation.aliases import translate
@@ -281,18 +281,15 @@ def test_a_thousand_generations_keep_their_memory():
 # ---- Other systems' names.
 
 
-def test_other_names_are_translated_with_one_note():
-    settings, notes = translate(
-        {"max_length": 30, "do_sample": False, "num_return_sequences": 2, "pad_token_id": 0}, 10
-    )
-    assert settings == {"max_new_tokens": 20, "temperature": 0, "n": 2}
-    assert len(notes) == 4
-    settings, notes = translate(
-        {"eos_token_id": 5, "stop_strings": "x", "top_k": None, "length": 3}
-    )
-    assert settings == {"stop_tokens": (5,), "stop": ("x",), "top_k": 0, "max_new_tokens": 3}
-    assert translate({"temperature": 0.5}) == ({"temperature": 0.5}, [])
-    assert translate({"do_sample": False, "temperature": 0.5})[0] == {"temperature": 0}
+def test_other_names_are_translated_with_one_note(caplog):
+    given = {"max_length": 30, "do_sample": False, "num_return_sequences": 2, "pad_token_id": 0}
+    for _ in range(2):
+        assert translate(given, 10) == {"max_new_tokens": 20, "temperature": 0, "n": 2}
+    assert len(caplog.messages) == 4
+    given = {"eos_token_id": 5, "stop_strings": "x", "top_k": None, "length": 3}
+    s = Sampling(**translate(given))
+    assert (s.stop_tokens, s.stop, s.top_k, s.max_new_tokens) == ((5,), ("x",), 0, 3)
+    assert translate({"do_sample": False, "temperature": 0.5}) == {"temperature": 0}
 
 
 @pytest.mark.parametrize(

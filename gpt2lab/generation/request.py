@@ -1,19 +1,26 @@
-"""From what people give to a `Request`: ids that fit the window, settings with nothing open."""
+"""From what people give to a `Request`: ids that fit the window, settings with nothing open.
+
+Everything is checked here, once; the batch and what is below it trust a request.
+"""
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 from gpt2lab.checks import MOST, check_ids, one_of
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError, quoted
-from gpt2lab.generation.sampling import Sampling
+from gpt2lab.generation import aliases, defaults
+from gpt2lab.generation.sampling import NAMES, WRITING, Sampling, check_each
 from gpt2lab.text.tokenizer import Allowed, Tokenizer
+
+log = logging.getLogger(__name__)
 
 Prompt = str | Sequence[int] | None
 
@@ -31,15 +38,15 @@ class Request:
     limit: int | None = None
 
 
-@contextmanager
-def naming(prompt: str) -> Iterator[None]:
-    """Begin what is wrong with one of many prompts with its name."""
-    try:
-        yield
-    except InputError as error:
-        if not prompt:
-            raise
-        raise InputError(f"{prompt}: {error}") from error
+class Model(Protocol):
+    """What is asked: a checkpoint. generation: the settings that its files recommend."""
+
+    config: Config
+    tokenizer: Tokenizer | None
+    generation: dict[str, Any]
+
+
+# ---- Prompts.
 
 
 def as_prompts(given: Any) -> list[Prompt]:
@@ -58,10 +65,40 @@ def as_prompts(given: Any) -> list[Prompt]:
     return [listed] if flat else listed
 
 
-def check_reach(ids: list[int], config: Config, tokenizer: Tokenizer) -> list[int]:
-    """The ids of a text, if the model has them all: a vocabulary may be larger than its model."""
+def encode(
+    prompt: Prompt,
+    model: Model,
+    allowed_special: Allowed = (),
+    *,
+    add_special_tokens: bool = True,
+) -> list[int]:
+    """A prompt as ids: a text, ids, or None for the beginning of a document.
+
+    allowed_special: the special tokens that a text may spell, or "all"; the names of others are
+    plain text, with a warning. add_special_tokens: with what the vocabulary puts around a text.
+    """
+    config, tokenizer = model.config, model.tokenizer
+    if prompt is None:
+        if config.begin is None:
+            raise InputError("this model has no end token to begin from; give a prompt")
+        return [config.begin]
+    if not isinstance(prompt, str):
+        return check_ids(prompt, config.n_vocab)
+    if not prompt:
+        raise InputError("the prompt is empty; give some text, or ask for no prompt at all")
+    if tokenizer is None:
+        raise InputError("this model comes without a tokenizer; give token ids instead of text")
+    ids = tokenizer.encode(prompt, allowed_special, add_special_tokens=add_special_tokens)
+    known = tokenizer.special_tokens if allowed_special == "all" else allowed_special
+    marks = model.generation.get("stop", ())  # which this model spells as text on purpose
+    for name in tokenizer.special_tokens:
+        if name in prompt and name not in known and name not in marks:
+            log.warning(
+                f"{name!r} in the text is read as plain text; allowed_special='all' "
+                "(--allow-special) reads it as the special token"
+            )
     for token in ids:
-        if token >= config.n_vocab:
+        if token >= config.n_vocab:  # a vocabulary may be larger than its model
             raise InputError(
                 f"the text needs the token {tokenizer.pieces([token])[0]!r}, id {token}, and this "
                 f"model's ids go from 0 to {config.n_vocab - 1}; leave it out of the text"
@@ -69,36 +106,48 @@ def check_reach(ids: list[int], config: Config, tokenizer: Tokenizer) -> list[in
     return ids
 
 
-def plain_names(text: str, tokenizer: Tokenizer, allowed: Allowed) -> list[str]:
-    """The names of special tokens that a text holds and that are not allowed: plain text."""
-    found = [name for name in tokenizer.special_tokens if name in text]
-    return [name for name in found if allowed != "all" and name not in allowed]
-
-
-def check_prompt(prompt: Any, config: Config) -> list[int]:
-    """A prompt's ids, or an error: empty, an id out of range, longer than the window."""
-    ids = check_ids(prompt, config.n_vocab)
-    if len(ids) > config.n_ctx:
-        raise InputError(
-            f"the prompt has {len(ids)} tokens, the model sees {config.n_ctx}; shorten it, or "
-            "keep its tail (overflow 'tail') or its head and tail ('head+tail')"
-        )
-    return ids
-
-
 def fit(prompt: list[int], config: Config, s: Sampling, overflow: str = "refuse") -> list[int]:
     """Cut a prompt that is longer than the window, leaving room for the answer.
 
-    overflow: "refuse" leaves it as it is (and `check_prompt` refuses it), "tail" keeps its end,
-    "head+tail" keeps half the room at each end. The room is n_ctx less max_new_tokens, and at
-    least half of n_ctx.
+    overflow: "refuse" is an error, "tail" keeps its end, "head+tail" keeps half the room at each
+    end. The room is n_ctx less max_new_tokens, and at least half of n_ctx.
     """
     one_of("overflow", overflow, ("refuse", "tail", "head+tail"))
-    if len(prompt) <= config.n_ctx or overflow == "refuse":
+    if len(prompt) <= config.n_ctx:
         return prompt
+    if overflow == "refuse":
+        raise InputError(
+            f"the prompt has {len(prompt)} tokens, the model sees {config.n_ctx}; shorten it, or "
+            "keep its tail (overflow 'tail') or its head and tail ('head+tail')"
+        )
     room = max(config.n_ctx - s.max_new_tokens, (config.n_ctx + 1) // 2)
     head = room // 2 if overflow == "head+tail" else 0
     return [*prompt[:head], *prompt[len(prompt) - room + head :]]
+
+
+# ---- Settings.
+
+
+def settings(given: Mapping[str, Any], model: Model, prompt_length: int = 0) -> Sampling:
+    """The caller's settings, over what the model's files recommend, over `sampling.WRITING`.
+
+    given: by our names or those of other systems, each of which is logged once. prompt_length: for
+    names that count the prompt.
+    """
+    own = dict(given) if given.keys() <= NAMES else aliases.translate(given, prompt_length)
+    check_each(own)
+    sample = given.get("do_sample")
+    merged = own
+    if files := model.generation:
+        has_text = model.tokenizer is not None
+        merged = defaults.with_recommended(own, files, sample, prompt_length, has_text)
+    orders = own.get("preset") is not None or own.get("processors") is not None
+    values = merged if orders else {**WRITING, **merged}  # an order obeys only what it names
+    if "temperature" not in merged and values.get("num_beams", 1) != 1:
+        values["temperature"] = 0  # beams search unless a temperature is given
+    if sample and "temperature" not in given:
+        values["temperature"] = values.get("temperature") or 1.0  # a recommended 0 gives way
+    return Sampling.from_dict(values)
 
 
 def resolve(s: Sampling, config: Config, tokenizer: Tokenizer | None) -> Sampling:
@@ -149,10 +198,64 @@ def _one_token(key: Any, tokenizer: Tokenizer | None) -> int:
     return ids[0]
 
 
+# ---- Both together.
+
+
+@contextmanager
+def _naming(prompt: str) -> Iterator[None]:
+    """Begin what is wrong with one of many prompts with its name."""
+    try:
+        yield
+    except InputError as error:
+        if not prompt:
+            raise
+        raise InputError(f"{prompt}: {error}") from error
+
+
 def requests(
-    prompts: Iterable[Any], s: Sampling, config: Config, tokenizer: Tokenizer | None = None
+    prompts: Sequence[list[int]],
+    s: Sampling,
+    config: Config,
+    tokenizer: Tokenizer | None = None,
+    *,
+    overflow: str = "refuse",
+    names: Sequence[str] = (),
 ) -> list[Request]:
-    """A request for each prompt (ids), checked, with the settings resolved."""
+    """A request for each prompt (checked ids), cut to the window, with the settings resolved."""
     s = resolve(s, config, tokenizer)
     limit = None if tokenizer is None else min(tokenizer.n_vocab, config.n_vocab)
-    return [Request(tuple(check_prompt(ids, config)), s, limit) for ids in prompts]
+    found = []
+    for name, ids in zip(names or [""] * len(prompts), prompts, strict=True):
+        with _naming(name):
+            found.append(Request(tuple(fit(ids, config, s, overflow)), s, limit))
+    return found
+
+
+def requested(
+    prompts: Sequence[Prompt],
+    given: Mapping[str, Any],
+    model: Model,
+    *,
+    overflow: str = "refuse",
+    allowed_special: Allowed = (),
+    names: Sequence[str] = (),
+) -> list[Request]:
+    """A request for each prompt, from all that people give.
+
+    given: settings by any name. names: what to call each prompt in an error; of several, its number
+    where none is given.
+    """
+    if not names:
+        names = [f"prompt {i}" for i, _ in enumerate(prompts, 1)] if len(prompts) > 1 else [""]
+    encoded = []
+    for name, prompt in zip(names, prompts, strict=True):
+        with _naming(name):
+            encoded.append(encode(prompt, model, allowed_special))
+    lengths = {len(ids) for ids in encoded}
+    if "max_length" in given and len(lengths) > 1:
+        raise InputError(
+            "max_length counts the prompt, and these prompts differ in length; give "
+            "max_new_tokens instead"
+        )
+    s = settings(given, model, max(lengths, default=0))
+    return requests(encoded, s, model.config, model.tokenizer, overflow=overflow, names=names)

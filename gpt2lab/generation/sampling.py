@@ -107,13 +107,12 @@ class Sampling:
     ] = 0.5
 
     def __post_init__(self) -> None:
-        for name, none in (("bad_words", ()), ("stop", ()), ("logit_bias", {})):
-            if getattr(self, name) is None:  # other systems' way to say "none"
-                object.__setattr__(self, name, none)
-        for name, check in _RANGES.items():
-            check(name, getattr(self, name))
+        for name in _NONE_IS_OFF:
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, _NEUTRAL[name])
+        check_each(vars(self))
         for name in ("bad_words", "stop", "stop_tokens", "processors"):
-            object.__setattr__(self, name, _tuple(name, getattr(self, name)))
+            object.__setattr__(self, name, several(name, getattr(self, name)))
         _check_words(self)
         if self.min_new_tokens > self.max_new_tokens:
             raise InputError(
@@ -158,6 +157,8 @@ class Sampling:
         return cls(**values)
 
 
+NAMES = frozenset(field.name for field in fields(Sampling))
+
 #: What `LM` and the commands write with when nothing else is said: a neutral sampler rambles. Not
 #: used when a preset or an order of processors is given; beams search unless a temperature is.
 WRITING: dict[str, Any] = {"temperature": 0.8, "top_p": 0.95}
@@ -175,7 +176,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _tuple(name: str, value: Any) -> Any:
+def several(name: str, value: Any) -> Any:
     """One text or id, or an iterable of them, as a tuple; None stays."""
     if value is None:
         return None
@@ -204,10 +205,15 @@ def _bias(value: Any) -> Any:
     return -math.inf if isinstance(value, str) and value == "-Infinity" else value
 
 
+#: Settings for which None is another way to say "off", as in other systems.
+_NONE_IS_OFF = ("bad_words", "stop", "logit_bias", "top_k", "top_p", "min_p", "typical_p")
+
+
 def check_each(values: Mapping[str, Any]) -> None:
     """InputError for a value that is out of its own setting's range, whatever the others are."""
-    for name in values.keys() & _RANGES.keys():
-        _RANGES[name](name, values[name])
+    for name, check in _RANGES.items():
+        if name in values and not (values[name] is None and name in _NONE_IS_OFF):
+            check(name, values[name])
 
 
 # Ranges: each checker raises one line that names the setting, the value and the limit.
