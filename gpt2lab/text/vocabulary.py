@@ -3,7 +3,8 @@
 GPT-2's encoder.json with vocab.bpe, vocab.json with merges.txt and tokenizer.json all become one
 dict in the form of a tokenizer.json, which `tokenizer_json` checks, and are written from it.
 
-Source: openai/gpt-2 `src/encoder.py` (the files).
+Sources: openai/gpt-2 `src/encoder.py` (the files); transformers 5
+`models/bert/tokenization_bert.py` (vocab.txt: the pipeline, the names, what is put around a text).
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from typing import Any
 from gpt2lab.errors import InputError
 from gpt2lab.files.io import accessing, damaged, parsing, read_text
 from gpt2lab.files.json_files import parse_json, read_json
-from gpt2lab.text import wordpiece
 from gpt2lab.text.bpe import byte_symbols
 from gpt2lab.text.tokenizer_config import (
     END_OF_TEXT,
@@ -30,6 +30,8 @@ from gpt2lab.text.tokenizer_config import (
     special_names,
 )
 from gpt2lab.text.tokenizer_json import bpe_spec, check_ids
+
+BERT = {f"{name.lower()}_token": f"[{name}]" for name in ("UNK", "SEP", "PAD", "CLS", "MASK")}
 
 Read = tuple[Spec, Settings, list[str]]  # with the files beside it, and notes
 
@@ -90,6 +92,52 @@ def _merges_only_spec(text: str) -> Read:
     return bpe_spec(vocab, merges, {END_OF_TEXT: vocab[END_OF_TEXT]}), {}, []
 
 
+def _bert_spec(text: str, settings: Settings) -> Spec:
+    """The pipeline of BertTokenizer; one token a line, whose number from 0 is its id."""
+    lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
+    return {
+        "normalizer": {
+            "type": "BertNormalizer",
+            "clean_text": True,
+            "handle_chinese_chars": settings.get("tokenize_chinese_chars", True),
+            "strip_accents": settings.get("strip_accents"),
+            "lowercase": settings.get("do_lower_case", True),
+        },
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+        "model": {
+            "type": "WordPiece",
+            "unk_token": name_of(settings["unk_token"]),
+            "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100,
+            "vocab": {line: token for token, line in enumerate(lines)},
+        },
+    }
+
+
+def _wordpiece_spec(path: Path, text: str) -> Read:
+    """vocab.txt, which many Chinese GPT-2 models come with; `tokenizers_library` reads it."""
+    own = {"tokenizer_class": model_class(path.parent)} | read(path.parent)
+    notes = []
+    if not str(own["tokenizer_class"]).startswith("BertTokenizer"):
+        own["tokenizer_class"] = "BertTokenizer"
+        notes = ["vocab.txt is read as transformers' BertTokenizer does, which no file names"]
+    named = {key: value for key, value in own.items() if key not in BERT or name_of(value)}
+    settings = {**BERT, **named}
+    spec = _bert_spec(text, settings)
+    if spec["model"]["unk_token"] not in spec["model"]["vocab"]:
+        raise InputError(
+            f"{path}: no line is {spec['model']['unk_token']!r}, so it is no WordPiece vocabulary; "
+            "pass token ids"
+        )
+    spec, more = completed(spec, settings, whole=False)
+    ids = {entry["content"]: entry["id"] for entry in spec["added_tokens"]}
+    around = {key: name_of(settings[f"{key}_token"]) or "" for key in ("sep", "cls")}
+    around_ids = {key: [name, ids[name]] for key, name in around.items()}
+    spec["post_processor"] = {"type": "BertProcessing", **around_ids}
+    return spec, settings, notes + more
+
+
 def _sibling(path: Path, names: Sequence[str]) -> Path:
     for name in names:
         if path.with_name(name).is_file():
@@ -117,7 +165,7 @@ def _file_spec(path: Path) -> Read:
             return _whole_spec(path, value)
         return _two_files_spec(path, _sibling(path, MERGES_NAMES))
     if path.name == "vocab.txt":
-        return wordpiece.load(path, text)
+        return _wordpiece_spec(path, text)
     alone = not any(path.with_name(name).is_file() for name in VOCAB_NAMES)
     if alone and text.startswith("#version") and path.name != "merges.txt":
         return _merges_only_spec(text)  # under that other name the ids may be anything
