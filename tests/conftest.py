@@ -45,14 +45,15 @@ def kernels(tmp_path_factory):
     All processes of a test run share the folder, so each kernel is compiled once.
     """
     base = tmp_path_factory.getbasetemp()
-    cache = (base.parent if WORKER else base) / "cache"
+    folder = base.parent if WORKER else base  # of this run alone: another need not wait for it
+    cache = folder / "cache"
     cache.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(cache))
         if not cpu_features.why_not():
             from gpt2lab.engines.cpu import compile_cache
 
-            with FileLock(base.parent / "cache.lock"):
+            with FileLock(folder / "cache.lock"):
                 compile_cache.library("crew", cpu_features.here())
                 compile_cache.library("run", cpu_features.here(), "float32", "float32")
         yield
