@@ -54,7 +54,6 @@ _KINDS = {  # storage class -> (dtype, bytes of one number)
     "ByteStorage": ("uint8", 1),
     "BoolStorage": ("bool", 1),
 }
-_DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8")
 
 
 def _steps(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -177,7 +176,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
     ("torch", "Size"): _size,
     ("torch", "device"): _device,
-    **{("torch", name): f"torch.{name}" for name in _DTYPES},
+    **{("torch", dtype): f"torch.{dtype}" for dtype, _ in _KINDS.values()},
     **{(module, name): name for module in ("torch", "torch.cuda") for name in _KINDS},
 }
 _Made = Callable[[str, tuple[str, int], int], _Storage]  # the storage of a key, a kind and a count
