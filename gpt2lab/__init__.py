@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from gpt2lab.errors import Failure, InputError
     from gpt2lab.generation.generate import Completion, Piece
     from gpt2lab.generation.sampling import Sampling
+    from gpt2lab.generation.stopping import StreamDecoder
     from gpt2lab.lm import LM, load
     from gpt2lab.score import Score
-    from gpt2lab.text.streaming import StreamDecoder
     from gpt2lab.text.tokenizer import Tokenizer
     from gpt2lab.train.config import TrainConfig
     from gpt2lab.train.finetune import finetune, pretrain
@@ -41,7 +41,7 @@ _HOME = {
     "load": "lm",
     "Sampling": "generation.sampling",
     "Score": "score",
-    "StreamDecoder": "text.streaming",
+    "StreamDecoder": "generation.stopping",
     "Tokenizer": "text.tokenizer",
     "finetune": "train.finetune",
     "prepare": "corpus.prepare",

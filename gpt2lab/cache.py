@@ -1,6 +1,7 @@
 """The KV cache: many sequences side by side, each in a slot with its own length.
 
-`Slots` keeps the lengths, for the caches of all engines; `Cache` is the plain one, of NumPy arrays.
+`Slots` keeps the lengths, for the caches of all engines; `Cache` is the plain one, of NumPy arrays;
+a `Sequence` is tokens and the slot that holds them as far as they have been read.
 `new` takes a slot, `rewind` truncates it, `fork` copies it, `free` gives it back. What is written
 into the slots is the engines' work.
 """
@@ -8,7 +9,8 @@ into the slots is the engines' work.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -96,7 +98,7 @@ class Slots(ABC):
     def __len__(self) -> int:
         return len(self._lengths)
 
-    def check_step(self, slots: Sequence[int], tokens: Sequence[Any]) -> list[list[int]]:
+    def check_step(self, slots: Collection[int], tokens: Collection[Any]) -> list[list[int]]:
         """The new tokens of an engine's step, one list for each slot.
 
         Raises InputError, before anything is changed, for what cannot be appended.
@@ -163,3 +165,31 @@ class Cache(Slots):
     def _buffer(self, size: int) -> Array:
         c = self.config
         return np.empty((1, c.n_layer, 2, c.n_head, size, c.head_width), self.dtype)
+
+
+@dataclass(eq=False)
+class Sequence:
+    """Tokens, and where the engine stands with them.
+
+    tokens: all ids so far. slot: of the KV cache, -1 for none yet; it holds tokens[start:] or the
+    beginning of them. slides: how often the context window was full and moved on. logits: [V],
+    those after the last token; None while the slot lacks tokens.
+    """
+
+    tokens: list[int]
+    slot: int = -1
+    start: int = 0
+    slides: int = 0
+    logits: Array | None = None
+
+    def lacking(self, cache: Slots, n_ctx: int, window_keep: float) -> list[int]:
+        """The tokens that the slot does not hold yet.
+
+        A full window of n_ctx positions slides: its last `window_keep` is read again from position
+        0, which learned positions require. Calling this again changes nothing more.
+        """
+        if len(self.tokens) - self.start > n_ctx:
+            cache.rewind(self.slot, 0)
+            self.start = len(self.tokens) - max(1, int(n_ctx * window_keep))
+            self.slides += 1
+        return self.tokens[self.start + cache.length(self.slot) :]

@@ -16,12 +16,13 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from weakref import WeakSet
 
 PATIENCE = 60.0  # seconds that a fork waits for other threads, so that it never waits for ever
 
-_thread = threading.local()
 _locks: WeakSet[threading.RLock] = WeakSet()  # one of each thread that has worked
 _adding = threading.RLock()
 _held: list[threading.RLock] = []  # while a fork is under way
@@ -29,14 +30,19 @@ _torch: ModuleType | None = None
 torch_is_inherited = False  # whether the parent of this process had imported torch
 
 
-def whole() -> threading.RLock:
-    """`with whole():` a fork in another thread waits until the block has ended."""
-    if not hasattr(_thread, "lock"):
+class _Own(threading.local):
+    """What each thread has of its own: its lock, made when it first asks for it."""
+
+    def __init__(self) -> None:
         with _adding:
-            _thread.lock = threading.RLock()
-            _locks.add(_thread.lock)
-    lock: threading.RLock = _thread.lock
-    return lock
+            self.lock = threading.RLock()
+            _locks.add(self.lock)
+
+
+_own = _Own()
+
+#: `with whole():` a fork in another thread waits until the block has ended. Every step asks for it.
+whole: Callable[[], threading.RLock] = partial(getattr, _own, "lock")
 
 
 def tame(torch: ModuleType) -> None:
@@ -63,10 +69,11 @@ def _in_parent() -> None:
 
 def _in_child() -> None:
     """Begin afresh: what is left belongs to threads that are not here."""
-    global _thread, _adding, torch_is_inherited
-    _thread, _adding = threading.local(), threading.RLock()
+    global _adding, torch_is_inherited
+    _adding = threading.RLock()
     _locks.clear()
     _held.clear()
+    _own.__init__()  # type: ignore[misc]
     torch_is_inherited = "torch" in sys.modules
     if _torch is not None:
         tame(_torch)

@@ -15,8 +15,8 @@ from gpt2lab.config import Config
 from gpt2lab.corpus.open import open_set
 from gpt2lab.corpus.prepare import prepare
 from gpt2lab.errors import InputError
+from gpt2lab.generation.stopping import StreamDecoder
 from gpt2lab.lm import LM, load
-from gpt2lab.text.streaming import StreamDecoder
 from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.weights.checkpoint import Checkpoint
 

@@ -24,9 +24,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gpt2lab.errors import InputError
+from gpt2lab.generation.stopping import StreamDecoder
 from gpt2lab.text import encoders
 from gpt2lab.text.bpe import byte_symbols, pretokenize, symbols_to_bytes
-from gpt2lab.text.streaming import StreamDecoder
 from gpt2lab.text.tokenizer import Tokenizer, official
 
 ROOT = Path(__file__).parents[1]

@@ -16,12 +16,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from gpt2lab.cache import Sequence
 from gpt2lab.engines.protocol import Engine
 from gpt2lab.errors import InputError
 from gpt2lab.generation.beam import Search
 from gpt2lab.generation.request import Request
 from gpt2lab.generation.sampler import next_token
-from gpt2lab.generation.sequence import Sequence
 
 CHUNK = 252  # tokens: as many as the cpu engine sends through the layers together
 

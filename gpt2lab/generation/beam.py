@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from gpt2lab.cache import Slots
+from gpt2lab.cache import Sequence, Slots
 from gpt2lab.errors import InputError
 from gpt2lab.generation.request import Request
 from gpt2lab.generation.sampler import log_softmax, process, stream
 from gpt2lab.generation.sampling import Sampling
-from gpt2lab.generation.sequence import Sequence
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

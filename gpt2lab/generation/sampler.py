@@ -169,7 +169,8 @@ def next_token(
     if limit is not None and limit < len(logits):
         allowed = logits.copy()
         allowed[limit:] = -np.inf
-    check_logits(allowed)
+    if not allowed.max() < np.inf:  # asked at each token, so that most tokens need no call
+        check_logits(allowed)
     left = _run(allowed, sampling, Seen(tokens, prompt_length))
     token = choose(left, sampling, index, len(tokens) - prompt_length)
     return token, log_probability(logits, token)
