@@ -293,9 +293,9 @@ def load(
     A path may be a folder or file of any format that `weights` knows; it is recognised by its
     content. "124M", "355M", "774M", "1558M" and hub names ("owner/name") are looked for on this
     machine first and downloaded otherwise, unless `download` is False.
-    engine: "cpu", "numpy" or "torch"; None is the best there is. dtype: "float32", "bfloat16" or
-    "int8" (cpu), "float64" (numpy, torch), "float16" (torch). More keyword arguments are those of
-    `engines.choose`: cache_dtype and threads of cpu, device of torch.
+    engine: "cpu", "numpy" or "torch"; None is the best there is. dtype: "float32", "bfloat16",
+    "int8" or "int4" (cpu), "float64" (numpy, torch), "float16" (torch). More keyword arguments are
+    those of `engines.choose`: cache_dtype and threads of cpu, device of torch.
     """
     path = locate(source, download=download)
     checkpoint = weights.load(path)

@@ -18,7 +18,7 @@ from gpt2lab import aliases
 from gpt2lab.commands import main
 from gpt2lab.engines.cpu import cpu_features
 
-DTYPES = ("float32", "bfloat16", "int8")
+DTYPES = ("float32", "bfloat16", "int8", "int4")
 
 #: Files that take longest come first, so that no process waits for another at the end.
 SLOW = (

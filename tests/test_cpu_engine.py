@@ -19,7 +19,16 @@ from gpt2lab.engines import fallback
 from gpt2lab.engines.cpu import compile_cache, cpu_features, packed_cache
 from gpt2lab.engines.cpu import threads as workers
 from gpt2lab.engines.cpu.layout import STEP, Control, bfloat16, ceil_to, widened
-from gpt2lab.engines.cpu.packing import KINDS, by_head, pack, quantised, shapes
+from gpt2lab.engines.cpu.packing import (
+    KINDS,
+    NIBBLES,
+    by_head,
+    pack,
+    panels_of_int4,
+    quantised,
+    quantised_in_groups,
+    shapes,
+)
 from gpt2lab.errors import Failure, InputError
 from gpt2lab.files.kept import keep
 
@@ -31,7 +40,12 @@ if not cpu_features.why_not():
     from gpt2lab.engines.cpu.engine import ROWS, CpuEngine
 
 CONFIG = Config(n_vocab=211, n_ctx=320, n_embd=80, n_head=4, n_layer=2, n_inner=200)
-KINDS_OF_ENGINE = [("float32", "float32"), ("bfloat16", "bfloat16"), ("int8", "bfloat16")]
+KINDS_OF_ENGINE = [
+    ("float32", "float32"),
+    ("bfloat16", "bfloat16"),
+    ("int8", "bfloat16"),
+    ("int4", "bfloat16"),
+]
 VARIANTS = [
     {},
     {"activation_function": "gelu"},
@@ -98,6 +112,7 @@ def test_a_head_of_its_own_is_used(params):
         ("float32", "int8", 1e-3),
         ("bfloat16", "bfloat16", 2e-3),
         ("int8", "bfloat16", 2e-2),
+        ("int4", "bfloat16", 0.6),
     ],
 )
 def test_short_dtypes_stay_close(params, dtype, cache, most):
@@ -304,14 +319,14 @@ def _paths():
 
 
 @pytest.mark.parametrize("target", _paths(), ids=lambda target: target.name)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "int4"])
 def test_paths_of_other_machines(params, target, dtype):
     engine = CpuEngine(CONFIG, params, dtype, threads=2, target=target)
     text = tokens(70)
     expected = reference.model(CONFIG, params, [text])["logits"]
     found = engine.logits([text])
     p, q = softmax(expected), softmax(found)
-    most = {"float32": 1e-7, "bfloat16": 2e-3, "int8": 2e-2}[dtype]
+    most = {"float32": 1e-7, "bfloat16": 2e-3, "int8": 2e-2, "int4": 0.6}[dtype]
     assert (p * (np.log(p + 1e-30) - np.log(q + 1e-30))).sum(-1).mean() < most
     for end, row in alone(engine, text, {1, 33, 70}).items():
         assert np.array_equal(row, found[0, end - 1])
@@ -347,7 +362,7 @@ def test_a_machine_without_a_path(cpu, features):
 def test_a_packed_matrix_holds_every_number_once():
     target = cpu_features.here()
     weight = np.random.default_rng(0).normal(size=(37, 11)).astype(np.float32)  # [K, N]
-    for dtype in KINDS:
+    for dtype in ("float32", "bfloat16", "int8"):
         shape, scales = shapes(11, 37, target, dtype)
         data, scale = np.empty(shape, KINDS[dtype]), np.empty(scales, np.float32)
         pack(weight.T, target, dtype, data, scale, None)
@@ -362,6 +377,38 @@ def test_a_packed_matrix_holds_every_number_once():
         assert (np.abs(values[:11, :37] - weight.T) <= limit).all()
         assert not values[11:].any()
         assert not values[:, 37:].any()
+
+
+@pytest.mark.parametrize("product", NIBBLES)
+def test_a_panel_of_int4_holds_every_number_once(product):
+    """A word holds eight neighbouring numbers of a column, and each block ends with its scales."""
+    width, columns = 16, np.random.default_rng(0).normal(size=(21, 70)).astype(np.float32)  # [N, K]
+    panels = panels_of_int4(columns, width, product)
+    assert panels.shape == (2, STEP[product].panel_bytes(70, width))
+    blocks = panels.reshape(2, 2, -1)  # of 64 numbers, the second padded
+    words = np.ascontiguousarray(blocks[..., : 8 * width * 4]).view(np.uint32)
+    scales = widened(np.ascontiguousarray(blocks[..., 8 * width * 4 :]).view(np.uint16))
+    nibbles = np.array(NIBBLES[product], np.uint32)
+    numbers = (words[..., None] >> 4 * nibbles & 15).astype(np.float32) - 8
+    numbers = numbers.reshape(2, 2, 8, width, 8) * scales[:, :, None, :, None]
+    flat = numbers.transpose(0, 3, 1, 2, 4).reshape(2 * width, 128)
+    whole = np.pad(columns, ((0, 0), (0, 58))).reshape(21, 2, 64)
+    most = np.abs(whole).max(-1, keepdims=True) / 7  # half a step is less
+    assert (np.abs(flat[:21].reshape(21, 2, 64) - whole) < most).all()
+    assert not flat[21:].any()
+    assert not flat[:, 70:].any()
+
+
+def test_int4_keeps_numbers_that_it_can_hold():
+    """Weights that are integers times a scale of bfloat16 already, by calibration or by a load."""
+    random = np.random.default_rng(0)
+    integers = random.integers(-8, 8, (50, 128)).astype(np.float32)
+    integers[:, ::64] = random.integers(-8, -4, (50, 2))  # no group is all zeros
+    scales = widened(bfloat16(random.uniform(0.001, 0.1, (50, 2)).astype(np.float32)))
+    columns = integers * np.repeat(scales, 64, 1)
+    numbers, found = quantised_in_groups(columns)
+    assert np.array_equal(numbers * np.repeat(found, 64, 1), columns)
+    assert not quantised_in_groups(np.zeros((3, 64), np.float32))[0].any()
 
 
 def test_heads_are_padded_to_whole_panels():
@@ -385,7 +432,13 @@ def test_int8_scales_are_the_largest_of_a_column():
 
 
 def test_blocks_of_integers_cannot_overflow():
-    for name, weight, activation in (("int16", 127, 32767), ("vnni", 255, 127), ("dot", 127, 127)):
+    for name, weight, activation in (
+        ("int16", 127, 32767),
+        ("vnni", 255, 127),
+        ("dot", 127, 127),
+        ("nibbles", 15, 127),
+        ("nibbles16", 8, 32767),
+    ):
         step = STEP[name]
         assert step.block * step.numbers * weight * activation < 2**31
 
@@ -479,7 +532,8 @@ def test_a_step_that_is_broken_off_leaves_slots_as_they_were(params, monkeypatch
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"dtype": "int4"}, ("'int4'", "float32, bfloat16, int8")),
+        ({"dtype": "int2"}, ("'int2'", "float32, bfloat16, int8, int4")),
+        ({"cache_dtype": "int4"}, ("'int4'", "float32, bfloat16, int8")),
         ({"dtype": "float64", "engine": "cpu"}, ("'float64'", "float32, bfloat16, int8")),
         ({"cache_dtype": "fp8"}, ("'fp8'", "float32, bfloat16, int8")),
         ({"threads": 0}, ("threads is 0", "1 to 256")),

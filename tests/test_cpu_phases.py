@@ -23,7 +23,12 @@ if not cpu_features.why_not():
     from gpt2lab.engines.cpu.plain import PlainStep, parts, unpacked
 
 CONFIG = Config(n_vocab=97, n_ctx=64, n_embd=40, n_head=2, n_layer=2, n_inner=144)
-KINDS = [("float32", "float32", 1e-5), ("bfloat16", "bfloat16", 1e-2), ("int8", "int8", 2e-2)]
+KINDS = [
+    ("float32", "float32", 1e-5),
+    ("bfloat16", "bfloat16", 1e-2),
+    ("int8", "int8", 2e-2),
+    ("int4", "bfloat16", 2e-2),
+]
 
 
 def written(engine, what, n, logits):

@@ -135,7 +135,7 @@ Only the steps of the engine are timed; the numbers are medians.""",
     "dtypes",
     multiple=True,
     metavar="DTYPE",
-    help="Precision of the weights. Can be repeated.  [float32, bfloat16 and int8, where the "
+    help="Precision of the weights. Can be repeated.  [float32, bfloat16, int8 and int4, where the "
     "engine supports them]",
 )
 @click.option(

@@ -115,6 +115,8 @@ PRODUCTS = {
     "int16": "by int8 times int16",
     "vnni": "by int8 (VNNI)",
     "dot": "by int8 (dot)",
+    "nibbles": "by int8 (VNNI)",
+    "nibbles16": "by int16",
 }
 
 

@@ -173,8 +173,8 @@ def model_options(function: F) -> F:
         click.option(
             "--dtype",
             metavar="DTYPE",
-            help="Precision of the weights: float32 (exact), bfloat16 or int8 (quantized, "
-            "fastest); float64 with numpy or torch.",
+            help="Precision of the weights: float32 (exact), bfloat16, int8 or int4 (quantized, "
+            "the smaller the faster); float64 with numpy or torch.",
         ),
         click.option(
             "--engine", metavar="NAME", help="Inference engine: cpu (the default), numpy or torch."

@@ -16,7 +16,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 ENGINES = ("cpu", "numpy", "torch")
-DTYPES = ("float32", "bfloat16", "int8", "float16", "float64")  # of any engine
+DTYPES = ("float32", "bfloat16", "int8", "int4", "float16", "float64")  # of any engine
 
 
 def choose(

@@ -25,8 +25,8 @@ from gpt2lab.errors import InputError, quoted
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-ITEM = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
-USUAL = ("float32", "bfloat16", "int8")  # what is measured when no dtype is named
+ITEM = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "int8": 1, "int4": 0.53125}
+USUAL = ("float32", "bfloat16", "int8", "int4")  # what is measured when no dtype is named
 BATCHES = (8, 32)
 START = 32  # tokens of a short prompt
 SPAN = 64  # tokens that are decoded before the cache is rewound to the prompt
@@ -103,7 +103,7 @@ def bytes_per_token(config: Config, dtype: str) -> int:
     """How many bytes of weights a new token needs: all but the positions', the head's once."""
     shapes = parameter_shapes(config)
     del shapes["wpe.weight"]
-    return ITEM[dtype] * sum(int(np.prod(shape)) for shape in shapes.values())
+    return round(ITEM[dtype] * sum(int(np.prod(shape)) for shape in shapes.values()))
 
 
 class Memory:

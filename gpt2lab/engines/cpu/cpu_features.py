@@ -30,6 +30,8 @@ class Target:
         "int16"  int8 by int16 activations, two at a time (any machine)
         "vnni"   int8 by int8, four at a time (x86; weights stored with an offset)
         "dot"    int8 by int8, four at a time (Arm)
+    int4 weights are multiplied by int8 activations ("nibbles") where int8 weights are "vnni", else
+    by int16 activations ("nibbles16").
     """
 
     name: str
@@ -47,7 +49,9 @@ class Target:
 
     def product(self, dtype: str) -> str:
         """The product that serves weights of a dtype, a key of `layout.STEP`."""
-        return {"float32": "float", "bfloat16": self.bfloat16, "int8": self.int8}[dtype]
+        int4 = "nibbles" if self.int8 == "vnni" else "nibbles16"
+        products = {"bfloat16": self.bfloat16, "int8": self.int8, "int4": int4, "float32": "float"}
+        return products[dtype]
 
     def packs(self, dtype: str) -> bool:
         """Whether that product takes rows in another form than float32."""

@@ -30,14 +30,15 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 log = logging.getLogger(__name__)
 
-DTYPES = ("float32", "bfloat16", "int8")
+DTYPES = ("float32", "bfloat16", "int8", "int4")
+CACHE_DTYPES = DTYPES[:3]
 
 
 class CpuEngine:
     """Keeps the protocol of `engines.protocol.Engine`.
 
-    dtype: of the weights, "float32", "bfloat16" or "int8"; None is `default_dtype`. cache_dtype: of
-    keys and values, the same three; None is float32 for float32 weights, bfloat16 for the others.
+    dtype: of the weights, one of `DTYPES`; None is `default_dtype`. cache_dtype: of keys and
+    values, one of `CACHE_DTYPES`; None is float32 for float32 weights, bfloat16 for the others.
     threads: None is one for each physical core that this process may use. target: None is this
     machine's. key: gives a text that names config and params exactly (`PackedWeights.build`).
     Raises InputError for other dtypes and for weights that the free memory does not hold.
@@ -68,7 +69,7 @@ class CpuEngine:
         self.dtype = one_of("dtype", dtype, DTYPES)
         kept = "float32" if self.dtype == "float32" else "bfloat16"
         kept = kept if cache_dtype is None else cache_dtype
-        self.cache_dtype = one_of("cache dtype", kept, DTYPES)
+        self.cache_dtype = one_of("cache dtype", kept, CACHE_DTYPES)
         self.config, self.target = config, target
         self.threads = (
             cpu_features.cores() if threads is None else whole("threads", threads, 1, 256)
@@ -257,7 +258,7 @@ def default_dtype(config: Config) -> str:
     """float32, or the largest dtype whose weights fit twice into the memory that is free."""
     free = cpu_features.memory()
     numbers = sum(int(np.prod(shape)) for shape in parameter_shapes(config).values())
-    for dtype in DTYPES:
-        if free is None or dtype == DTYPES[-1] or numbers * ITEM[dtype] * 2 <= free:
+    for dtype in CACHE_DTYPES:  # int4 is for who asks for it: it costs more than noise
+        if free is None or dtype == CACHE_DTYPES[-1] or numbers * ITEM[dtype] * 2 <= free:
             break
     return dtype

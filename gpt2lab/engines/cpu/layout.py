@@ -26,13 +26,25 @@ class KStep:
 
     numbers: how many numbers of K it takes. weight_bytes: of one column. activation_bytes: of one
     row. block: after how many steps the sums in registers are folded into those in memory; for
-    integer products also how many steps share a scale of the activations.
+    integer products also how many steps share a scale of the activations. scale_bytes: of one
+    column's scale for each block, which follows the weights of the block; 0 where a scale serves
+    the whole column.
     """
 
     numbers: int
     weight_bytes: int
     activation_bytes: int
     block: int
+    scale_bytes: int = 0
+
+    def weight_steps(self, k: int) -> int:
+        """How many steps a matrix of k rows has: whole blocks, where these have scales."""
+        return ceil_to(k, self.numbers * (self.block if self.scale_bytes else 1)) // self.numbers
+
+    def panel_bytes(self, k: int, width: int) -> int:
+        """Bytes of a panel of a matrix of k rows."""
+        steps = self.weight_steps(k)
+        return width * (steps * self.weight_bytes + steps // self.block * self.scale_bytes)
 
 
 STEP = {
@@ -43,7 +55,14 @@ STEP = {
     "int16": KStep(2, 2, 4, 64),  # 128 numbers: 128 * 127 * 32767 stays below 2^31
     "vnni": KStep(4, 4, 4, 32),
     "dot": KStep(4, 4, 4, 32),
+    "nibbles": KStep(8, 4, 8, 8, 2),  # int4: 64 numbers share a scale in bfloat16
+    "nibbles16": KStep(8, 4, 16, 8, 2),
 }
+#: The products that multiply int8 activations with a scale for each block.
+OF_INT8 = ("vnni", "dot", "nibbles")
+OF_INT16 = ("int16", "nibbles16")
+#: What is added to weights that are stored without a sign, as x86 multiplies unsigned by signed.
+OFFSET = {"vnni": 128, "nibbles": 8}
 
 HEAD_BLOCK = 256  # columns of the head whose logits a scoring step holds at once
 CACHE_PRODUCT = {"float32": "float", "bfloat16": "shift", "int8": "byte"}  # of keys and values

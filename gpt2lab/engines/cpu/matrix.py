@@ -62,13 +62,32 @@ def fetch(address: int, size: int) -> None:
 
 
 @cache
+def extent_kernel(target: Target, dtype: str) -> Kernel:
+    """extent(k): the steps of a matrix of k rows, and the bytes of one of its panels.
+
+    The compiled `KStep.weight_steps` and `KStep.panel_bytes`.
+    """
+    step, width = STEP[target.product(dtype)], target.width
+    unit = step.numbers * (step.block if step.scale_bytes else 1)
+    steps_in_unit, block = unit // step.numbers, step.block
+    weight_bytes, scale_bytes = step.weight_bytes * width, step.scale_bytes * width
+
+    @njit(nogil=True, error_model="numpy")
+    def extent(k: int) -> Any:
+        steps = (k + unit - 1) // unit * steps_in_unit
+        return steps, steps * weight_bytes + steps // block * scale_bytes
+
+    return extent
+
+
+@cache
 def product_kernel(target: Target, dtype: str) -> Kernel:
     """product(job, kind, matrix, rows, x, out, span, sums): x times some panels of a matrix.
 
     sums: memory of this thread for the sums of a tile.
     """
     step, width, high = STEP[target.product(dtype)], target.width, target.rows
-    numbers, panel_step = step.numbers, step.weight_bytes * width
+    panel_step, extent = step.weight_bytes * width, extent_kernel(target, dtype)
     narrow, finish_sums = tile(target, target.product(dtype)), finish_kernel(target, dtype)
 
     @njit(nogil=True, error_model="numpy")
@@ -76,8 +95,7 @@ def product_kernel(target: Target, dtype: str) -> Kernel:
         job: Any, kind: int, m: Any, rows: int, x: Any, out: Any, span: Any, sums: int
     ) -> None:
         """All rows go through a panel before the next one, so weights are read once."""
-        steps, tiles = (m.k + numbers - 1) // numbers, (rows + high - 1) // high
-        size = steps * panel_step
+        (steps, size), tiles = extent(m.k), (rows + high - 1) // high
         pace = panel_step // tiles if tiles > 1 else i64(0)
         for p in range(span.first, span.end):
             at, r, columns = m.weights + p * size, i64(0), p * width * 4

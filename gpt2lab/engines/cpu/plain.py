@@ -18,8 +18,8 @@ import numpy as np
 from gpt2lab import reference
 from gpt2lab.config import Config
 from gpt2lab.engines.cpu.cpu_features import Target
-from gpt2lab.engines.cpu.layout import HEAD_BLOCK, STEP, bfloat16, widened
-from gpt2lab.engines.cpu.packing import evened, quantised
+from gpt2lab.engines.cpu.layout import HEAD_BLOCK, OF_INT8, OF_INT16, STEP, bfloat16, widened
+from gpt2lab.engines.cpu.packing import GROUP, INTEGERS, evened, quantised, quantised_in_groups
 from gpt2lab.engines.cpu.phases import Phase
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -35,12 +35,12 @@ def packed(x: Array, product: str) -> Array:
     """The numbers that a product reads of rows [R, K]. Twin of `rows.pack_*` and `pack_int8`."""
     if product == "pairs":
         return widened(bfloat16(x))
-    if product not in ("int16", "vnni", "dot"):
+    if product not in (*OF_INT8, *OF_INT16):
         return x
     out, size = np.empty_like(x), STEP[product].block * STEP[product].numbers
     for start in range(0, x.shape[1], size):
         block = x[:, start : start + size]
-        scale = np.abs(block).max(-1, keepdims=True) / (32767 if product == "int16" else 127)
+        scale = np.abs(block).max(-1, keepdims=True) / (32767 if product in OF_INT16 else 127)
         scale = np.where(scale > 0, scale, 1)
         out[:, start : start + size] = np.rint(block / scale) * scale
     return out
@@ -48,10 +48,10 @@ def packed(x: Array, product: str) -> Array:
 
 def unpacked(raw: Array, scales: Array, product: str, n: int) -> Array:
     """The n numbers of each packed row, as the kernels have written them. raw: [R, bytes]."""
-    if product not in ("int16", "vnni", "dot"):
+    if product not in (*OF_INT8, *OF_INT16):
         return widened(raw.view(np.uint16)) if product == "pairs" else raw.view(np.float32)[:, :n]
     size = STEP[product].block * STEP[product].numbers
-    numbers = raw.view(np.int16 if product == "int16" else np.int8)[:, :n]
+    numbers = raw.view(np.int16 if product in OF_INT16 else np.int8)[:, :n]
     return numbers * scales[:, np.arange(n) // size, 0]
 
 
@@ -70,6 +70,10 @@ def weights(columns: Array, dtype: str) -> Array:
     if dtype == "int8":
         numbers, scale = quantised(np.asarray(columns, np.float32))
         columns = numbers * scale[:, None]
+    if dtype == "int4":
+        whole = np.pad(columns, ((0, 0), (0, -columns.shape[1] % GROUP)))
+        numbers, scales = quantised_in_groups(np.asarray(whole, np.float32))
+        columns = (numbers * np.repeat(scales, GROUP, 1))[:, : columns.shape[1]]
     return (widened(bfloat16(columns)) if dtype == "bfloat16" else columns).T
 
 
@@ -140,8 +144,8 @@ class PlainStep:
     def _norm(self, x: Array, name: str, columns: Array) -> tuple[Array, Array]:
         """Normalised rows in the form of the product, and the matrix behind (`packing.evened`)."""
         gain, bias = self.params[f"{name}.weight"], self.params[f"{name}.bias"]
-        if self.dtype == "int8":
-            factor = evened(gain, bias, columns)
+        if self.dtype in INTEGERS:
+            factor = evened(gain, bias, columns, self.dtype)
             gain, bias, columns = gain / factor, bias / factor, columns * factor
         acts = norm(x, gain, bias, self.config.layer_norm_epsilon)
         return packed(acts, self.target.product(self.dtype)), weights(columns, self.dtype)

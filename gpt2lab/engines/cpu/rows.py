@@ -14,7 +14,7 @@ from numba import carray, njit
 
 from gpt2lab.engines.cpu import layout
 from gpt2lab.engines.cpu.cpu_features import Target
-from gpt2lab.engines.cpu.layout import STEP, constants, f32, i32, i64
+from gpt2lab.engines.cpu.layout import OF_INT8, OF_INT16, STEP, constants, f32, i32, i64
 from gpt2lab.engines.cpu.llvm.memory import bits, floats, from_bits, halves, shorts, words
 from gpt2lab.engines.cpu.llvm.rows import pack_int8
 
@@ -89,18 +89,21 @@ def start_block(x: int, m: int, limit: float, scales: int) -> float:
     return limit / top if top > f32(1e-30) else f32(0)
 
 
-@njit(**FAST)
-def pack_int16(x: int, n: int, out: int, scales: int) -> None:
-    """A row in blocks of int16 with a scale each."""
-    size = i64(_INT16)
-    for start in range(0, n, size):
-        m = min(size, n - start)
-        inverse = start_block(x + 4 * start, m, f32(32767), scales + start // size * 8)
-        xs, os = carray(floats(x + 4 * start), m), carray(shorts(out + 2 * start), m)
-        for i in range(m):
-            os[i] = np.int16(np.rint(xs[i] * inverse))
-    if n % 2:
-        carray(shorts(out + 2 * n), 1)[0] = np.int16(0)
+def pack_int16(product: str) -> Kernel:
+    """The kernel that packs a row in blocks of int16 with a scale each."""
+    size = STEP[product].block * STEP[product].numbers
+
+    @njit(**FAST)
+    def pack(x: int, n: int, out: int, scales: int) -> None:
+        """Weights are zero where a last step reads past the end of the row."""
+        for start in range(0, n, size):
+            m = min(i64(size), n - start)
+            inverse = start_block(x + 4 * start, m, f32(32767), scales + start // size * 8)
+            xs, os = carray(floats(x + 4 * start), m), carray(shorts(out + 2 * start), m)
+            for i in range(m):
+                os[i] = np.int16(np.rint(xs[i] * inverse))
+
+    return pack
 
 
 @njit(**FAST)
@@ -120,14 +123,13 @@ def pack_float(x: int, n: int, out: int, scales: int) -> None:
     carray(floats(out + 4 * n), 1)[0] = f32(0)  # where a product takes two at a time
 
 
-_INT16 = STEP["int16"].block * STEP["int16"].numbers
-
-
 def pack_kernel(target: Target, product: str) -> Kernel:
     """Which of them serves a product."""
-    if product in ("vnni", "dot"):
-        return pack_int8(target)
-    return {"int16": pack_int16, "pairs": pack_bf16}.get(product, pack_float)
+    if product in OF_INT8:
+        return pack_int8(target, product)
+    if product in OF_INT16:
+        return pack_int16(product)
+    return pack_bf16 if product == "pairs" else pack_float
 
 
 class Rows(NamedTuple):

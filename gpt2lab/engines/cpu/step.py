@@ -19,7 +19,7 @@ from numba import carray, njit, types
 from gpt2lab.engines.cpu import layout, phases
 from gpt2lab.engines.cpu.attention import head_kernel
 from gpt2lab.engines.cpu.cpu_features import Target
-from gpt2lab.engines.cpu.layout import JOB_WORDS, STEP, constants, i64
+from gpt2lab.engines.cpu.layout import JOB_WORDS, constants, i64
 from gpt2lab.engines.cpu.llvm.memory import add_atomic, load_atomic, words
 from gpt2lab.engines.cpu.matrix import (
     INNER,
@@ -29,6 +29,7 @@ from gpt2lab.engines.cpu.matrix import (
     Out,
     Span,
     cut,
+    extent_kernel,
     fetch,
     product_kernel,
 )
@@ -76,15 +77,14 @@ def find(job: Any, ticket: int, me: int) -> Any:
 @functools.cache
 def matrix_kernels(target: Target, weights: str) -> tuple[Kernel, Kernel]:
     """await_matrix and matrix: a ticket of a matrix, before and after its rows are prepared."""
-    step, width = STEP[target.product(weights)], target.width
-    numbers, panel_step = step.numbers, step.weight_bytes * width
+    width, extent = target.width, extent_kernel(target, weights)
     product = product_kernel(target, weights)
 
     @njit(nogil=True, error_model="numpy")
     def await_matrix(control: int, m: Any, t: Any) -> None:
         """Wait for the phases before, and prefetch the first weights meanwhile."""
         if load_atomic(control + DONE) < t.start:
-            size = (m.k + numbers - 1) // numbers * panel_step
+            _, size = extent(m.k)
             first = cut((m.n + width - 1) // width, t.parts, t.number)
             fetch(m.weights + first * size, min(size, i64(AHEAD)))
             wait(control, t.start)
@@ -200,7 +200,7 @@ def logits_kernel(target: Target, weights: str) -> Kernel:
 def step_kernel(target: Target, weights: str, cache: str) -> Kernel:
     """run(control, epoch, me): this thread's part of a step.
 
-    weights, cache: "float32", "bfloat16" or "int8".
+    weights: "float32", "bfloat16", "int8" or "int4"; cache: the first three.
     """
     rows_phase, add_phase = rows_kernel(target, weights), add_kernel(target, weights)
     heads_phase, fc_phase = read_kernels(target, weights, cache)

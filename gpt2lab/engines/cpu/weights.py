@@ -16,7 +16,7 @@ from gpt2lab.engines.cpu import packed_cache
 from gpt2lab.engines.cpu.cpu_features import Target
 from gpt2lab.engines.cpu.layout import Layer, ceil_to
 from gpt2lab.engines.cpu.packed_cache import PackPlan
-from gpt2lab.engines.cpu.packing import KINDS, by_head, evened, pack, shapes
+from gpt2lab.engines.cpu.packing import INTEGERS, KINDS, by_head, evened, pack, shapes
 from gpt2lab.files.io import let_go
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -88,10 +88,11 @@ class PackedWeights:
         return self._plan.add((ceil_to(len(chosen), self._target.width),), np.float32, fill)
 
     def _norm(self, name: str, columns: Array) -> tuple[int, int, Factor | None]:
-        """Plan gain and bias; for int8, also the factors that the matrix behind takes over."""
+        """Plan gain and bias; for integers, also the factors that the matrix behind takes over."""
         gain, bias, factor = f"{name}.weight", f"{name}.bias", None
-        if self._dtype == "int8":
-            factor = cache(lambda: evened(self._params[gain], self._params[bias], columns))
+        if self._dtype in INTEGERS:
+            norm = self._params[gain], self._params[bias]
+            factor = cache(lambda: evened(*norm, columns, self._dtype))
         return self._vector(gain, factor=factor), self._vector(bias, factor=factor), factor
 
     def _matrix(

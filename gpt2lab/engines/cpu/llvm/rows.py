@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba.extending import intrinsic
 
 from gpt2lab.engines.cpu.cpu_features import Target
-from gpt2lab.engines.cpu.layout import STEP
+from gpt2lab.engines.cpu.layout import OFFSET, STEP
 from gpt2lab.engines.cpu.llvm.builder import (
     F32,
     I8,
@@ -30,7 +30,6 @@ from gpt2lab.engines.cpu.llvm.builder import (
 )
 from gpt2lab.engines.cpu.llvm.vector_math import VectorMath
 
-INT8_BLOCK = STEP["vnni"].block * STEP["vnni"].numbers  # numbers that share a scale
 FINISH = ("residual", "inner", "logits", "plain")
 
 
@@ -191,14 +190,15 @@ def softmax_sums(target: Target) -> Callable[..., None]:
     return run
 
 
-def pack_int8(target: Target) -> Callable[..., None]:
-    """An intrinsic that writes a row as int8 in blocks, with a scale and a start each.
+def pack_int8(target: Target, product: str) -> Callable[..., None]:
+    """An intrinsic that writes a row as int8 in blocks of a product, with a scale and a start each.
 
     Its arguments: the row; how many numbers; where the integers go, where scales and starts
     ([blocks][2], float32 and int32: what takes back the offset of the weights). It reads and writes
     whole blocks; what lies past the end counts as zero.
     """
-    lanes, size = target.lanes, INT8_BLOCK
+    lanes, size = target.lanes, STEP[product].block * STEP[product].numbers
+    offset = OFFSET.get(product, 0)
 
     def make(b: Any, x: Value, n: Value, out: Value, scales: Value) -> None:
         m = VectorMath(b, lanes)
@@ -206,7 +206,7 @@ def pack_int8(target: Target) -> Callable[..., None]:
 
         def block(i: Value) -> list[Value]:
             at, scale = b.mul(i, const(I64, size)), b.add(scales, b.mul(i, const(I64, 8)))
-            values, top = _read_block(b, m, x, n, at)
+            values, top = _read_block(b, m, x, n, at, size)
             some = b.fcmp_ordered(">", top, const(F32, 1e-30))
             inverse = b.select(some, b.fdiv(const(F32, 127.0), top), const(F32, 0.0))
             factor, total = splat(b, inverse, lanes), splat_const(I32, lanes, 0)
@@ -217,13 +217,13 @@ def pack_int8(target: Target) -> Callable[..., None]:
                 store(b, b.trunc(q, ir.VectorType(I8, lanes)), place, 1)
             store(b, b.fdiv(top, const(F32, 127.0)), scale)
             sum_ = call(b, f"llvm.vector.reduce.add.v{lanes}i32", I32, total)
-            store(b, b.mul(sum_, const(I32, -128)), b.add(scale, const(I64, 4)))
+            store(b, b.mul(sum_, const(I32, -offset)), b.add(scale, const(I64, 4)))
             return []
 
         loop(b, blocks, block)
         b.ret_void()
 
-    result, generate = shared(f"gpt2lab.pack.{lanes}", 4, VOID, make)
+    result, generate = shared(f"gpt2lab.pack.{product}.{lanes}", 4, VOID, make)
 
     @intrinsic
     def run(_: Any, x: Any, n: Any, out: Any, scales: Any) -> Any:
@@ -232,13 +232,15 @@ def pack_int8(target: Target) -> Callable[..., None]:
     return run
 
 
-def _read_block(b: Any, m: VectorMath, x: Value, n: Value, at: Value) -> tuple[list[Value], Value]:
-    """The numbers of a row from `at` on, as vectors with zeros past its end, and the largest."""
+def _read_block(
+    b: Any, m: VectorMath, x: Value, n: Value, at: Value, size: int
+) -> tuple[list[Value], Value]:
+    """`size` numbers of a row from `at` on, as vectors with zeros past its end, and the largest."""
     lanes = m.lanes
     numbers = const(ir.VectorType(I32, lanes), list(range(lanes)))
     limit = splat(b, b.trunc(n, I32), lanes)
     values, tops = [], splat_const(I32, lanes, 0)
-    for v in range(INT8_BLOCK // lanes):
+    for v in range(size // lanes):
         begin = b.add(at, const(I64, v * lanes))
         ids = b.add(splat(b, b.trunc(begin, I32), lanes), numbers)
         value = load(b, b.add(x, b.mul(begin, const(I64, 4))), m.floats)

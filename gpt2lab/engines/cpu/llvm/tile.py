@@ -4,7 +4,8 @@ A tile keeps rows x panels x two vectors of sums while it runs along K. Every su
 in the order of K, whatever the height or width of the tile that holds it: this is why a row's
 logits are the same bits alone, in a batch, and in any chunk of a prefill.
 
-Weights lie in panels: [panel][step][2 * lanes][numbers a step] (`layout.STEP`).
+Weights lie in panels: [panel][step][2 * lanes][numbers a step] (`layout.STEP`); where blocks of
+weights have scales, those of a block's columns follow its weights.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 from numba.extending import intrinsic
 
 from gpt2lab.engines.cpu.cpu_features import Target
-from gpt2lab.engines.cpu.layout import STEP, KStep
+from gpt2lab.engines.cpu.layout import OFFSET, STEP, KStep
 from gpt2lab.engines.cpu.llvm.builder import (
     F32,
     I32,
@@ -111,9 +112,13 @@ def _tile(b: Any, t: _Shape, o: _Operands) -> None:
     count = b.select(b.icmp_signed("<", left, block), left, block)
     number = b.mul(b.sdiv(done, block), const(I64, 8))
     scales = [b.add(strided(b, o.scales, o.scales_stride, r), number) for r in range(t.rows)]
-    _add_to_memory(
-        b, t, o, b.icmp_signed("==", done, zero), scales, _sums(b, t, o, done, count, scales)
-    )
+    weights = b.add(o.weights, b.mul(done, const(I64, t.step.weight_bytes * t.width)))
+    if t.step.scale_bytes:
+        before_block = b.mul(b.sdiv(done, block), const(I64, t.step.scale_bytes * t.width))
+        weights = b.add(weights, before_block)
+    sums = _sums(b, t, o, weights, done, count, scales)
+    columns = _column_scales(b, t, weights, count)
+    _add_to_memory(b, t, o, b.icmp_signed("==", done, zero), scales, columns, sums)
     after = b.add(done, count)
     done.add_incoming(after, b.block)
     end = b.append_basic_block("end")
@@ -121,14 +126,24 @@ def _tile(b: Any, t: _Shape, o: _Operands) -> None:
     b.position_at_end(end)
 
 
+def _column_scales(b: Any, t: _Shape, weights: Value, count: Value) -> list[Value]:
+    """The scales of a block's columns, which follow its weights; none where it has none."""
+    if not t.step.scale_bytes:
+        return []
+    after = b.add(weights, b.mul(count, const(I64, t.step.weight_bytes * t.width)))
+    bytes_ = t.step.scale_bytes * t.width // 2
+    return [t.product.column_scales(b.add(after, const(I64, v * bytes_))) for v in range(2)]
+
+
 def _sums(
-    b: Any, t: _Shape, o: _Operands, done: Value, count: Value, scales: list[Value]
-) -> list[list[Value]]:
+    b: Any, t: _Shape, o: _Operands, weights_here: Value, done: Value, count: Value,
+    scales: list[Value],
+) -> list[list[Value]]:  # fmt: skip
     """The innermost loop, over the steps of a block: [rows][vectors] of sums in registers."""
     p, vectors = t.product, range(2 * t.panels)
     step_w, step_x = const(I64, t.step.weight_bytes * t.width), const(I64, t.step.activation_bytes)
     half = const(I64, t.step.weight_bytes * t.width // 2)
-    weights_here, x_here = b.add(o.weights, b.mul(done, step_w)), b.add(o.x, b.mul(done, step_x))
+    x_here = b.add(o.x, b.mul(done, step_x))
 
     def one_step(k: Value, *flat: Value) -> list[Value]:
         k_x, k_w = b.mul(k, step_x), b.mul(k, step_w)
@@ -151,21 +166,23 @@ def _sums(
 
 def _first_sums(b: Any, t: _Shape, scales: list[Value]) -> list[Value]:
     """What the sums of each row start from: zero, or what takes back the offset of the weights."""
-    if t.product.name != "vnni":
+    if t.product.name not in OFFSET:
         return [t.product.zero] * t.rows
     starts = [load(b, b.add(scale, const(I64, 4)), I32) for scale in scales]
     return [splat(b, start, t.product.lanes) for start in starts]
 
 
 def _add_to_memory(
-    b: Any, t: _Shape, o: _Operands, fresh: Value, scales: list[Value], sums: list[list[Value]]
-) -> None:
-    """Add a block's sums, for integers times the scale of the row's block, to those in memory."""
+    b: Any, t: _Shape, o: _Operands, fresh: Value, scales: list[Value], columns: list[Value],
+    sums: list[list[Value]],
+) -> None:  # fmt: skip
+    """Add a block's sums, for integers times the scales of row and column, to those in memory."""
     p = t.product
     for r, row in enumerate(sums):
         scale = splat(b, load(b, scales[r], F32), p.lanes) if p.exact else None
         for v, new in enumerate(row):
             address = b.add(strided(b, o.sums, o.sums_stride, r), const(I64, 4 * p.lanes * v))
             old = b.select(fresh, splat_const(F32, p.lanes, 0.0), load(b, address, p.floats))
-            total = p.fma(b.sitofp(new, p.floats), scale, old) if p.exact else b.fadd(old, new)
+            by = b.fmul(scale, columns[v]) if columns else scale
+            total = p.fma(b.sitofp(new, p.floats), by, old) if p.exact else b.fadd(old, new)
             store(b, total, address)
