@@ -1021,12 +1021,10 @@ def test_the_command_takes_the_vocabulary_of_a_model(tmp_path):
         (b"text", ["--workers", "0"], "workers is 0; it must be an integer >= 1"),
     ],
 )
-def test_the_users_mistakes_are_one_line_and_exit_code_2(tmp_path, data, more, message):
+def test_the_users_mistakes_are_one_line_and_exit_code_2(tmp_path, run, data, more, message):
     path = write(tmp_path / "a.txt", data)
-    call = [sys.executable, "-m", "gpt2lab", "prepare", str(path), "--out", str(tmp_path / "out")]
-    done = subprocess.run([*call, *more], capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and message in done.stderr and not done.stdout
-    assert done.stderr.count("\n") == 1
+    code, out, err = run("prepare", str(path), "--out", str(tmp_path / "out"), *more)
+    assert code == 2 and message in err and not out and err.count("\n") == 1
 
 
 PRESSED = """
