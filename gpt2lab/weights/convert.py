@@ -106,38 +106,23 @@ def _refuse_strangers(target: Path) -> None:
         ) from error
 
 
-def _read_back(folder: Path, format: str) -> Checkpoint:
-    """What was written, as a program finds it; a vocabulary may be written and not be readable."""
+def _read_back(checkpoint: Checkpoint, folder: Path, format: str) -> Checkpoint:
+    """What was written, as a program finds it; InputError where it does not behave alike.
+
+    This is no matter of --verify: a lost pre-tokenizer or end token must not stay unseen.
+    """
     try:
-        return weights.load(folder)
-    except InputError as error:
+        result = weights.load(folder)
+    except InputError as error:  # a vocabulary may be written and not be readable
         said = str(error).replace(f"{folder}{os.sep}", "")
         raise InputError(
             f"the format {format} cannot hold the vocabulary or the settings ({said}); nothing was "
             "kept; convert to huggingface"
         ) from error
-
-
-def _check_likeness(one: Checkpoint, other: Checkpoint, format: str) -> str:
-    """Refuse a result that loses behaviour; what was compared, in words.
-
-    This is no matter of --verify: a lost pre-tokenizer or end token must not stay unseen.
-    """
-    lost = likeness.differences(one, other)
-    if lost:
+    if lost := likeness.differences(checkpoint, result):
         way = "please report this" if format == "huggingface" else "convert to huggingface"
         raise InputError(f"the format {format} cannot hold {few(lost)}; nothing was kept; {way}")
-    count = 0 if one.tokenizer is None else len(likeness.texts(one.tokenizer))
-    return f"{count} encoded texts, the configuration, end tokens, recommended settings"
-
-
-def _prove(checkpoint: Checkpoint, result: Checkpoint, folder: Path, report: Report) -> Report:
-    """Compare what was read back; the proof is stored beside the weights."""
-    difference, agreement, tokens = compare(checkpoint, result)
-    report = replace(report, largest_difference=difference, top1_agreement=agreement, tokens=tokens)
-    sums = {path.name: checksums.entry(path) for path in checksums.weights(folder)}
-    write_json(folder / checksums.RECORD, {**report.to_dict(), "files": sums})
-    return report
+    return result
 
 
 def convert(
@@ -162,10 +147,21 @@ def convert(
     with new_folder(target, force=force) as temporary:
         checkpoint = weights.load(source)
         writer.save(checkpoint, temporary)
-        report = Report(str(source), str(target), checkpoint.format, format)
-        result = _read_back(temporary, format)
-        compared = _check_likeness(checkpoint, result, format)
-        report = replace(report, note=other_gelu(checkpoint, result), compared=compared)
+        result = _read_back(checkpoint, temporary, format)
+        count = len(likeness.texts(checkpoint.tokenizer)) if checkpoint.tokenizer else 0
+        report = Report(
+            str(source),
+            str(target),
+            checkpoint.format,
+            format,
+            note=other_gelu(checkpoint, result),
+            compared=f"{count} encoded texts, the configuration, end tokens, recommended settings",
+        )
         if verify:
-            report = _prove(checkpoint, result, temporary, report)
+            difference, agreement, tokens = compare(checkpoint, result)
+            report = replace(
+                report, largest_difference=difference, top1_agreement=agreement, tokens=tokens
+            )
+            files = {file.name: checksums.entry(file) for file in checksums.weights(temporary)}
+            write_json(temporary / checksums.RECORD, {**report.to_dict(), "files": files})
     return report
