@@ -43,7 +43,7 @@ def translate(given: Mapping[str, Any], table: Mapping[str, Alias]) -> Settings:
         elif alias.convert:
             made = alias.convert(value, ours)
             ours |= made
-            said = " and ".join(f"{key} {made[key]}" for key in made if key[0] != "_")
+            said = " and ".join(f"{key} {made[key]}".strip() for key in made if key[0] != "_")
             if said:
                 note(name, f"{name} {value} is taken as {said}")
         else:

@@ -54,9 +54,7 @@ class _Generate(Headed):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         options = [param for param in self.params if isinstance(param, click.Option)]
         own = {name: not option.is_flag for option in options for name in option.opts}
-        args, notes = aliases.translate(args, {**own, "--help": False, "-h": False})
-        for note in notes:
-            click.echo(f"note: {note}", err=True)
+        args = aliases.translate(args, {**own, "--help": False, "-h": False})
         return super().parse_args(ctx, args)
 
 
