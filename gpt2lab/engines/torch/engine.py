@@ -1,13 +1,12 @@
 """The engine for GPUs: the same GPT-2 in torch, many sequences in one pass over the weights.
 
-All new tokens of a step lie under each other as rows, whatever sequence they belong to, so every
-matrix is read once. Only attention tells sequences apart. Torch picks its sums by the size of what
-it is given: a row's numbers are those that it would get alone up to rounding, not to the bit.
+All new tokens of a step are rows of one matrix, whatever sequence they belong to, so every weight
+is read once; only attention tells sequences apart. Torch picks its sums by the size of its inputs:
+a row's numbers are those that it would get alone up to rounding, not to the bit.
 
 Needs the extra `train`; this module is imported only when the engine is chosen.
 
-Shapes: N sequences of a step, T new tokens of one, R new tokens of all (the rows), S tokens that a
-sequence sees, P positions that a buffer has room for, L layers, H heads, D head width, E embedding,
+Shapes: N sequences of a step, T new tokens of one, R new tokens of all (the rows), E embedding,
 V vocabulary.
 """
 
@@ -104,8 +103,8 @@ class TorchEngine:
     """Keeps the protocol of `engines.protocol.Engine`.
 
     dtype: "float32" (None), "bfloat16", "float16" or "float64". device: "cuda", "cuda:1", "mps" or
-    "cpu"; None is the best that is there. The arrays are never written to. Where they can be used
-    as they are (on the processor, in the same dtype), torch shares their memory.
+    "cpu"; None is the best available. The arrays are never written to; torch shares the memory of
+    those that it can use as they are.
     """
 
     name = "torch"
@@ -159,7 +158,7 @@ class TorchEngine:
             return np.zeros((0, self.config.n_vocab), wide)
         with forks.whole(), torch.inference_mode():
             rows = rows_of(cache, slots, checked)
-            h = self._forward(rows)  # [R, E]
+            h = self._hidden(rows)  # [R, E]
             last = rows.last if wanted is None else rows.last[torch.tensor(wanted)]
             logits = self._logits(h[last]).cpu().numpy()  # [N, V]
         for slot, new in zip(slots, checked, strict=True):
@@ -181,7 +180,7 @@ class TorchEngine:
             return []
         with forks.whole(), torch.inference_mode():
             rows = rows_of(cache, slots, checked)
-            h = self._forward(rows)  # [R, E]
+            h = self._hidden(rows)  # [R, E]
             found = [
                 self._scores(h[end + 1 - len(new) :], one)
                 for end, new, one in zip(rows.last.tolist(), checked, asked, strict=True)
@@ -197,7 +196,7 @@ class TorchEngine:
         slots = [cache.new() for _ in batch]
         with forks.whole(), torch.inference_mode():
             rows = rows_of(cache, slots, batch)
-            logits = self._logits(self._forward(rows)).cpu().numpy()  # [B * T, V]
+            logits = self._logits(self._hidden(rows)).cpu().numpy()  # [B * T, V]
         return logits.reshape(len(batch), -1, self.config.n_vocab)  # [B, T, V]
 
     def _check_process(self) -> None:
@@ -211,16 +210,16 @@ class TorchEngine:
 
     # ---- The model.
 
-    def _forward(self, rows: Rows) -> torch.Tensor:
-        """Pass all rows through all layers, keys and values into the cache: [R, E], normalised."""
+    def _hidden(self, rows: Rows) -> torch.Tensor:
+        """The input of the head for all rows, keys and values written to the cache: [R, E]."""
         return self.model.hidden(rows.ids[None], rows.positions[None], rows)[0]  # [R, E]
 
     def _logits(self, h: torch.Tensor) -> torch.Tensor:
-        """The head over rows [R, E]: [R, V].
+        """The logits of rows [R, E]: [R, V].
 
-        A GPT-2's logits are large numbers close together, about -100 and a few apart, and bfloat16
+        GPT-2's logits are large numbers close together, about -100 and a few apart, and bfloat16
         has steps of 0.5 there. What makes them large is the part of h along the mean of the head's
-        rows. In the short dtypes that part goes around the matrix, in float32.
+        rows: in reduced precision that part goes around the matrix, in float32.
         """
         if not self._half:
             return F.linear(h, self._head)  # [R, V]
@@ -241,10 +240,9 @@ class TorchEngine:
     def _tensor(self, name: str, value: Array) -> torch.Tensor:
         """An array on the device in the dtype, of the same shape.
 
-        Torch takes no array that is read-only, in another byte order or with negative strides:
-        those are copied first. On the processor, the products in reduced precision are up to 1.5
-        times as fast over a matrix that lies column by column; those of float32 over one as it is
-        stored.
+        Torch takes no array that is read-only, in another byte order or with negative strides. On
+        the processor, products in reduced precision are up to 1.5 times as fast over a matrix that
+        lies column by column; those of float32 over one as it is stored.
         """
         if not (value.flags.writeable and value.flags.c_contiguous and value.dtype.isnative):
             value = np.array(value, value.dtype.newbyteorder("="), order="C")

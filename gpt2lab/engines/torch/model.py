@@ -1,17 +1,17 @@
 """GPT-2 as a torch module, for the torch engine, for training and for hooks.
 
 The functions of `reference` are modules here, whose parameters have the names and the shapes of
-the checkpoints, matrices [in, out]. The parameters may be float32 (or float64) while the arithmetic
-runs in another dtype: each is brought to the dtype of what it meets, where it meets it, so the
-gradient that arrives at it is in its own dtype again. That is mixed precision without a second copy
-of the weights to keep in step.
+the checkpoints, matrices [in, out]. Parameters may be float32 while the arithmetic runs in another
+dtype: each is converted where it is used, so its gradient arrives in its own dtype again. That is
+mixed precision without a second copy of the weights to keep in step.
 
-Every inner value is the result of a submodule named by its key (`lens.hook_names`), so a forward
-hook on `model.get_submodule("h.3.attn.pattern")` sees that value, and what it returns takes its
-place. The values are the reference's but for the masked scores, which are minus infinity here and
--1e10 there.
+Every inner value is the result of a submodule named by its key (`lens.hook_names`): a forward hook
+on `model.get_submodule("h.3.attn.pattern")` sees that value, and what it returns replaces it. The
+values are the reference's except for the masked scores, which are minus infinity here and -1e10
+there.
 
-Shapes: B batch, T tokens, H heads, D head width, E embedding, F width of the MLP, V vocabulary.
+Shapes: B batch, T tokens, R rows, H heads, D head width, E embedding, F width of the MLP,
+V vocabulary.
 """
 
 from __future__ import annotations
@@ -268,15 +268,13 @@ class Block(nn.Module):
 class GPT2(nn.Module):
     """The whole of GPT-2; the keys of its state dict are the names of the checkpoints.
 
-    compute: the dtype of the arithmetic, None for that of the parameters. dropout: after the
-    embeddings, on the attention weights and on what each half of a block adds; 0 is the published
-    code. recompute: keep only the input of each block for the backward pass and compute the rest
-    again (gradient checkpointing). tied: without a head of its own, `lm_head.weight` [V, E].
-    The parameters are not set: give them by `load`.
+    compute: the dtype of the arithmetic, by default that of the parameters. dropout: after the
+    embeddings, on the attention weights and on what each half of a block adds. recompute: keep only
+    the input of each block for the backward pass (gradient checkpointing). tied: without a head of
+    its own, `lm_head.weight` [V, E]. The parameters are not set: see `with_parameters`.
 
-    A block that is watched is neither compiled nor recomputed, so that a hook sees its value once a
-    pass and need not stay until the gradients are made. `logits` is passed by `forward` alone:
-    training makes its loss of what `hidden` gives.
+    A block that is watched is neither compiled nor recomputed, so that a hook sees its value once
+    a pass. `logits` is passed by `forward` alone: training makes its loss of what `hidden` gives.
     """
 
     def __init__(
@@ -292,8 +290,10 @@ class GPT2(nn.Module):
         self.config, self.compute = config, compute
         self.dropout, self.recompute = dropout, recompute
         self.embed, self.pos_embed, self.logits = Point(), Point(), Point()
-        self.wte = nn.Embedding(config.n_vocab, config.n_embd)
-        self.wpe = nn.Embedding(config.n_ctx, config.n_embd)
+        V, P, E = config.n_vocab, config.n_ctx, config.n_embd
+        # with weights, as torch draws them on the meta device by a compiler that it imports for 2 s
+        self.wte = nn.Embedding(V, E, _weight=torch.empty(V, E))
+        self.wpe = nn.Embedding(P, E, _weight=torch.empty(P, E))
         self.h = nn.ModuleList(Block(config, layer, dropout) for layer in range(config.n_layer))
         self.ln_f = Norm(config.n_embd, config.layer_norm_epsilon)
         self.lm_head = None if tied else nn.Linear(config.n_embd, config.n_vocab, bias=False)
