@@ -225,10 +225,10 @@ def test_a_file_of_the_vocabulary_that_the_manifest_does_not_list_is_refused(cop
 
 
 def resumed(folder: Path) -> None:
-    from gpt2lab.train import data_sources, run_files
+    from gpt2lab.train import data_sources, run_folder
 
-    made = run_files.described(folder)
-    run_files.settings_of(folder)
+    made = run_folder.described(folder)
+    run_folder.settings_of(folder)
     data_sources.again(made["sources"], folder)
 
 
@@ -251,7 +251,7 @@ def test_a_run_json_of_wrong_types(copied, value):
 @pytest.mark.parametrize("value", WRONG, ids=repr)
 def test_a_state_of_wrong_types(copied, value):
     """With its hash in the manifest set right, a state of lists was a traceback."""
-    from gpt2lab.train.state_file import read_state, sizes_of
+    from gpt2lab.train.run_folder import read_state, sizes_of
 
     folder = newest(copied)
     good = read_state(folder)

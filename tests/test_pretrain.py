@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 import gpt2lab
 from gpt2lab.commands import train as command
 from gpt2lab.errors import InputError
-from gpt2lab.train import report, run_files
+from gpt2lab.train import report, run_folder
 from gpt2lab.train.aliases import translate
 
 from .support import FABLE, logged
@@ -52,7 +52,7 @@ def test_resumed_by_the_same_call_it_is_the_same_run(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         gpt2lab.pretrain("cat.txt", callback=stops, **given)
     gpt2lab.pretrain("cat.txt", resume=True, **given, allow_changes=True)
-    assert run_files.state_of(tmp_path / "broken")["step"] == 4
+    assert run_folder.state_of(tmp_path / "broken")["step"] == 4
     assert digest(tmp_path / "broken", 4) == digest(tmp_path / "whole", 4)
 
 
@@ -109,4 +109,4 @@ def test_the_command_understands_other_trainers():
             standalone_mode=False,
         )
     assert "output_dir is out here" in said
-    assert run_files.settings_of(run_files.Path("run")).batch_size == 2
+    assert run_folder.settings_of(run_folder.Path("run")).batch_size == 2

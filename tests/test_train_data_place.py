@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from gpt2lab.train import checkpoint_files, report, run_files, start, state_file
+from gpt2lab.train import checkpoint_files, report, run_folder, start
 from gpt2lab.train import step as loop
 
 from . import train_helpers as helpers
@@ -40,7 +40,7 @@ def stopped(run, step):
 
 
 def changed(folder, **given):
-    settings = replace(run_files.settings_of(folder), **given)
+    settings = replace(run_folder.settings_of(folder), **given)
     return helpers.resume(folder, settings=settings, allow_changes=True)
 
 
@@ -86,9 +86,9 @@ def test_what_a_step_saw_can_be_asked_after_the_batch_size_was_changed(seen, tmp
     run = tmp_path / "run"
     stopped(helpers.start(run, val_every=0), 3)
     helpers.finished(changed(run, batch_size=8, steps=6))
-    values = run_files.state_of(run)
-    settings = run_files.settings_of(run)
-    batches = start.batches_of([(helpers.token_set(), 1.0)], settings, state_file.sizes_of(values))
+    values = run_folder.state_of(run)
+    settings = run_folder.settings_of(run)
+    batches = start.batches_of([(helpers.token_set(), 1.0)], settings, run_folder.sizes_of(values))
     assert [len(batches.where(step)) for step in range(6)] == [4, 4, 4, 8, 8, 8]
     told = [place.text for step in range(6) for place in batches.where(step)]
     assert len(told) == len(seen) == 36
@@ -102,7 +102,7 @@ def test_a_change_that_does_not_touch_the_rows_leaves_the_run_as_it_is_to_the_bi
     stopped(helpers.start(other, epochs=1), 4)
     forget_parts(other)
     helpers.finished(helpers.resume(other))
-    last = run_files.state_of(one)["step"]
+    last = run_folder.state_of(one)["step"]
     assert helpers.digest(one, last) == helpers.digest(other, last)
 
 

@@ -15,7 +15,7 @@ from .support import TINY, tiny_params
 torch = pytest.importorskip("torch")
 
 from gpt2lab.engines.torch import model
-from gpt2lab.train import allocator, loss, optim, precision
+from gpt2lab.train import loss, machine, optim
 
 IDS = np.random.default_rng(5).integers(0, TINY.n_vocab, (3, 17))
 CONFIGS = {
@@ -252,12 +252,12 @@ def test_the_learning_rate_goes_from_peak_to_final():
 def test_a_quicker_product_is_kept_only_while_it_is_exact(monkeypatch):
     before = torch.get_float32_matmul_precision()
     try:
-        monkeypatch.setattr(precision, "_error_of_a_product", lambda: 1e-3)
-        assert not precision.quicken_float32()
+        monkeypatch.setattr(machine, "_error_of_a_product", lambda: 1e-3)
+        assert not machine.quicken_float32()
         assert torch.get_float32_matmul_precision() == "highest"
         monkeypatch.undo()
-        if precision.quicken_float32():
-            assert precision._error_of_a_product() < 2e-5
+        if machine.quicken_float32():
+            assert machine._error_of_a_product() < 2e-5
     finally:
         torch.set_float32_matmul_precision(before)
 
@@ -265,8 +265,8 @@ def test_a_quicker_product_is_kept_only_while_it_is_exact(monkeypatch):
 def test_memory_is_kept_where_glibc_is():
     import platform
 
-    assert allocator.keep() == (platform.libc_ver()[0] == "glibc")
-    assert allocator.peak() > 1e6
+    assert machine.keep_memory() == (platform.libc_ver()[0] == "glibc")
+    assert machine.peak_memory() > 1e6
 
 
 def test_compiled_blocks_compute_the_same_and_what_cannot_be_compiled_is_left_out(monkeypatch):

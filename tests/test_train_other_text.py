@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 import gpt2lab
 from gpt2lab.errors import InputError
-from gpt2lab.train import report, run_files, start, state_file
+from gpt2lab.train import report, run_folder, start
 from gpt2lab.train.finetune import finetune
 from gpt2lab.train.launch import prepare_run
 
@@ -57,13 +57,13 @@ def go(texts, **given):
 
 def trained_on(folder, step):
     """The texts of a step."""
-    made, values = run_files.described(folder), run_files.state_of(folder)
+    made, values = run_folder.described(folder), run_folder.state_of(folder)
     from gpt2lab.train import data_sources
     from gpt2lab.train.config import TrainConfig
 
     sets = data_sources.again(made["sources"], folder).sets
     settings = TrainConfig.from_dict(values["settings"])
-    batches = start.batches_of(sets, settings, state_file.sizes_of(values))
+    batches = start.batches_of(sets, settings, run_folder.sizes_of(values))
     return " ".join(place.text for place in batches.where(step - 1))
 
 
@@ -126,7 +126,7 @@ def test_a_second_text_that_was_broken_off_before_its_first_save_begins_again(ru
     b = texts[1]
     given = {"out": str(run), "resume": "if there", "steps": 3, "held_out": 0.0}
     prepare_run([b], given).close()
-    assert run_files.described(run)["before"]
+    assert run_folder.described(run)["before"]
     records, _ = go([b], **given)
     assert [r["step"] for r in records if r["kind"] == "step"] == [3, 4, 5]
     assert (run / "step-00000005").is_dir()
@@ -139,7 +139,7 @@ def test_the_public_words(run, texts):
         finetune(dataset=texts[1], **words)
         with pytest.raises(InputError, match="the text is given twice"):
             finetune(texts[0], dataset=texts[1], **words)
-    assert run_files.state_of(run)["step"] == 3
+    assert run_folder.state_of(run)["step"] == 3
     assert "bird" in trained_on(run, 3)
 
 
@@ -200,7 +200,7 @@ def test_data_that_were_moved_are_found_once_told(tmp_path, texts):
         go([str(tmp_path / "others")], out=str(out), resume=True)
     go([str(moved)], out=str(out), resume=True)
     go([], out=str(out), resume=True)
-    assert run_files.described(out)["sources"]["paths"] == [str(moved)]
+    assert run_folder.described(out)["sources"]["paths"] == [str(moved)]
 
 
 def test_a_run_whose_prepared_texts_are_gone_makes_them_again(run, texts):

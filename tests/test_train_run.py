@@ -8,9 +8,6 @@ import os
 import random
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -20,13 +17,12 @@ from gpt2lab.errors import Failure, InputError
 from gpt2lab.files import safetensors_file
 from gpt2lab.files.io import accessing
 
-from .support import ROOT
 from .support import logged as listening
 
 torch = pytest.importorskip("torch")
 
 from gpt2lab import weights
-from gpt2lab.train import checkpoint_files, run_files
+from gpt2lab.train import checkpoint_files, run_folder
 from gpt2lab.train import run as run_room
 from gpt2lab.train import start as opening
 from gpt2lab.train import step as loop
@@ -83,21 +79,20 @@ def test_killed_at_random_moments_it_is_the_same_run(tmp_path):
     """kill -9 of real processes, as often as it takes, saves included."""
     for dtype in ("float32", "bfloat16"):
         plain, killed = tmp_path / f"plain-{dtype}", tmp_path / f"killed-{dtype}"
-        command = [sys.executable, "-m", "tests.train_helpers"]
-        subprocess.run([*command, plain, dtype, "0"], cwd=ROOT, check=True)
-        chance, kills = random.Random(dtype), 0
-        while kills < 4:
-            process = subprocess.Popen([*command, killed, dtype, "0.02"], cwd=ROOT)
+        helpers.slow_run(plain, dtype, 0)
+        chance = random.Random(dtype)
+        for _ in range(4):
             before = checkpoint_files.pointed(killed, "latest")
+            process = helpers.SERVER.Process(target=helpers.slow_run, args=(killed, dtype, 0.02))
+            process.start()
             limit = time.monotonic() + 60
             while checkpoint_files.pointed(killed, "latest") == before and time.monotonic() < limit:
-                assert process.poll() is None
+                assert process.is_alive()
                 time.sleep(0.01)
             time.sleep(chance.random() * 0.15)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            kills += 1
-        subprocess.run([*command, killed, dtype, "0"], cwd=ROOT, check=True)
+            process.kill()
+            process.join()
+        helpers.slow_run(killed, dtype, 0)
         assert digest(killed, 40) == digest(plain, 40)
         assert logged(killed) == logged(plain)
         assert not list(killed.glob("*.tmp"))
@@ -287,7 +282,7 @@ def test_changed_settings_hold_from_then_on(tmp_path):
     folder = tmp_path / "run"
     finished(start(folder, steps=3))
     finished(resume(folder, settings=helpers.settings(steps=5), allow_changes=True))
-    assert run_files.settings_of(folder).steps == 5
+    assert run_folder.settings_of(folder).steps == 5
     assert finished(resume(folder, settings=helpers.settings(steps=5)))[-1]["kind"] == "note"
 
 
@@ -377,7 +372,7 @@ def test_told_to_stop_a_run_stops_at_a_spike_and_names_it(tmp_path):
 def test_told_to_go_back_a_run_takes_the_last_checkpoint_and_goes_on_behind_the_batch(tmp_path):
     folder = tmp_path / "run"
     run = start(folder, on_spike="back", save_every=1, save_total_limit=0, val_every=0)
-    run.kept.settings = TrainConfig(**{**run.settings.to_dict(), "save_every": 3})
+    run.settings = TrainConfig(**{**run.settings.to_dict(), "save_every": 3})
     Poison(run, {4})
     records = finished(run)
     assert [(r["step"], r["to"]) for r in records if r["kind"] == "back"] == [(5, 3)]
@@ -456,7 +451,7 @@ def test_settings_that_cannot_be_are_one_line(given, message, tmp_path):
 
 def test_a_run_needs_a_budget():
     with pytest.raises(InputError, match="no budget; give one of steps, epochs, tokens, minutes"):
-        opening.check_budget(TrainConfig())
+        opening.check_early(TrainConfig(), helpers.CONFIG, Group())
 
 
 def test_another_vocabulary_is_refused(tmp_path):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import sys
+import multiprocessing
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,20 @@ from gpt2lab.config import Config
 from gpt2lab.corpus.token_set import TokenSet
 from gpt2lab.init import initialise
 from gpt2lab.text.tokenizer import Tokenizer
+from gpt2lab.train import run as run_room
 from gpt2lab.train import start as opening
 from gpt2lab.train.config import TrainConfig
+
+#: Starts processes that need not import torch.
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(  # with what torch would import when it is first used
+    [
+        "tests.test_distributed",
+        "tensorboardX",
+        *(f"torch.{n}" for n in ("_dynamo", "_inductor.utils", "distributed.fsdp")),
+        *(f"torch.distributed.{n}" for n in ("checkpoint", "tensor")),
+    ]
+)
 
 TEXT = "the cat sat on the mat. the dog ate the log. a bird sang to the moon at night. " * 12
 LETTERS = Tokenizer.characters(sorted(set(TEXT)), ["<|endoftext|>"])
@@ -89,14 +102,13 @@ def digest(folder: Path, step: int) -> str:
     return found.hexdigest()
 
 
-if __name__ == "__main__":  # a run in a process of its own, to be killed
-    folder, dtype, seconds = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+def slow_run(folder: Path, dtype: str, seconds: float) -> None:
+    """A run in a process of its own, to be killed; or the rest of one that was."""
+    run_room.report.write = lambda *args: None
     if (folder / "run.json").exists():
         run = resume(folder)
     else:
         run = start(folder, dtype=dtype, steps=40, save_every=2, save_total_limit=3)
-    import time
-
     with run:
         for record in run.go():
             if record["kind"] == "step":

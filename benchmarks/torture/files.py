@@ -147,12 +147,12 @@ def _opened(path: Path) -> str:
 
 def _resumable(path: Path) -> str:
     """All that a resumed run reads before it makes its model, and the model."""
-    from gpt2lab.train import checkpoint_files, data_sources, log, run_files, state_file
+    from gpt2lab.train import checkpoint_files, data_sources, log, run_folder
 
-    made, _ = run_files.described(path), run_files.settings_of(path)
+    made, _ = run_folder.described(path), run_folder.settings_of(path)
     if made["sources"]:
         data_sources.again(made["sources"], path)
-    state_file.read_state(checkpoint_files.newest_whole(path))
+    run_folder.read_state(checkpoint_files.newest_whole(path))
     log.read(path / "log.jsonl")
     return loaded(path)
 

@@ -12,12 +12,12 @@ from itertools import pairwise
 from benchmarks.inference.one import peak
 from benchmarks.training.cases import CASES
 from benchmarks.training.contenders import CONTENDERS, module
-from gpt2lab.train import allocator
+from gpt2lab.train import machine
 
 
 def main() -> None:
     name, case, steps, threads = sys.argv[1:]
-    if CONTENDERS[name].kept and not allocator.keep():
+    if CONTENDERS[name].kept and not machine.keep_memory():
         raise RuntimeError("this C library cannot be told to keep freed memory")
     train = module(name).train
     trained = train(CASES[case], int(steps), int(threads), **CONTENDERS[name].options)

@@ -8,10 +8,8 @@ import click
 
 from gpt2lab.commands import headings
 from gpt2lab.commands.headings import Headed
-from gpt2lab.commands.options import dataclass_options
-from gpt2lab.commands.text_options import reading_of, reading_options
-from gpt2lab.commands.training import SPELLING, train, trainer_options
-from gpt2lab.train.config import TUNING, TrainConfig
+from gpt2lab.commands.training import SPELLING, given_flags, run_options, train
+from gpt2lab.train.config import TUNING
 
 
 @click.command(
@@ -36,24 +34,8 @@ not listed here. The same command with --resume resumes an interrupted run.""",
 @click.argument("text", nargs=-1)
 @click.option("-m", "--model", metavar="MODEL", help="Model to fine-tune.  [the bundled model]")
 @click.option("--out", metavar="RUN", help="Folder of the run.  [finetuned]")
-@click.option("--val", metavar="PATH", help="Validate on these texts.  [held-out documents]")
-@click.option(
-    "--held-out",
-    type=float,
-    help="Fraction of the documents that is held out for validation.  [0.01]",
-)
-@reading_options
 @click.option("--resume", is_flag=True, default=None, help="Resume the run in --out.")
-@click.option(
-    "--allow-changes", is_flag=True, default=None, help="Let --resume change the settings."
-)
-@click.option("--overwrite", is_flag=True, default=None, help="Replace the run in --out.")
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print each record as a line of JSON on stdout."
-)
-@dataclass_options(TrainConfig, defaults=TUNING)
-@trainer_options
+@run_options(TUNING)
 def command(text: tuple[str, ...], as_json: bool, **flags: Any) -> None:
     """Fine-tune a model on TEXT: files, folders or patterns, of any kind that prepare reads."""
-    given = {name: value for name, value in flags.items() if value is not None and value != ()}
-    train(text, {**given, **reading_of(flags)}, tunes=True, as_json=as_json)
+    train(text, given_flags(flags), tunes=True, as_json=as_json)

@@ -9,9 +9,8 @@ import click
 
 from gpt2lab.commands import headings
 from gpt2lab.commands.headings import Headed
-from gpt2lab.commands.options import dataclass_options, echo_json, given_of, printable
-from gpt2lab.commands.text_options import reading_of, reading_options
-from gpt2lab.commands.training import SPELLING, train, trainer_options
+from gpt2lab.commands.options import echo_json, given_of, printable
+from gpt2lab.commands.training import SPELLING, given_flags, run_options, train
 from gpt2lab.errors import InputError
 from gpt2lab.files.json_files import to_json
 from gpt2lab.train.config import TrainConfig
@@ -49,8 +48,6 @@ gpt-2-simple's .npz. Ctrl-C and SIGTERM save a checkpoint before the run stops; 
 @click.argument("data", nargs=-1)
 @click.option("--out", metavar="RUN", help="Folder of the new run.")
 @click.option("--resume", metavar="RUN", help="Resume the run in this folder.")
-@click.option("--allow-changes", is_flag=True, help="Let --resume change the settings.")
-@click.option("--overwrite", is_flag=True, help="Replace an existing run in --out.")
 @click.option("-m", "--model", metavar="MODEL", help="Continue training this model.")
 @click.option("--size", metavar="SIZE", help="Train a new model of an official size, as 124M.")
 @click.option("--layers", type=int, help="Layers of a new model.  [6]")
@@ -67,13 +64,6 @@ gpt-2-simple's .npz. Ctrl-C and SIGTERM save a checkpoint before the run stops; 
     "GPT-2's]",
 )
 @click.option("--weights", metavar="W,W", help="Mix the DATA in these proportions, as 0.65,0.35.")
-@click.option("--val", metavar="PATH", help="Validate on these texts.  [held-out documents]")
-@click.option(
-    "--held-out",
-    type=float,
-    help="Fraction of the documents that is held out for validation.  [0.01]",
-)
-@reading_options
 @click.option(
     "--which-data", type=int, metavar="STEP", help="Print the texts of this step of a run."
 )
@@ -83,11 +73,7 @@ gpt-2-simple's .npz. Ctrl-C and SIGTERM save a checkpoint before the run stops; 
     help="Simulate one training step and print the memory that each process needs.",
 )
 @click.option("--world-size", type=int, metavar="N", help="Processes that --dry-run simulates.")
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print each record as a line of JSON on stdout."
-)
-@dataclass_options(TrainConfig)
-@trainer_options
+@run_options()
 def command(data: tuple[str, ...], as_json: bool, **flags: Any) -> None:
     """Train a GPT-2 on DATA in a new run, or resume a run."""
     if flags.pop("dry_run"):
@@ -106,12 +92,7 @@ def command(data: tuple[str, ...], as_json: bool, **flags: Any) -> None:
 
 def _checked(flags: dict[str, Any]) -> dict[str, Any]:
     """Return the given flags as settings; InputError for those that exclude each other."""
-    given = {
-        name: value
-        for name, value in flags.items()
-        if value is not None and value != () and value is not False
-    }
-    given.update(reading_of(flags), **given_of(TrainConfig, flags))
+    given = given_flags(flags)
     run = given.pop("resume", None)
     if run is not None and "out" in given:
         raise InputError("--out starts a run, --resume resumes one; give one of them")
@@ -157,12 +138,12 @@ def _which_data(data: tuple[str, ...], flags: dict[str, Any], as_json: bool) -> 
 
 
 def _batches(data: tuple[str, ...], folder: Path) -> Batches:
-    from gpt2lab.train import data_sources, run_files, start, state_file
+    from gpt2lab.train import data_sources, run_folder, start
 
-    values = run_files.state_of(folder)
-    gathered = data_sources.again(run_files.described(folder)["sources"], folder, data=data)
+    values = run_folder.state_of(folder)
+    gathered = data_sources.again(run_folder.described(folder)["sources"], folder, data=data)
     settings = TrainConfig.from_dict(values["settings"])
-    return start.batches_of(gathered.sets, settings, state_file.sizes_of(values))
+    return start.batches_of(gathered.sets, settings, run_folder.sizes_of(values))
 
 
 def _dry_run(flags: dict[str, Any], as_json: bool) -> None:

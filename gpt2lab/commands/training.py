@@ -7,14 +7,15 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpt2lab.commands.options import echo_json, field_kinds, printable
+from gpt2lab.commands.options import dataclass_options, echo_json, field_kinds, printable
+from gpt2lab.commands.text_options import reading_of, reading_options
 from gpt2lab.errors import Failure, InputError
 from gpt2lab.train import aliases, progress
 from gpt2lab.train.config import TrainConfig
@@ -46,7 +47,7 @@ KINDS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def trainer_options(function: Any) -> Any:
+def _trainer_options(function: Any) -> Any:
     """Add other trainers' flags, hidden in --help; `train.aliases` lists what they mean."""
     kinds = field_kinds(TrainConfig)
     for word in (*aliases.NAMES, *aliases.TOLD, *aliases.RULES):
@@ -55,6 +56,43 @@ def trainer_options(function: Any) -> Any:
         spelt = f"--{word.replace('_', '-')}"
         function = click.option(spelt, word, hidden=True, **flag)(function)
     return function
+
+
+_SHARED = (
+    click.option("--val", metavar="PATH", help="Validate on these texts.  [held-out documents]"),
+    click.option(
+        "--held-out",
+        type=float,
+        help="Fraction of the documents that is held out for validation.  [0.01]",
+    ),
+    click.option(
+        "--allow-changes", is_flag=True, default=None, help="Let --resume change the settings."
+    ),
+    click.option(
+        "--overwrite", is_flag=True, default=None, help="Replace an existing run in --out."
+    ),
+    click.option(
+        "--json", "as_json", is_flag=True, help="Print each record as a line of JSON on stdout."
+    ),
+)
+
+
+def run_options(defaults: Mapping[str, Any] | None = None) -> Callable[[Any], Any]:
+    """Flags of `train` and `finetune`. defaults: of settings that have others here."""
+
+    def decorate(function: Any) -> Any:
+        function = dataclass_options(TrainConfig, defaults=defaults)(_trainer_options(function))
+        for option in _SHARED:
+            function = option(function)
+        return reading_options(function)
+
+    return decorate
+
+
+def given_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the flags that were given, as settings."""
+    given = {name: value for name, value in flags.items() if value is not None and value != ()}
+    return {**given, **reading_of(flags)}
 
 
 def train(texts: Sequence[str], given: Mapping[str, Any], *, tunes: bool, as_json: bool) -> None:
@@ -68,7 +106,7 @@ def train(texts: Sequence[str], given: Mapping[str, Any], *, tunes: bool, as_jso
         named = ours.pop("text", None)
         if texts and named:
             raise InputError("the text is given twice, as an argument and by --dataset; give one")
-        data = tuple(texts) or tuple(filter(None, [named]))
+        data = texts or ([named] if named else [])
         with prepare_run(data, ours, tunes=tunes, group=group) as run:
             follow(run, as_json=as_json)
 
@@ -119,7 +157,7 @@ def joined(device: str | None) -> Iterator[Group]:
 
 
 class Stop:
-    """Whether the user, or the system, has asked the run to stop: call it to find out.
+    """Whether the user or the system has asked the run to stop: call it to find out.
 
     The first Ctrl-C or SIGTERM lets the run save first; a second Ctrl-C ends it at once.
     """
@@ -161,8 +199,7 @@ class Bar:
         from tqdm import tqdm
 
         self.minutes, self._shown = run.settings.minutes, 0.0
-        total = 60 * self.minutes if self.minutes else run.total
-        self.total = total
+        self.total = total = 60 * self.minutes if self.minutes else run.total
         at = run.state.seconds if self.minutes else run.state.step
         self._bar = tqdm(
             total=total, initial=min(at, total or at), unit="s" if self.minutes else "step",
@@ -191,10 +228,6 @@ class Bar:
         self._bar.close()
 
 
-def _line(record: dict[str, Any]) -> str | None:
-    return progress.line(record, lambda text: printable(text, sys.stderr))
-
-
 def follow(run: Run, *, as_json: bool) -> None:
     """Run to the end or to a stop and show it; exit with 130 after Ctrl-C."""
     with stopping() as stop:
@@ -219,7 +252,7 @@ def follow(run: Run, *, as_json: bool) -> None:
 def _show(bar: Bar, record: dict[str, Any]) -> None:
     if record["kind"] == "step":
         bar.step(record)
-    elif (text := _line(record)) is not None:
+    elif text := progress.line(record, lambda text: printable(text, sys.stderr)):
         bar.line(text)
 
 

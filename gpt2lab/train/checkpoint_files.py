@@ -1,9 +1,8 @@
 """Checkpoints that survive: written aside, synced, hashed, renamed, and only then named `latest`.
 
-A checkpoint is a folder `step-N`: a model folder that every tool reads, with what a run needs to
-go on beside it, and a manifest of the sha256 of each file. It appears whole or not at all, and what
-the disk changed later is found before it is used: safetensors would load a flipped byte without a
-word. Nothing in it is a pickle. `run` decides what the files hold.
+A checkpoint is a folder `step-N`: a model folder that every tool reads, what a run needs to resume,
+and a manifest of the sha256 of each file. It appears whole or not at all, and what the disk changed
+later is found before it is used. `saving` decides what the files hold.
 """
 
 from __future__ import annotations
@@ -48,13 +47,13 @@ def all_of(run: Path) -> list[Path]:
 
 
 def seal(folder: Path) -> None:
-    """Write the manifest: what every file of the folder holds. All of it is on the disk after."""
+    """Write the manifest of all files of the folder; all of it is on the disk after."""
     files = sorted(path for path in folder.iterdir() if path.name != MANIFEST)
     for path in files:
         sync(path)
-    with ThreadPoolExecutor() as threads:  # hashing lets them run side by side: large models have
-        held = list(threads.map(checksums.entry, files))  # many files; the save may be in a hurry
-    lines = {path.name: line for path, line in zip(files, held, strict=True)}
+    with ThreadPoolExecutor() as threads:  # large models have many files, hashed side by side
+        entries = threads.map(checksums.entry, files)
+        lines = {path.name: entry for path, entry in zip(files, entries, strict=True)}
     write_json(folder / MANIFEST, {"format": 1, "files": lines})
     sync(folder / MANIFEST)
     sync(folder)
@@ -76,8 +75,14 @@ def fault(folder: Path) -> str | None:
 # ---- Writing.
 
 
+def clear(run: Path) -> None:
+    """Remove what an interrupted save left behind."""
+    for path in [*run.glob("step-*.tmp"), *run.glob("step-*.old")]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def begin(run: Path, step: int) -> Path:
-    """An empty folder `step-N.tmp` to write a checkpoint into; leftovers of others are removed."""
+    """Make an empty folder `step-N.tmp` to write a checkpoint into."""
     clear(run)
     folder = run / f"{name_of(step)}.tmp"
     with accessing(folder, "written"):
@@ -85,16 +90,17 @@ def begin(run: Path, step: int) -> Path:
     return folder
 
 
-def clear(run: Path) -> None:
-    """Remove what a broken-off save left behind."""
-    for path in [*run.glob("step-*.tmp"), *run.glob("step-*.old")]:
-        shutil.rmtree(path, ignore_errors=True)
+def point(run: Path, pointer: str, name: str) -> None:
+    """Let the file `pointer` of a run name a checkpoint."""
+    write_whole(run / pointer, name + "\n")
+    sync(run / pointer)
+    sync(run)
 
 
 def publish(run: Path, step: int) -> Path:
     """Seal `step-N.tmp`, give it its name, and only then let `latest` name it.
 
-    A checkpoint of that step that stood there (a damaged one, say) makes way.
+    An existing checkpoint of that step (a damaged one, say) is replaced.
     """
     temporary, folder = run / f"{name_of(step)}.tmp", run / name_of(step)
     with accessing(folder, "written"):
@@ -108,19 +114,11 @@ def publish(run: Path, step: int) -> Path:
     return folder
 
 
-def point(run: Path, pointer: str, name: str) -> None:
-    """Let the file `pointer` of a run name a checkpoint."""
-    write_whole(run / pointer, name + "\n")
-    sync(run / pointer)
-    sync(run)
-
-
 def save(run: Path, step: int, write: Callable[[Path], None], group: Group = ALONE) -> Path:
-    """Write a checkpoint: `write` fills the folder it is given. Whole or not at all.
+    """Write a checkpoint, whole or not at all: `write` fills the folder that it is given.
 
-    Called by all processes of the group, and so is `write`. Raises, on all of them, Failure when
-    the disk is full, InputError when it cannot be written; the checkpoints before it are then as
-    they were.
+    Called by all processes of the group, as is `write`. Raises, on all of them, Failure when the
+    disk is full, InputError when it cannot be written; earlier checkpoints stay as they were.
     """
     folder = group.agree(lambda: begin(run, step))
     try:
@@ -136,7 +134,7 @@ def save(run: Path, step: int, write: Callable[[Path], None], group: Group = ALO
 
 
 def pointed(run: Path, pointer: str) -> str | None:
-    """The checkpoint that `latest` or `best` names, None where there is no such file."""
+    """The checkpoint that `latest` or `best` names, None if there is no such file."""
     try:
         name = contents(run / pointer, 1000).decode("ascii").strip()
     except (InputError, UnicodeDecodeError):
@@ -151,9 +149,7 @@ def newest_whole(run: Path, damaged: Callable[[str], None] | None = None) -> Pat
     never starts over by itself.
     """
     named = pointed(run, LATEST)
-    found = all_of(run)
-    if named is not None:
-        found = [path for path in found if path.name <= named]
+    found = [path for path in all_of(run) if named is None or path.name <= named]
     for folder in reversed(found):
         why = fault(folder)
         if why is None:
@@ -166,10 +162,9 @@ def newest_whole(run: Path, damaged: Callable[[str], None] | None = None) -> Pat
 
 
 def prune(run: Path, keep: int, best: str | None) -> None:
-    """Delete old checkpoints but the newest `keep` (0: all are kept) and the best.
+    """Delete old checkpoints except the best and the newest `keep` (0 keeps all).
 
-    Called after a newer one is in place; of the newest, at least one is always kept, and no other
-    goes unless that one is whole.
+    No checkpoint goes unless the newest one is intact.
     """
     found = [path for path in all_of(run) if path.name != best]
     if not keep or len(found) <= keep or fault(found[-1]) is not None:

@@ -5,12 +5,12 @@ What a setting does is described where it is used: `batches`, `optim`, `step`, `
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any
 
-from gpt2lab.errors import InputError
+from gpt2lab.checks import number, one_of, whole
+from gpt2lab.errors import InputError, quoted
 
 BUDGETS = ("steps", "epochs", "tokens", "minutes")
 
@@ -116,8 +116,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompts", tuple(self.prompts))
-        for name, check in _RANGES.items():
-            check(name, getattr(self, name))
+        for name, (check, *limits) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None or getattr(TrainConfig, name) is not None:
+                plain = value.item() if hasattr(value, "item") else value  # of NumPy
+                object.__setattr__(self, name, check(name, plain, *limits))
         given = [name for name in BUDGETS if getattr(self, name) is not None]
         if len(given) > 1:
             raise InputError(f"{' and '.join(given)} are given; a run has one budget, give one")
@@ -152,17 +155,8 @@ class TrainConfig:
 
 
 #: What may differ when a run is resumed: nothing that a weight depends on.
-HARMLESS = frozenset(
-    (
-        "save_every",
-        "save_total_limit",
-        "sample_every",
-        "sample_length",
-        "prompts",
-        "log_every",
-        "device",
-    )
-)
+HARMLESS = ("save_every", "save_total_limit", "sample_every", "sample_length", "prompts",
+            "log_every", "device")  # fmt: skip
 
 
 def changes(old: TrainConfig, new: TrainConfig) -> list[str]:
@@ -175,75 +169,38 @@ def changes(old: TrainConfig, new: TrainConfig) -> list[str]:
     ]
 
 
-def _number(
-    low: float, high: float, *, whole: bool = False, none: bool = False
-) -> Callable[..., None]:
-    """From `low` to `high`, both allowed."""
-
-    def check(name: str, value: Any) -> None:
-        if none and value is None:
-            return
-        kinds = (int,) if whole else (int, float)
-        fits = isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high
-        if not fits or not math.isfinite(value):
-            kind = "an integer" if whole else "a number"
-            span = f">= {low:g}" if high >= 1e18 else f"from {low:g} to {high:g}"
-            raise InputError(f"{name} is {value!r}; it must be {kind} {span}")
-
-    return check
-
-
-def _one_of(*known: str) -> Callable[..., None]:
-    def check(name: str, value: Any) -> None:
-        if value not in known:
-            raise InputError(f"{name} is {value!r}; it must be one of {', '.join(known)}")
-
-    return check
-
-
-def _texts(name: str, value: Any) -> None:
+def _texts(name: str, value: Any) -> Any:
     for text in value:
         if not isinstance(text, str) or not text:
-            raise InputError(f"{name} holds {text!r}; a prompt is a text")
+            raise InputError(f"{name} holds {quoted(text)}; a prompt is a text")
+    return value
 
 
-_ANY = 1e18
-_count = _number(1, _ANY, whole=True)
-_optional_count = _number(1, _ANY, whole=True, none=True)
-_or_off = _number(0, _ANY, whole=True)
+_COUNT: tuple[Any, ...] = (whole, 1)
+_COUNT_OR_OFF: tuple[Any, ...] = (whole, 0)
 
-_RANGES: dict[str, Callable[..., None]] = {
-    "steps": _optional_count,
-    "epochs": _number(1e-9, 1e9, none=True),
-    "tokens": _optional_count,
-    "minutes": _number(1e-3, 1e9, none=True),
-    "batch_size": _count,
-    "micro_batch": _optional_count,
-    "block_size": _optional_count,
-    "order": _one_of("packed", "windows"),
-    "learning_rate": _number(0, 10),
-    "final_learning_rate": _number(0, 10, none=True),
-    "warmup": _or_off,
-    "schedule": _one_of("cosine", "linear", "constant"),
-    "beta1": _number(0, 0.9999),
-    "beta2": _number(0, 0.99999),
-    "weight_decay": _number(0, 100),
-    "clip": _number(0, 1e9),
-    "dropout": _number(0, 0.99),
-    "train_only": _one_of("all", "blocks"),
-    "seed": _number(0, 2**63 - 1, whole=True),
-    "dtype": _one_of("auto", "float32", "bfloat16"),
-    "parallel": _one_of("ddp", "fsdp"),
-    "threads": _optional_count,
-    "on_spike": _one_of("skip", "back", "stop"),
-    "spike_sigma": _number(0, 1e6),
-    "log_every": _count,
-    "val_every": _or_off,
-    "val_tokens": _or_off,
-    "patience": _or_off,
-    "save_every": _or_off,
-    "save_total_limit": _or_off,
-    "sample_every": _or_off,
-    "sample_length": _count,
-    "prompts": _texts,
+#: A check of `checks` and its limits for each field. None is allowed where it is the default.
+_RANGES: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(("steps", "tokens", "batch_size", "micro_batch", "block_size"), _COUNT),
+    **dict.fromkeys(("threads", "log_every", "sample_length"), _COUNT),
+    **dict.fromkeys(("warmup", "val_every", "val_tokens", "patience"), _COUNT_OR_OFF),
+    **dict.fromkeys(("save_every", "save_total_limit", "sample_every"), _COUNT_OR_OFF),
+    "epochs": (number, 1e-9, 1e9),
+    "minutes": (number, 1e-3, 1e9),
+    "order": (one_of, ("packed", "windows")),
+    "learning_rate": (number, 0, 10),
+    "final_learning_rate": (number, 0, 10),
+    "schedule": (one_of, ("cosine", "linear", "constant")),
+    "beta1": (number, 0, 0.9999),
+    "beta2": (number, 0, 0.99999),
+    "weight_decay": (number, 0, 100),
+    "clip": (number, 0, 1e9),
+    "dropout": (number, 0, 0.99),
+    "train_only": (one_of, ("all", "blocks")),
+    "seed": (whole, 0, 2**63 - 1),
+    "dtype": (one_of, ("auto", "float32", "bfloat16")),
+    "parallel": (one_of, ("ddp", "fsdp")),
+    "on_spike": (one_of, ("skip", "back", "stop")),
+    "spike_sigma": (number, 0, 1e6),
+    "prompts": (_texts,),
 }

@@ -23,17 +23,17 @@ from gpt2lab.engines.torch.model import GPT2
 from gpt2lab.errors import InputError
 from gpt2lab.train import step
 from gpt2lab.train.config import TrainConfig
+from gpt2lab.train.machine import choose_dtype
 from gpt2lab.train.optim import adamw
-from gpt2lab.train.optimizer_state import trainable
+from gpt2lab.train.optimizer_state import freeze, model_options
 from gpt2lab.train.parallel.group import Group
 from gpt2lab.train.parallel.sharding import held_part, mesh_of, shard
-from gpt2lab.train.precision import DTYPES, choose
 
 
 class _Meter(TorchDispatchMode):
     """Counts the memory that tensors hold, and the most they ever did.
 
-    A number that is asked of a tensor without contents is 1.
+    The value of a tensor without contents is 1.
     """
 
     def __init__(self) -> None:
@@ -43,10 +43,9 @@ class _Meter(TorchDispatchMode):
 
     def now(self) -> int:
         """Bytes, at this moment. Storages may have shrunk: FSDP empties and refills the same."""
-        gone = [key for key, storage in self._storages.items() if storage() is None]
-        for key in gone:
-            del self._storages[key]
-        return sum(s.nbytes() for ref in self._storages.values() if (s := ref()) is not None)
+        alive = {key: ref for key, ref in self._storages.items() if ref() is not None}
+        self._storages = alive
+        return sum(s.nbytes() for ref in alive.values() if (s := ref()) is not None)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default:
@@ -68,8 +67,8 @@ class _Meter(TorchDispatchMode):
 
 
 @contextmanager
-def _made_up(world: int) -> Iterator[None]:
-    """A process group of this process, the first of `world`, in which nothing is said."""
+def _simulated(world: int) -> Iterator[None]:
+    """A process group of this process, the first of `world`, in which nothing is exchanged."""
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     if dist.is_initialized():
@@ -83,10 +82,10 @@ def _made_up(world: int) -> Iterator[None]:
 
 def _rehearsal(config: Config, settings: TrainConfig, mesh: Any) -> Any:
     """The state of a run, as it would be made, of tensors without contents."""
-    compute, cpu = DTYPES[settings.dtype], torch.device("cpu")
+    cpu = torch.device("cpu")
     with torch.device("meta"):
-        gpt = GPT2(config, compute=compute, dropout=settings.dropout, recompute=settings.recompute)
-    trainable(gpt, settings)
+        gpt = GPT2(config, **model_options(settings))
+    freeze(gpt, settings)
     objective: nn.Module = step.Objective(gpt)
     objective = objective.to_empty(device=cpu) if mesh is None else shard(objective, mesh, cpu)
     return step.State(gpt, objective, adamw(gpt, settings.learning_rate))
@@ -102,7 +101,7 @@ def _measured(state: Any, settings: TrainConfig, group: Group, meter: _Meter) ->
     ids = np.zeros((settings.batch_size, settings.block_size or 1), np.int64)  # [B, T]
     batch = Batch(ids, ids, np.full(len(ids), ids.shape[1]))
 
-    def forward(_: Any, __: Any) -> None:
+    def forward(*_: Any) -> None:
         found["before"] = meter.now()
 
     def backward(*_: Any) -> None:
@@ -129,21 +128,18 @@ def _one_or_two_parts(config: Config, settings: TrainConfig, world: int) -> Trai
         raise InputError(f"block_size {block} is more than the model's context {config.n_ctx}")
     rows = settings.micro_batch or settings.batch_size // world
     batch = rows * world * min(2, settings.batch_size // (rows * world))
-    chosen, _ = choose(settings.dtype, torch.device("cpu"), config, block)
-    dtype = str(chosen).removeprefix("torch.")
+    dtype, _ = choose_dtype(settings.dtype, torch.device("cpu"), config, block)
     return replace(settings, batch_size=batch, micro_batch=rows, block_size=block, dtype=dtype)
 
 
 def dry_run(config: Config, settings: TrainConfig, world: int) -> dict[str, int]:
-    """What each of `world` processes would hold in training, in bytes, found on this one.
+    """Measure what each of `world` processes would hold in training, in bytes, on this one.
 
-    The code of a whole step of the first process (forward and backward pass, clipping, AdamW) is
-    run in a made-up group, with tensors that have shapes and no contents: any model takes seconds
-    and no memory, and nothing is computed. Measured are a process's parameters, gradients, moments
-    of the optimizer, and activations: what a forward pass leaves for the backward pass. The total
-    of a divided model is measured, the most that was held at a moment, blocks that are put together
-    and the work of the backward pass included. Of a shared one it is the sum, since DDP never gives
-    its gradients' memory back.
+    A whole step of the first process (forward and backward pass, clipping, AdamW) runs on tensors
+    without contents, so any model takes seconds and no memory. Activations are what a forward pass
+    leaves for the backward pass. The total of a sharded model is the most that was held at a
+    moment, gathered blocks included; that of a shared one is the sum, since DDP never frees the
+    memory of its gradients.
 
     All of it is on the CPU's path. A GPU's attention does not keep its scores and its loss makes
     all logits at once, so there activations differ. Raises InputError for a batch that cannot be
@@ -154,7 +150,7 @@ def dry_run(config: Config, settings: TrainConfig, world: int) -> dict[str, int]
     group = Group(0, world)
     group.check_batch(settings)
     settings, meter = _one_or_two_parts(config, settings, world), _Meter()
-    with _made_up(world):
+    with _simulated(world):
         mesh = mesh_of(torch.device("cpu"), world) if group.divides(settings) else None
         with FakeTensorMode(allow_non_fake_inputs=True), meter:
             state = _rehearsal(config, settings, mesh)

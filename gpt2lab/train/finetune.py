@@ -19,16 +19,6 @@ Callback = Callable[[dict[str, Any]], None]
 log = logging.getLogger(__name__)
 
 
-def _texts(text: Text, dataset: Any) -> list[str]:
-    """Return the texts, which have two names: ours and gpt-2-simple's."""
-    if text is not None and dataset is not None:
-        raise InputError("the text is given twice, as an argument and as dataset; give one")
-    text = text if text is not None else dataset
-    if text is None:
-        return []
-    return [str(text)] if isinstance(text, str | Path) else [str(path) for path in text]
-
-
 def _trained(
     text: Text, given: dict[str, Any], tunes: bool, verbose: bool, callback: Callback | None
 ) -> LM:
@@ -36,8 +26,12 @@ def _trained(
         ours, notes = translate(given)
         for note in notes:
             log.warning(note)
-        texts = _texts(text, ours.pop("text", None))
-        with prepare_run(texts, ours, tunes=tunes) as run:
+        named = ours.pop("text", None)  # gpt-2-simple's name of it
+        if text is not None and named is not None:
+            raise InputError("the text is given twice, as an argument and as dataset; give one")
+        texts = text if text is not None else named or []
+        listed = [texts] if isinstance(texts, str | Path) else texts
+        with prepare_run([str(path) for path in listed], ours, tunes=tunes) as run:
             for record in progress.logged(run.folder, run.go()):
                 if callback is not None:
                     callback(record)
@@ -50,11 +44,10 @@ def finetune(
     """Fine-tune a model on texts and return it; everything the run made is in its folder.
 
     text: files, folders, patterns, or a set of tokens, as `gpt2lab train` takes them; also called
-    dataset; not needed to resume. verbose: show a line of loss every ten seconds, validations and
-    notes on stderr. All are INFO records of loggers below `gpt2lab`: where the program has
-    handlers, these get them and nothing is added; with verbose False that is left to the program's
-    own settings. callback: called with each record of the run (its kind, step, loss and so on, as
-    in log.jsonl).
+    dataset; not needed to resume. verbose: log a line of loss every ten seconds, validations and
+    notes as INFO records of loggers below `gpt2lab`, on stderr where the program has no handler for
+    them. callback: called with each record of the run (its kind, step, loss and so on, as in
+    log.jsonl).
     given: model (the bundled one by default), out (the run's folder, "finetuned"), val, held_out,
     overwrite, resume, how texts are read (the fields of `documents.Reading`), every field of
     `TrainConfig`; or other trainers' words for them, each with a warning (`translate`): output_dir,

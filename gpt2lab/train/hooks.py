@@ -15,13 +15,11 @@ from typing import Any
 import numpy as np
 
 from gpt2lab.checks import check_ids
-from gpt2lab.engines.torch.model import (
-    GPT2,  # the first to import torch, and to say which extra it is in
-)
+from gpt2lab.engines.torch.model import GPT2
 from gpt2lab.errors import InputError
 from gpt2lab.lens import hook_names as naming
 
-import torch  # isort: skip
+import torch  # isort: skip  (after the model, which names the extra that it is in)
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Names = Iterable[str] | str | None
@@ -33,13 +31,12 @@ Metric = Callable[[torch.Tensor], torch.Tensor]
 def watch(
     model: GPT2, names: Names = None, layers: Layers = None
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """Collect inner values by key while the model is called: each in the graph.
+    """Collect inner values by key while the model is called, each in the graph.
 
     So `torch.autograd.grad(metric, values["h.3.attn.z"])` works, and after `metric.backward()` its
-    `.grad` is there; of a model whose parameters are frozen too. A second call takes the place of
-    the first. A hook of your own that replaces a value has to be set before, to be seen.
-    names, layers: what to collect (`names.select`); None is everything. Raises InputError for
-    names and layers that there are none of.
+    `.grad` is there, even if the parameters are frozen. A second call replaces the values of the
+    first. A hook of your own that replaces a value has to be set before, to be seen. names, layers:
+    what to collect (`hook_names.select`), by default everything. InputError for unknown ones.
     """
     values: dict[str, torch.Tensor] = {}
 
@@ -68,17 +65,17 @@ def attribution_patching(
     names: Names = ("resid_pre",),
     layers: Layers = None,
 ) -> dict[str, Array]:
-    """How much the metric would change if values of the clean run stood in the corrupt one.
+    """Estimate how much each value of the clean run would change the metric of the corrupt one.
 
-    The linear estimate of Nanda (2023, "Attribution patching: activation patching at industrial
-    scale"): (clean - corrupt) * d metric / d value, at the corrupt run, summed over the last axis
-    of the value. Two passes there and one back give it for every key at once, where patching itself
-    takes a pass for each place. It is exact where the metric is linear in the value, and says
-    little where the two runs are far apart.
+    Nanda (2023, "Attribution patching: activation patching at industrial scale"): (clean - corrupt)
+    * d metric / d value at the corrupt run, summed over the last axis of the value. Two forward
+    passes and one backward pass give it for every key, where patching takes a pass for each
+    position. It is exact where the metric is linear in the value, and says little where the two
+    runs are far apart.
 
-    clean, corrupt: ids of equally many tokens. metric: logits [1, T, V] -> one number.
-    Gives key -> [H, T] where the value has heads, [T] elsewhere (`picture` puts layers together);
-    for scores and pattern T is who looks. InputError for ids, names or a metric that do not fit.
+    clean, corrupt: ids of equally many tokens. metric: logits [1, T, V] -> one number. Returns
+    key -> [H, T] if the value has heads, else [T] (`picture` joins layers); for scores and pattern
+    T is the query's position. InputError for ids, names or a metric that do not fit.
     """
     runs = _tokens(model, clean, corrupt)
     with watch(model, names, layers) as values:
@@ -135,10 +132,10 @@ def _estimate(clean: torch.Tensor, corrupt: torch.Tensor, slope: torch.Tensor) -
 
 
 def picture(estimates: Mapping[str, Array], name: str) -> Array:
-    """The estimates of one name as activation patching shows them.
+    """Return the estimates of one name as activation patching shows them, by layer.
 
-    Layer by head [L, H] where the value has heads, as if a head were patched at all places; layer
-    by place [L, T] elsewhere. L counts the layers that were asked for.
+    [L, H] if the value has heads, as if a head were patched at all positions, else [L, T]. L counts
+    the layers that were asked for.
     """
     rows = [value for key, value in estimates.items() if naming.parse(key)[0] == name]
     if not rows:

@@ -1,7 +1,7 @@
-"""What a user asks of training, from names to a run: one orchestration for Python and the commands.
+"""What a user asks of training, from names to a run: `prepare_run`, for Python and the commands.
 
-`prepare_run` turns settings in our words into a new run, or into one that is resumed: it reads the
-model, claims the folder, prepares the texts and compares them with those of an earlier start.
+It reads the model, claims the folder, prepares the texts or compares them with those of an earlier
+start, and starts or resumes the run.
 """
 
 from __future__ import annotations
@@ -21,12 +21,19 @@ from gpt2lab.text import tokenizer as vocabularies
 from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.train.config import BUDGETS, TUNING, TrainConfig
 from gpt2lab.train.data_sources import Gathered, again, gather
-from gpt2lab.train.folder_lock import held
 from gpt2lab.train.new_model import NewModel
 from gpt2lab.train.parallel.group import ALONE, Group
 from gpt2lab.train.run import Run
-from gpt2lab.train.run_files import RUN, claim, data_folder, described, give_up, settings_of
-from gpt2lab.train.same_data import check_same_model, different, refuse_other, vocabulary_of
+from gpt2lab.train.run_folder import (
+    RUN,
+    claim,
+    data_folder,
+    described,
+    give_up,
+    locked,
+    settings_of,
+)
+from gpt2lab.train.same_data import differs, is_same_model, vocabulary_of
 from gpt2lab.train.start import check_early, give_text, resume, start
 from gpt2lab.weights.find import load_vocabulary
 from gpt2lab.weights.locate import locate
@@ -65,11 +72,6 @@ class Launch:
     resume: bool | str | None = None
     allow_changes: bool = False
 
-    @property
-    def verb(self) -> str:
-        """The command that does this."""
-        return "finetune" if self.tunes else "train"
-
 
 _OPTIONS = {item.name for item in fields(Launch)} - {"data", "settings", "new", "tunes", "reading"}
 #: What `finetune` and `pretrain` take besides the fields of `TrainConfig` and of `Reading`.
@@ -78,13 +80,11 @@ MORE = tuple(sorted(_OPTIONS - {"vocabulary", "weights"}))
 
 def _new_model(given: Given) -> NewModel | None:
     """Return the shape of the model to train from scratch, None if a model is named."""
-    names = (item.name for item in fields(NewModel))
-    shape = {name: given[name] for name in names if given.get(name) is not None}
+    names = [item.name for item in fields(NewModel) if given.get(item.name) is not None]
     if given.get("model") is None:
-        return NewModel(**shape)
-    if shape:
-        name = next(iter(shape))
-        raise InputError(f"{name} is for a new model, and model names one; give one of them")
+        return NewModel(**{name: given[name] for name in names})
+    if names:
+        raise InputError(f"{names[0]} is for a new model, and model names one; give one of them")
     return None
 
 
@@ -109,11 +109,12 @@ def _launch(data: Sequence[str], given: Given, tunes: bool) -> Launch:
     def taken(names: Any) -> dict[str, Any]:
         return {name: given[name] for name in names if given.get(name) is not None}
 
-    new = None if tunes else _new_model(given)
-    out = Path(given.get("out") or ("finetuned" if tunes else "trained"))
-    more = {**taken(_OPTIONS), "out": out, "reading": taken(READING)}
-    given_settings = {name: given[name] for name in settings & set(given)}
-    return Launch(data, settings=given_settings, new=new, tunes=tunes, **more)
+    options = taken(_OPTIONS)
+    options["out"] = Path(options.get("out") or ("finetuned" if tunes else "trained"))
+    return Launch(
+        data, settings={name: given[name] for name in settings & set(given)}, tunes=tunes,
+        new=None if tunes else _new_model(given), reading=taken(READING), **options,
+    )  # fmt: skip
 
 
 def prepare_run(
@@ -156,10 +157,9 @@ def _vocabulary(launch: Launch, model: weights.Checkpoint | None) -> Tokenizer |
 
 def tuning(given: Given, model: weights.Checkpoint) -> TrainConfig:
     """Return the settings of a fine-tuning run: what was given, over `TUNING`."""
-    usual = dict(TUNING)
+    usual = {**TUNING, "block_size": min(TUNING["block_size"], model.config.n_ctx)}
     if any(given.get(name) is not None for name in BUDGETS):
         del usual["epochs"]
-    usual["block_size"] = min(usual["block_size"], model.config.n_ctx)
     return TrainConfig(**{**usual, **given})
 
 
@@ -169,7 +169,7 @@ def _gathered(
     if launch.val is not None and not validates:
         log.warning(f"validation is switched off, so {launch.val} is not used")
     return gather(
-        launch.data, data_folder(launch.out, group), weights=launch.weights,
+        launch.data, group.agree(lambda: data_folder(launch.out)), weights=launch.weights,
         val=launch.val if validates else None, validates=validates,
         tokenizer=tokenizer, named=launch.new is None or launch.vocabulary is not None,
         held_out=launch.held_out, group=group, **launch.reading,
@@ -209,18 +209,46 @@ def _started(launch: Launch, group: Group) -> Run:
 # ---- A run that is resumed.
 
 
-def _check_same(launch: Launch, made: Given, run: Path) -> None:
+def _check_same(launch: Launch, made: Given) -> None:
     """Raise InputError if the model that is named is not that of the run."""
-    check_same_model(made, launch.model, run)
+    run, old, shares = launch.out, made.get("model"), made["sources"].get("weights")
+    if launch.model is not None and not is_same_model(launch.model, old):
+        raise InputError(
+            f"{run} began with the model {old or 'that is bundled'}, not {launch.model}; leave the "
+            "model out to go on, or choose another folder for a new run"
+        )
     if launch.new is not None:
         launch.new.check_same(made["config"])
     if launch.vocabulary is not None:
         named, own = _vocabulary(launch, None), vocabulary_of(run)
         if named is None or own is None or vocabulary_hash(named) != vocabulary_hash(own):
             raise InputError(f"{run} was trained with another vocabulary; leave vocabulary out")
-    shares = made["sources"].get("weights")
     if launch.weights and shares is not None and list(launch.weights) != shares:
         raise InputError(f"{run} was trained with weights {shares}; leave weights out")
+
+
+def _other_data(launch: Launch, made: Given, group: Group) -> str | None:
+    """Why the data that are named are not those of the run, found by the first process."""
+    options = dict(launch.reading)
+    if launch.held_out is not None:
+        options["held_out"] = launch.held_out
+    run, data = launch.out, launch.data
+    group.at("comparing the data")
+    return group.agree(
+        lambda: differs(made, run, data, val=launch.val, tokenizer=vocabulary_of(run), **options)
+    )
+
+
+def _refused(launch: Launch, why: str) -> InputError:
+    """A run cannot go on with other data: how to do what is asked for."""
+    run, verb = launch.out, "finetune" if launch.tunes else "train"
+    if not launch.data:
+        return InputError(f"{run} was made otherwise ({why}); leave it out to go on with the run")
+    named = " ".join(map(str, launch.data))
+    return InputError(
+        f"{run} was trained on other data than {named} ({why}); leave them out to go on with its "
+        f"own, or train its weights on them: gpt2lab {verb} {named} --model {run} --out {run}-2"
+    )
 
 
 def _resumed(launch: Launch, group: Group) -> Run:
@@ -229,20 +257,17 @@ def _resumed(launch: Launch, group: Group) -> Run:
     In gpt-2-simple's words another text is trained on from the last weights, and another budget
     needs no permission; otherwise both are refused.
     """
-    folder, given = launch.out, launch.settings
+    folder, given, if_there = launch.out, launch.settings, launch.resume == "if there"
     made, old = described(folder), settings_of(folder)
-    _check_same(launch, made, folder)
+    _check_same(launch, made)
     if any(name in given for name in BUDGETS):
         given = {**dict.fromkeys(BUDGETS), **given}
     settings = replace(old, **given)
-    options = dict(launch.reading)
-    if launch.held_out is not None:
-        options["held_out"] = launch.held_out
-    why = different(made, folder, launch.data, group, val=launch.val, **options)
-    if_there = launch.resume == "if there"
-    if why is not None and if_there and launch.data:
-        return _train_on(launch, settings, group)
-    refuse_other(why, launch.verb, launch.data, folder)
+    why = _other_data(launch, made, group)
+    if why is not None:
+        if if_there and launch.data:
+            return _train_on(launch, settings, group)
+        raise _refused(launch, why)
     gathered = again(made["sources"], folder, launch.data, launch.val)
     longer = replace(settings, **{name: getattr(old, name) for name in BUDGETS}) == old
     return resume(
@@ -256,7 +281,7 @@ def _train_on(launch: Launch, settings: TrainConfig, group: Group) -> Run:
     log.warning(
         f"{launch.out} was trained on other texts; its last weights are trained on with these"
     )
-    claimed = held(launch.out, group)
+    claimed = locked(launch.out, group)
     try:
         gathered = _gathered(launch, vocabulary_of(launch.out), settings.validate, group)
         give_text(launch.out, gathered.sets, gathered.places(launch.out), settings, group)

@@ -1,10 +1,9 @@
-"""The log of a run: log.jsonl, a record a line, and files for TensorBoard.
+"""The log of a run: log.jsonl, a record a line, and event files for TensorBoard.
 
 A record is a dict with a "kind" and mostly a "step": step, val, skip, sample, save, start, resume
-and end. The log is the run's history: an interrupted run that is resumed has the lines of one that
-was never interrupted. JSON has no words for numbers that are not finite, so they are written as
-the strings "NaN", "Infinity" and "-Infinity"; `read` makes numbers of them again where a number
-stands (`NUMBERS`). What the records mean to a reader is left to `report`.
+and end. An interrupted run that is resumed has the lines of one that was never interrupted. Numbers
+that are not finite, for which JSON has no words, are written as the strings "NaN", "Infinity" and
+"-Infinity", and `read` makes numbers of them again.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ from __future__ import annotations
 import json
 import math
 import time
+from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from gpt2lab.errors import Failure, InputError, MissingExtraError
@@ -27,8 +26,8 @@ NAME = "log.jsonl"
 TENSORBOARD = "tensorboard"  # the folder of the event files
 EVERY = 5.0  # seconds between two flushes of the event files, each of which waits for the disk
 
-#: The keys whose value is a number, or null where there is none.
 MOST = 1 << 30  # bytes of a log
+#: The keys whose value is a number or null.
 NUMBERS = ("loss", "lr", "grad_norm", "seconds", "tokens_per_second", "mfu", "epoch")
 
 #: Kind -> key -> TensorBoard's name for it.
@@ -44,13 +43,6 @@ TAGS = {
 }
 
 
-def _word(number: float) -> str:
-    """JSON's missing word for a number that is not finite."""
-    if math.isnan(number):
-        return "NaN"
-    return "Infinity" if number > 0 else "-Infinity"
-
-
 def plain(value: Any) -> Any:
     """The value in JSON's types: scalars of arrays become numbers, paths become strings."""
     if isinstance(value, dict):
@@ -61,14 +53,15 @@ def plain(value: Any) -> Any:
         return str(value)
     if hasattr(value, "item"):  # of NumPy or torch
         value = value.item()
-    return _word(value) if isinstance(value, float) and not math.isfinite(value) else value
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
 
 
 def line(record: Record) -> bytes:
     """A record as one line of the log.
 
-    Half a surrogate pair, which a text made of bytes may hold, has no UTF-8. Written with a
-    backslash it is JSON's own way to say it.
+    Half a surrogate pair, which a text made of bytes may hold, has no UTF-8; JSON has an escape.
     """
     text = json.dumps(plain(record), ensure_ascii=False, allow_nan=False)
     return text.encode("utf-8", "backslashreplace") + b"\n"
@@ -94,47 +87,39 @@ def _parsed(raw: bytes, where: str) -> Record:
     return record
 
 
-def _whole(tail: bytes, where: str) -> bool:
-    """Whether the last line, which lacks its line break, lacks nothing else."""
-    try:
-        _parsed(tail, where)
-    except InputError:
-        return False
-    return True
-
-
 def _lines(path: Path) -> list[tuple[bytes, Record]]:
-    """Every whole line with its record; what a crash left of one more is passed over."""
+    """Every whole line with its record; a last one that was cut off is passed over."""
     *lines, tail = contents(path, MOST).split(b"\n")
-    if tail and _whole(tail, str(path)):
-        lines.append(tail)
-    return [(raw, _parsed(raw, f"{path}: line {n}")) for n, raw in enumerate(lines, 1)]
+    found = [(raw, _parsed(raw, f"{path}: line {n}")) for n, raw in enumerate(lines, 1)]
+    if tail:
+        with suppress(InputError):
+            found.append((tail, _parsed(tail, str(path))))
+    return found
 
 
 def read(path: Path) -> list[Record]:
-    """The records of a log, oldest first.
+    """The records of a log, oldest first; InputError with the number of a line that is not one.
 
-    A last line that was cut off while it was written is passed over. InputError, with the number
-    of the line, for any other that is not a record.
+    A last line that was cut off while it was written is passed over.
     """
     return [record for _, record in _lines(path)]
 
 
 def _repair(path: Path, after: int | None) -> None:
-    """Take away half a line at the end, and with `after` what was recorded past that step."""
+    """Remove half a line at the end, and with `after` what was recorded past that step."""
     if not path.exists():
         return
     lines = _lines(path)
     kept = [raw for raw, record in lines if after is None or record.get("step", 0) <= after]
     text = b"".join(raw + b"\n" for raw in kept)
     with accessing(path):
-        as_it_is = path.read_bytes()
-    if text != as_it_is:
-        write_whole(path, text.decode("utf-8"))
+        before = path.read_bytes()
+    if text != before:
+        write_whole(path, text)
 
 
 def _tensorboard() -> tuple[Any, Any, Any]:
-    """What of tensorboardX is needed: its writer, its events, its summaries."""
+    """tensorboardX's writer, events and summaries."""
     try:
         from tensorboardX import event_file_writer, summary
         from tensorboardX.proto import event_pb2
@@ -146,8 +131,8 @@ def _tensorboard() -> tuple[Any, Any, Any]:
 class _Events:
     """An event file of TensorBoard, written in step with the log.
 
-    tensorboardX's SummaryWriter hands its events to a thread. When that one dies of a full disk its
-    queue fills up, and the run waits for it forever. Its lower half writes at once and raises.
+    tensorboardX's SummaryWriter writes in a thread. When that one dies of a full disk its queue
+    fills up, and the run waits for it forever. Its lower half writes at once and raises.
     """
 
     def __init__(self, parts: tuple[Any, Any, Any], folder: Path, after: int | None) -> None:
@@ -192,27 +177,22 @@ class _Events:
 class Journal:
     """The log of the run in `folder`, open for writing.
 
-    after: the step that a resumed run continues from; what was recorded past it is taken away
-    first, in the log at once or not at all, and removed from TensorBoard. Lines without a step
-    stay. tensorboard: write event files too, in `folder/tensorboard`; MissingExtraError without
-    tensorboardX. InputError when the log that is there is damaged, Failure when the disk is full.
+    after: the step that a resumed run continues from; what was recorded past it is removed first.
+    Lines without a step stay. tensorboard: write event files too, in `folder/tensorboard`;
+    MissingExtraError without tensorboardX. InputError when an existing log is damaged, Failure when
+    the disk is full.
     """
 
     def __init__(
         self, folder: Path, *, after: int | None = None, tensorboard: bool = False
     ) -> None:
         self.path = folder / NAME
-        parts = _tensorboard() if tensorboard else None  # before anything is taken away
+        parts = _tensorboard() if tensorboard else None  # before anything is removed
         _repair(self.path, after)
         self._events = _Events(parts, folder / TENSORBOARD, after) if parts else None
         with accessing(self.path, "written"):
             self._file = self.path.open("ab", buffering=0)
             self._end = self.path.stat().st_size
-
-    def _put_back(self) -> None:
-        """Take away the part of a line that still found room, so that the next stands alone."""
-        with accessing(self.path, "written"):
-            self._file.truncate(self._end)
 
     def write(self, record: Record) -> None:
         """Append one record. It is in the file when this returns; Failure when the disk is full."""
@@ -222,17 +202,20 @@ class Journal:
                 while rest:
                     rest = rest[self._file.write(rest) :]
         except BaseException:
-            self._put_back()
+            with accessing(self.path, "written"):
+                self._file.truncate(
+                    self._end
+                )  # what still found room, so that the next stands alone
             raise
         self._end += len(raw)
         if self._events:
             try:
                 self._events.write(record)
-            except Failure:  # the log has it; TensorBoard's files end here, until the next opening
+            except Failure:  # TensorBoard's files end here, until the log is opened again
                 self._events = None
 
     def close(self) -> None:
-        """Write out what TensorBoard has not been given yet, and close the files."""
+        """Close the log and the event file."""
         self._file.close()
         if self._events:
             self._events.close()
@@ -241,10 +224,5 @@ class Journal:
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

@@ -1,10 +1,10 @@
 """Cross entropy over a large vocabulary, a piece at a time, its gradient made in the same pass.
 
-Of 16 texts of 256 tokens, the logits of GPT-2's vocabulary are 0.8 GB in float32, and the usual way
-keeps them, their softmax and its gradient. Here the head, the loss and both gradients of a piece of
-the rows are done before the next piece begins, so that the whole never exists.
+For 16 sequences of 256 tokens the logits of GPT-2's vocabulary are 0.8 GB in float32, and the usual
+way keeps them, their softmax and its gradient. Here the head, the loss and both gradients of a
+piece of the rows are done before the next piece begins, so that the whole never exists.
 
-Shapes: R rows (the tokens of all texts of a batch), E embedding, V vocabulary.
+Shapes: R rows (all tokens of a batch), E embedding, V vocabulary.
 """
 
 from __future__ import annotations
@@ -70,11 +70,6 @@ def _add(total: torch.Tensor, part: torch.Tensor) -> None:
         a += b
 
 
-def _rows(head: torch.Tensor, itemsize: int) -> int:
-    """How many rows make a piece."""
-    return max(1, int(PIECE / (len(head) * itemsize)))
-
-
 class _InPieces(torch.autograd.Function):
     """The loss with its gradients to `h` and `head`, which are made while the logits are there."""
 
@@ -84,7 +79,7 @@ class _InPieces(torch.autograd.Function):
     ) -> torch.Tensor:
         w = head.to(h.dtype)  # [V, E]
         wide = torch.promote_types(h.dtype, torch.float32)
-        size = _rows(w, h.itemsize)
+        size = max(1, int(PIECE / (len(w) * h.itemsize)))  # rows of a piece
         total = torch.zeros((), dtype=wide, device=h.device)
         dh, dw = torch.empty_like(h), None
         logits = torch.empty(min(size, len(h)), len(w), dtype=h.dtype, device=h.device)
@@ -110,16 +105,6 @@ class _InPieces(torch.autograd.Function):
         return (dh, dw, None, None) if g == 1 else (dh * g, dw * g, None, None)
 
 
-def _alone(
-    h: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, scale: float
-) -> torch.Tensor:
-    """The loss in pieces where no gradient is wanted."""
-    w = head.to(h.dtype)  # [V, E]
-    size = _rows(w, 4)
-    pairs = zip(h.split(size), targets.split(size), strict=True)
-    return torch.stack([written_out(rows, w, t, scale) for rows, t in pairs]).sum()
-
-
 def cross_entropy(
     h: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, scale: float
 ) -> torch.Tensor:
@@ -132,6 +117,8 @@ def cross_entropy(
     if h.is_cuda:
         return written_out(h, head, targets, scale)
     if not torch.is_grad_enabled():
-        return _alone(h, head, targets, scale)
+        w, size = head.to(h.dtype), max(1, int(PIECE / (len(head) * 4)))
+        pairs = zip(h.split(size), targets.split(size), strict=True)
+        return torch.stack([written_out(rows, w, t, scale) for rows, t in pairs]).sum()
     loss: torch.Tensor = _InPieces.apply(h, head, targets, scale)
     return loss

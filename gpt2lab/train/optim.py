@@ -15,10 +15,9 @@ def adamw(
     betas: tuple[float, float] = (0.9, 0.95),
     weight_decay: float = 0.1,
 ) -> torch.optim.AdamW:
-    """AdamW over what of the model is to be trained; only matrices decay, embeddings among them.
+    """AdamW over the trained parameters; only matrices decay, embeddings included (nanoGPT's rule).
 
-    Gains and biases do not: nothing is gained by pulling them to zero (nanoGPT's rule). One fused
-    pass over the memory: three times as fast as torch's default on a CPU.
+    One fused pass over the memory is three times as fast as torch's default on a CPU.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
@@ -30,7 +29,7 @@ def adamw(
 
 
 def learning_rate(progress: float, peak: float, final: float, schedule: str) -> float:
-    """The rate at `progress`, from 0 at the end of the warm-up to 1 at the end of the run."""
+    """The rate at `progress`, from 0 at the end of the warmup to 1 at the end of the run."""
     if schedule == "constant":
         return peak
     left = 1 - progress if schedule == "linear" else (1 + math.cos(math.pi * progress)) / 2

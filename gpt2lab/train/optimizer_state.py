@@ -1,7 +1,4 @@
-"""A model with its optimizer, made from settings; the optimizer state by names.
-
-The tensors of a checkpoint come from here and go back here; the files are `run`'s.
-"""
+"""A model with its optimizer, made from settings; the optimizer's moments by name."""
 
 from __future__ import annotations
 
@@ -12,8 +9,9 @@ import torch
 
 from gpt2lab.engines.torch import model
 from gpt2lab.text.tokenizer import Tokenizer
-from gpt2lab.train import optim, precision
+from gpt2lab.train import optim
 from gpt2lab.train.config import TrainConfig
+from gpt2lab.train.machine import DTYPES
 from gpt2lab.train.parallel.group import ALONE, Group
 from gpt2lab.train.parallel.sharding import fill
 from gpt2lab.train.spikes import Window
@@ -23,33 +21,16 @@ from gpt2lab.weights import Checkpoint
 MOMENTS = ("exp_avg", "exp_avg_sq")  # what AdamW keeps for each number
 
 
-def _options(settings: TrainConfig) -> dict[str, Any]:
-    return {
-        "compute": precision.DTYPES[settings.dtype],
-        "dropout": settings.dropout,
-        "recompute": settings.recompute,
-    }
+def model_options(settings: TrainConfig) -> dict[str, Any]:
+    """Return the options of `GPT2` that the settings ask for."""
+    compute = DTYPES[settings.dtype]
+    return {"compute": compute, "dropout": settings.dropout, "recompute": settings.recompute}
 
 
-def _built(start: Checkpoint, settings: TrainConfig) -> model.GPT2:
-    return model.build(start.config, start.params, **_options(settings))
-
-
-def _empty(start: Checkpoint, settings: TrainConfig) -> model.GPT2:
-    """The same without memory, for processes that each hold a part."""
-    with torch.device("meta"):
-        tied = "lm_head.weight" not in start.params
-        return model.GPT2(start.config, tied=tied, **_options(settings))
-
-
-def trainable(gpt: model.GPT2, settings: TrainConfig) -> dict[str, torch.nn.Parameter]:
-    """Freeze what the settings do not train; return name -> parameter of what they train."""
-    found = {}
+def freeze(gpt: model.GPT2, settings: TrainConfig) -> None:
+    """Freeze the parameters that the settings do not train."""
     for name, parameter in gpt.named_parameters():
         parameter.requires_grad_(settings.train_only == "all" or name.startswith("h."))
-        if parameter.requires_grad:
-            found[name] = parameter
-    return found
 
 
 def to_checkpoint(
@@ -66,11 +47,16 @@ def to_checkpoint(
 def new_state(
     start: Checkpoint, settings: TrainConfig, device: torch.device, group: Group
 ) -> State:
-    """A model ready to be trained with these settings."""
-    gpt = _empty(start, settings) if group.divides(settings) else _built(start, settings).to(device)
-    trainable(gpt, settings)
+    """Return a model ready to be trained with these settings."""
+    sharded, options = group.divides(settings), model_options(settings)
+    if sharded:
+        with torch.device("meta"):  # each process gets memory for its part alone
+            gpt = model.GPT2(start.config, tied="lm_head.weight" not in start.params, **options)
+    else:
+        gpt = model.build(start.config, start.params, **options).to(device)
+    freeze(gpt, settings)
     objective = group.wrap(Objective(gpt), settings, device)
-    if group.divides(settings):
+    if sharded:
         fill(gpt, start.params)
     betas = (settings.beta1, settings.beta2)
     optimizer = optim.adamw(gpt, settings.learning_rate, betas, settings.weight_decay)
@@ -78,9 +64,9 @@ def new_state(
 
 
 def moments(state: State) -> tuple[dict[str, int], dict[str, torch.Tensor]]:
-    """How many updates AdamW has made of each parameter, and what it keeps, by names.
+    """Return how many updates AdamW has made of each parameter, and its moments, by name.
 
-    Nothing before the first. The counts differ where what is trained was changed on the way.
+    Nothing before the first. The counts differ if the set of trained parameters was changed.
     """
     kept: dict[str, torch.Tensor] = {}
     updates: dict[str, int] = {}
@@ -93,7 +79,7 @@ def moments(state: State) -> tuple[dict[str, int], dict[str, torch.Tensor]]:
 
 
 def room_for_moments(state: State) -> dict[str, torch.Tensor]:
-    """What AdamW will keep, by names, with nothing in it yet."""
+    """Return tensors for AdamW's moments, by name, with nothing in them yet."""
     return {
         f"{moment}.{name}": torch.empty_like(parameter, requires_grad=False)
         for name, parameter in state.model.named_parameters()

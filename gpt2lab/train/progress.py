@@ -13,6 +13,15 @@ from gpt2lab.files.visible import shown as visible
 log = logging.getLogger("gpt2lab.train")
 EVERY = 10.0  # seconds between lines of loss
 
+#: Kind of a record -> its line.
+LINES = {
+    "skip": "step {step} skipped: {why}",
+    "back": "step {step}: back to the weights of step {to}",
+    "not_saved": "step {step} could not be saved, the run continues: {why}",
+    "note": "note: {text}",
+    "resume": "resuming after step {step}",
+}
+
 Record = dict[str, Any]
 
 
@@ -24,21 +33,12 @@ def step_line(record: Record) -> str:
 def line(record: Record, text: Callable[[str], str] = visible) -> str | None:
     """Return a line for a record other than a step, None if there is none. text: shows a sample."""
     step, kind = record.get("step"), record["kind"]
-    if kind == "val":
-        return f"step {step}: validation loss {record['loss']:.4f}{' (best)' * record['best']}"
     if kind == "sample":
         return f"step {step}: {text(record['prompt'] + record['text'])}\n"
-    if kind == "skip":
-        return f"step {step} skipped: {record['why']}"
-    if kind == "back":
-        return f"step {step}: back to the weights of step {record['to']}"
-    if kind == "not_saved":
-        return f"step {step} could not be saved, the run continues: {record['why']}"
-    if kind == "note":
-        return f"note: {record['text']}"
-    if kind == "resume":
-        return f"resuming after step {step}"
-    return None
+    if kind == "val":
+        return f"step {step}: validation loss {record['loss']:.4f}{' (best)' * record['best']}"
+    pattern = LINES.get(kind)
+    return pattern.format(**record) if pattern else None
 
 
 def end_line(folder: object, record: Record) -> str:
@@ -80,15 +80,11 @@ def shown(verbose: bool) -> Iterator[None]:
     If the program has handlers for them, on the root or on `gpt2lab`, those get the records and
     nothing is added. Levels and handlers are restored afterwards.
     """
-    logger = logging.getLogger("gpt2lab")
-    if not verbose:
-        yield
-        return
-    level, handler = logger.level, logging.StreamHandler()
-    has_own = _listens(logger)
-    if level == logging.NOTSET:
+    logger, handler = logging.getLogger("gpt2lab"), logging.StreamHandler()
+    level, listens = logger.level, _listens(logger)
+    if verbose and level == logging.NOTSET:
         logger.setLevel(logging.INFO)
-    if not has_own:
+    if verbose and not listens:
         logger.addHandler(handler)
     try:
         yield

@@ -1,9 +1,9 @@
 """A training run: the main loop with validation, checkpoints, samples and the log.
 
-`Run.go` is a generator of records: each step, validation, sample and save, as they are written to
-`log.jsonl`. The caller prints them. `start` makes runs and resumes them, `saving` saves them. A run
-can be interrupted at any moment: only the work since the last checkpoint is lost, and it is done
-again with the same bits.
+`Run.go` yields the records of a run (step, val, sample, save and so on) as they are written to
+`log.jsonl`. `start` makes and resumes runs, `saving` saves them. A run can be interrupted at any
+moment: only the work since the last checkpoint is lost, and resuming does it again with the same
+bits.
 """
 
 from __future__ import annotations
@@ -12,24 +12,20 @@ import importlib.util
 import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from gpt2lab.config import Config
-from gpt2lab.corpus.batches import Batches, Evaluation
+from gpt2lab.corpus.batches import Evaluation
 from gpt2lab.errors import Failure, MissingExtraError
 from gpt2lab.lm import LM
-from gpt2lab.train import allocator, checkpoint_files, log, precision, report, spikes
+from gpt2lab.train import checkpoint_files, log, machine, report, spikes
 from gpt2lab.train import step as loop
-from gpt2lab.train.config import TrainConfig
-from gpt2lab.train.parallel.group import Group
-from gpt2lab.train.saving import RemovedError, Saved
+from gpt2lab.train.saving import Record, RemovedError, Savable
 from gpt2lab.weights import Checkpoint
 
 ENDED = "the run is over: its budget is used up; more of it is a change of settings"
 
-Record = dict[str, Any]
 Stop = Callable[[], bool]
 
 
@@ -40,21 +36,16 @@ def flops_per_token(config: Config, block: int) -> float:
     return 6.0 * matrices + 12.0 * config.n_layer * block * E
 
 
-def _never() -> bool:
-    return False
-
-
 @dataclass
-class Run:
+class Run(Savable):
     """A run that holds its folder: iterate over `go`, and `close` it (or use it in a `with`).
 
-    kept: what its checkpoints hold. windows: the validation set, None if nothing was held out.
+    windows: the validation set, None if nothing was held out.
     """
 
-    kept: Saved
-    windows: Evaluation | None
+    windows: Evaluation | None = None
     _peak: float = 0.0
-    _stop: Stop = _never
+    _stop: Stop = lambda: False
     _journal: log.Journal | None = None
     _unlogged: list[Record] = field(default_factory=list)
 
@@ -69,41 +60,12 @@ class Run:
         if self._journal is not None:
             self._journal.close()
             self._journal = None
-        self.kept.claim.release()
-
-    @property
-    def folder(self) -> Path:
-        """Where the run is now."""
-        return self.kept.folder
-
-    @property
-    def settings(self) -> TrainConfig:
-        """The settings, with nothing left open."""
-        return self.kept.settings
-
-    @property
-    def state(self) -> loop.State:
-        """The model, the optimizer and the counters of a step."""
-        return self.kept.state
-
-    @property
-    def batches(self) -> Batches:
-        """The training data."""
-        return self.kept.batches
-
-    @property
-    def group(self) -> Group:
-        """The processes of the run."""
-        return self.kept.group
+        self.claim.release()
 
     @property
     def total(self) -> int | None:
         """The length of the run in steps; None if it is limited by time."""
         return loop.total_steps(self.settings, self.batches)
-
-    def save(self) -> Record:
-        """Write a checkpoint; Failure if it cannot be written, with everything else untouched."""
-        return self.kept.save()
 
     # ---- The log.
 
@@ -115,29 +77,21 @@ class Run:
         return record
 
     def _log(self) -> None:
-        if self._journal is None:
-            self._unlogged.clear()
         while self._unlogged:
-            assert self._journal is not None
-            self._journal.write(self._unlogged[0])
+            if self._journal is not None:
+                self._journal.write(self._unlogged[0])
             del self._unlogged[0]
 
     def _step_record(self, step: loop.Step, flops: float) -> Record:
-        mfu = 0.0
+        record: Record = {"kind": "step", **asdict(step), "mfu": None}
+        del record["skipped"]
         if self._peak:
             mfu = step.tokens_per_second * flops / (self._peak * self.group.world)
-        return {
-            "kind": "step",
-            "step": step.step,
-            "loss": step.loss,
-            "lr": step.lr,
-            "grad_norm": step.grad_norm,
-            "tokens": step.tokens,
-            "seconds": round(step.seconds, 3),
-            "tokens_per_second": round(step.tokens_per_second, 1),
-            "mfu": round(mfu, 4) if self._peak else None,
-            "epoch": round(step.epoch, 6),
-        }
+            record["mfu"] = round(mfu, 4)
+        for name, digits in (("seconds", 3), ("tokens_per_second", 1)):
+            record[name] = round(record[name], digits)
+        record["epoch"] = round(record.pop("epoch"), 6)
+        return record
 
     def _after_a_spike(self, step: loop.Step) -> Iterator[Record]:
         """Log the step and its batch, and do as the settings say."""
@@ -147,9 +101,9 @@ class Run:
             {"kind": "skip", "step": step.step, "why": step.skipped, "loss": step.loss,
              "grad_norm": step.grad_norm, "rows": where}
         )  # fmt: skip
-        self.kept.follow()
+        self.follow()
         policy = self.settings.on_spike
-        spikes.check_policy(policy, step.step, str(step.skipped), self.kept.skipped, self.folder)
+        spikes.check_policy(policy, step.step, str(step.skipped), self.skipped, self.folder)
         if policy == "back":
             yield self._logged({"kind": "back", "step": step.step, "to": self._back()})
 
@@ -158,15 +112,15 @@ class Run:
 
         The counters stay, so the data continue after the bad batch.
         """
-        kept, state = self.kept, self.state
-        counters = state.step, state.seconds, state.tokens
-        window, others = state.window.to_dict(), (kept.best, kept.waited, kept.skipped)
-        kept.follow()
-        kept.restore(self.group.agree(lambda: checkpoint_files.newest_whole(self.folder)))
+        state = self.state
+        counters = state.step, state.seconds, state.tokens, state.window.to_dict()
+        others = self.best, self.waited, self.skipped
+        self.follow()
+        self.restore(self.group.agree(lambda: checkpoint_files.newest_whole(self.folder)))
         restored = state.step
-        state.step, state.seconds, state.tokens = counters
+        state.step, state.seconds, state.tokens, window = counters
         state.window.restore(window)
-        kept.best, kept.waited, kept.skipped = others
+        self.best, self.waited, self.skipped = others
         return restored
 
     # ---- Validation, checkpoints and samples.
@@ -178,17 +132,15 @@ class Run:
         loss = loop.evaluate(self.state, self.windows, size, group=self.group, stop=self._stop)
         if loss is None:
             return
-        is_best = math.isfinite(loss) and (self.kept.best is None or loss < self.kept.best["loss"])
-        self.kept.waited, self.kept.validated = (
-            0 if is_best else self.kept.waited + 1,
-            self.state.step,
-        )
+        is_best = math.isfinite(loss) and (self.best is None or loss < self.best["loss"])
+        self.waited = 0 if is_best else self.waited + 1
+        self.validated = self.state.step
         yield self._logged({"kind": "val", "step": self.state.step, "loss": loss, "best": is_best})
         if is_best:
-            before, self.kept.best = self.kept.best, {"step": self.state.step, "loss": loss}
+            before, self.best = self.best, {"step": self.state.step, "loss": loss}
             yield from self._try_to_save()
-            if self.kept.saved != self.state.step:  # what is not on the disk is not the best there
-                self.kept.best = before
+            if self.saved != self.state.step:  # what is not on the disk is not the best there
+                self.best = before
 
     def _try_to_save(self) -> Iterator[Record]:
         """Save a checkpoint; if the disk is full the run continues, with a record of it."""
@@ -200,11 +152,10 @@ class Run:
             yield self._logged({"kind": "not_saved", "step": self.state.step, "why": str(error)})
 
     def _saving(self) -> Iterator[Record]:
-        """Save a checkpoint, and note a new place of the folder."""
+        """Save a checkpoint, and note a new name of the folder."""
         record = self.save()
-        for text in self.kept.moves:
-            yield {"kind": "note", "step": self.state.step, "text": text}
-        self.kept.moves.clear()
+        while self.moves:
+            yield {"kind": "note", "step": self.state.step, "text": self.moves.pop(0)}
         yield self._logged(record)
 
     def samples(self) -> Iterator[Record]:
@@ -213,7 +164,7 @@ class Run:
         The first process generates while the others wait.
         """
         if not self.group.any(self._stop()):
-            checkpoint = self.kept.checkpoint()
+            checkpoint = self.checkpoint()
             if self.group.first and checkpoint.tokenizer is not None:
                 yield from self._generated(checkpoint)
             self.group.barrier()
@@ -244,24 +195,23 @@ class Run:
             events = importlib.util.find_spec("tensorboardX") is not None
             self._journal = log.Journal(self.folder, after=self.state.step, tensorboard=events)
         self.group.at("training")
-        device = self.state.device
-        self._peak = precision.matmul_speed(precision.DTYPES[self.settings.dtype], device)
+        dtype = machine.DTYPES[self.settings.dtype]
+        self._peak = machine.matmul_speed(dtype, self.state.device)
         flops = flops_per_token(self.state.model.config, self.batches.block)
         kind = "resume" if self.state.step else "start"
         if self.group.agree(self._has_ended):
             yield {"kind": "note", "step": self.state.step, "text": ENDED}
             return
-        yield self._logged({"kind": kind, "step": self.state.step, **self.kept.made})
+        yield self._logged({"kind": kind, "step": self.state.step, **self.made})
         self.group.begin()
         if self._owes_a_validation(self.state.step):
             yield from self.validate()
         steps = loop.train(self.state, self.batches, self.settings, group=self.group, stop=stop)
         while not self._is_early() and (step := next(steps, None)) is not None:
-            self.kept.skipped = self.kept.skipped + 1 if step.skipped else 0
-            if step.step % self.settings.log_every == 0 or step.skipped:
-                yield self._logged(self._step_record(step, flops))
-            else:
-                yield self._step_record(step, flops)
+            self.skipped = self.skipped + 1 if step.skipped else 0
+            record = self._step_record(step, flops)
+            is_logged = step.step % self.settings.log_every == 0 or step.skipped
+            yield self._logged(record) if is_logged else record
             if step.skipped:
                 yield from self._after_a_spike(step)
             yield from self._due(step.step)
@@ -275,13 +225,13 @@ class Run:
 
     def _is_early(self) -> bool:
         """Return whether early stopping applies."""
-        return 0 < self.settings.patience <= self.kept.waited
+        return 0 < self.settings.patience <= self.waited
 
     def _owes_a_validation(self, step: int) -> bool:
         """Return whether a validation is due after this step; a stop may have cut it off."""
         every = self.settings.val_every
         return bool(
-            self.windows and step and every and step % every == 0 and self.kept.validated != step
+            self.windows and step and every and step % every == 0 and self.validated != step
         )
 
     def _due(self, step: int) -> Iterator[Record]:
@@ -289,7 +239,7 @@ class Run:
         s = self.settings
         if self._owes_a_validation(step):
             yield from self.validate()
-        if s.save_every and step % s.save_every == 0 and self.kept.saved != step:
+        if s.save_every and step % s.save_every == 0 and self.saved != step:
             yield from self._try_to_save()
         if s.sample_every and step % s.sample_every == 0:
             yield from self.samples()
@@ -298,10 +248,10 @@ class Run:
         """Do the last validation, checkpoint and report; the checkpoint only if `stopped`."""
         step = self.state.step
         s = self.settings
-        if not stopped and self.windows and self.kept.validated != step:
+        if not stopped and self.windows and self.validated != step:
             yield from self.validate()
             stopped = self.group.any(self._stop())
-        if self.kept.saved != step:
+        if self.saved != step:
             yield from self._saving()
         if stopped:
             yield {"kind": "stopped", "step": step}
@@ -309,14 +259,9 @@ class Run:
         if s.sample_every and step % s.sample_every:
             yield from self.samples()
         why = "no better validation" if self._is_early() else "the budget is used up"
+        memory = machine.peak_memory()
         yield self._logged(
-            {
-                "kind": "end",
-                "step": step,
-                "why": why,
-                "best": self.kept.best,
-                "peak_memory": allocator.peak(),
-            }
+            {"kind": "end", "step": step, "why": why, "best": self.best, "peak_memory": memory}
         )
         self._log()
         if self.group.first:

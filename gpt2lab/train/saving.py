@@ -17,13 +17,11 @@ from gpt2lab.files.json_files import write_json
 from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.train import checkpoint_files, step
 from gpt2lab.train.config import TrainConfig
-from gpt2lab.train.folder_lock import Claim
 from gpt2lab.train.optimizer_state import give_moments, moments, room_for_moments, to_checkpoint
 from gpt2lab.train.parallel.group import ALONE, Group
 from gpt2lab.train.parallel.shard_files import read_parts, write_parts
 from gpt2lab.train.parallel.sharding import fill
-from gpt2lab.train.run_files import BEST, describe
-from gpt2lab.train.state_file import STATE, read_state
+from gpt2lab.train.run_folder import BEST, STATE, Claim, describe, read_state
 from gpt2lab.weights import Checkpoint
 from gpt2lab.weights.formats import huggingface
 
@@ -32,30 +30,26 @@ OPTIMIZER = "optimizer.safetensors"
 Record = dict[str, Any]
 
 
-def _device_name(device: str) -> str:
-    if torch.device(device).type != "cuda":
-        return device
-    return f"{device} {torch.cuda.get_device_name(device)}"
-
-
 def environment(settings: TrainConfig, group: Group) -> dict[str, Any]:
-    """What the last bits of a step depend on, besides the settings."""
+    """Return what the last bits of a step depend on, besides the settings."""
+    device = settings.device or "cpu"
+    is_gpu = torch.device(device).type == "cuda"
     return {
         "torch": torch.__version__,
         "machine": platform.machine(),
         "processor": torch.backends.cpu.get_cpu_capability(),
-        "device": _device_name(settings.device or "cpu"),
+        "device": f"{device} {torch.cuda.get_device_name(device)}" if is_gpu else device,
         "threads": torch.get_num_threads(),
         "world": group.world,
     }
 
 
 class RemovedError(Failure):
-    """The folder of a run is gone; what there was is saved elsewhere, as the line says."""
+    """The folder of a run is gone; the run is saved in another, which the line names."""
 
 
 @dataclass
-class Saved:
+class Savable:
     """Everything of a run that its checkpoints hold, and the claimed folder that they are in.
 
     settings: with nothing left open. made: the contents of run.json. best: {"step", "loss"} of the
@@ -103,13 +97,13 @@ class Saved:
         }
 
     def _write(self, folder: Path) -> None:
-        """Write a checkpoint, on all processes: each its part of what is sharded."""
+        """Write a checkpoint, on all processes: each its part of a sharded optimizer."""
         checkpoint, (updates, kept) = self.checkpoint(), moments(self.state)
         sharded = self.group.divides(self.settings)
         if sharded:
             write_parts(kept, folder, Path(OPTIMIZER).stem, self.group)
 
-        def write_whole() -> None:
+        def write_shared() -> None:
             with accessing(folder, "written"):
                 huggingface.save(checkpoint, folder)
                 if not sharded:
@@ -117,7 +111,7 @@ class Saved:
                     safetensors_file.write(folder / OPTIMIZER, arrays)
                 write_json(folder / STATE, self._state(updates))
 
-        self.group.agree(write_whole)
+        self.group.agree(write_shared)
 
     def _tidy(self) -> None:
         """Update `best`, and delete old checkpoints."""
@@ -135,7 +129,7 @@ class Saved:
             checkpoint_files.save(self.folder, step, self._write, self.group)
         except (InputError, Failure) as error:
             failed = error
-        if self.follow():  # it was renamed in the middle of this
+        if self.follow():  # it was renamed during the save
             checkpoint_files.save(self.folder, step, self._write, self.group)
         elif failed is not None:
             raise failed
@@ -151,7 +145,7 @@ class Saved:
         before, now = self.folder, self.group.agree(self.claim.whereabouts)
         if now is None:
             self._rescue()
-        elif now != before:
+        if now != before:
             self.folder = self.claim.folder = now
             self.moves.append(f"the run's folder {before} is {now} now; the run continues there")
         return now != before
@@ -164,11 +158,10 @@ class Saved:
         checkpoint_files.save(self.folder, self.state.step, self._write, self.group)
         self.group.agree(lambda: describe(self.folder, self.made))
         inside = any(not Path(path).is_absolute() for path in self.made["sources"].get("paths", ()))
-        texts = " TEXT" if inside else ""
+        texts, added = (" TEXT", ", with the texts of the run") if inside else ("", "")
         raise RemovedError(
             f"the run's folder {old} was removed while it was trained; step {self.state.step} is "
-            f"saved in {self.folder}; to go on: gpt2lab train{texts} --resume {self.folder}"
-            f"{', with the texts of the run' * inside}"
+            f"saved in {self.folder}; to go on: gpt2lab train{texts} --resume {self.folder}{added}"
         )
 
     def restore(self, folder: Path, *, weights_only: bool = False) -> None:
@@ -176,17 +169,15 @@ class Saved:
 
         weights_only: only these and the number of the step, to train on another text.
         """
-        values = read_state(folder)
-        fill(self.state.model, huggingface.load(folder).params)
+        values, state = read_state(folder), self.state
+        fill(state.model, huggingface.load(folder).params)
+        state.step = values["step"]
         if weights_only:
-            self.state.step = values["step"]
             return
-        kept = room_for_moments(self.state) if values["updates"] else {}
+        kept = room_for_moments(state) if values["updates"] else {}
         read_parts(kept, folder, self.group)
-        give_moments(self.state, values["updates"], kept)
-        self.state.step, self.state.tokens = values["step"], values["tokens"]
-        self.state.seconds = values["seconds"]
-        self.state.window.restore(values["window"])
-        self.best, self.waited = values["best"], values["waited"]
-        self.skipped, self.saved = values["skipped_in_a_row"], values["step"]
-        self.validated = values["validated"]
+        give_moments(state, values["updates"], kept)
+        state.tokens, state.seconds = values["tokens"], values["seconds"]
+        state.window.restore(values["window"])
+        self.best, self.waited, self.saved = values["best"], values["waited"], values["step"]
+        self.skipped, self.validated = values["skipped_in_a_row"], values["validated"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ IN_A_ROW = 10  # skipped steps after which a run counts as diverged
 
 
 class Window:
-    """The losses and gradient norms of the last `SIZE` steps.
+    """The losses and gradient norms of the last `SIZE` steps, skipped ones too, if finite.
 
-    Skipped steps count too, if finite: where the level has changed for good, the window follows it.
+    So the window follows a level that has changed for good.
     """
 
     def __init__(self, sigma: float = 6.0) -> None:
@@ -30,7 +30,7 @@ class Window:
         self.norm: deque[float] = deque(maxlen=SIZE)
 
     def judge(self, loss: float, norm: float) -> str | None:
-        """Why a step of this loss and gradient norm must not be taken, None where it may be.
+        """Return why a step of this loss and gradient norm must not be taken, None if it may be.
 
         The step then belongs to the window. Below half a window there is nothing to compare with.
         """
@@ -40,16 +40,14 @@ class Window:
                 values.append(value)
         return why
 
-    def _why(self, name: str, value: float, before: Iterable[float]) -> str | None:
+    def _why(self, name: str, value: float, values: Collection[float]) -> str | None:
         if not math.isfinite(value):
             return f"{name} {value} is not finite"
-        values = list(before)
         if not self.sigma or len(values) < SIZE // 2:
             return None
         mean = math.fsum(values) / len(values)
-        most = mean + self.sigma * math.sqrt(
-            math.fsum((v - mean) ** 2 for v in values) / len(values)
-        )
+        variance = math.fsum((v - mean) ** 2 for v in values) / len(values)
+        most = mean + self.sigma * math.sqrt(variance)
         if value <= most:
             return None
         return (

@@ -13,84 +13,52 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gpt2lab import __version__, forks
+from gpt2lab import __version__
 from gpt2lab.config import Config
 from gpt2lab.corpus.batches import Batches, BatchSize, Evaluation
 from gpt2lab.corpus.token_set import TokenSet, vocabulary_hash
 from gpt2lab.engines.torch import model
-from gpt2lab.errors import InputError, MissingExtraError
+from gpt2lab.errors import InputError
 from gpt2lab.text.tokenizer import Tokenizer
-from gpt2lab.train import allocator, checkpoint_files, precision
+from gpt2lab.train import checkpoint_files
 from gpt2lab.train.config import BUDGETS, TrainConfig, changes
-from gpt2lab.train.folder_lock import Claim, held
+from gpt2lab.train.machine import ready
 from gpt2lab.train.optimizer_state import new_state
 from gpt2lab.train.parallel.group import ALONE, Group
 from gpt2lab.train.run import Run
-from gpt2lab.train.run_files import (
+from gpt2lab.train.run_folder import (
     BEST,
+    Claim,
     claim,
     describe,
     described,
     drop_data,
     give_up,
+    locked,
+    read_state,
     replace_run,
+    sizes_of,
     state_of,
 )
-from gpt2lab.train.saving import Saved, environment
-from gpt2lab.train.state_file import read_state, sizes_of
+from gpt2lab.train.saving import environment
 from gpt2lab.train.step import State
 from gpt2lab.weights import Checkpoint
 from gpt2lab.weights.formats import huggingface
 
-try:
-    import torch
-except ModuleNotFoundError:
-    raise MissingExtraError("training", "torch", "train") from None
+import torch  # isort: skip  (after the model, which names the extra that it is in)
 
 Sets = Sequence[tuple[TokenSet, float]]
 
 log = logging.getLogger(__name__)
 
 
-# ---- Settings that are checked before data are prepared.
+# ---- Whether everything fits together.
 
 
-def _device(name: str | None) -> torch.device:
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r} cannot be used here ({error!s:.100})") from None
-    return device
-
-
-def ready(
-    settings: TrainConfig, config: Config | None = None, group: Group = ALONE
-) -> tuple[TrainConfig, torch.device, list[str]]:
-    """Prepare the process for training; return settings with device and dtype chosen, and notes.
-
-    config: of the model, for which dtype "auto" is measured; the notes then name the figures.
-    """
-    device = _device(settings.device)
-    if forks.torch_is_inherited and (settings.threads or 1) > 1:
-        raise InputError(
-            f"threads is {settings.threads}, and torch computes with one in a process forked from "
-            "one that had imported it; leave threads out, or start the process by spawn"
-        )
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    allocator.keep()
-    if device.type == "cpu":
-        precision.quicken_float32()
-    chosen, why = group.agree(
-        lambda: precision.choose(settings.dtype, device, config, settings.block_size)
-    )
-    named = str(chosen).removeprefix("torch.")
-    return replace(settings, dtype=named, device=str(device)), device, [why] if why else []
-
-
-def _check_block(settings: TrainConfig, config: Config) -> TrainConfig:
+def _with_block(settings: TrainConfig, config: Config) -> TrainConfig:
+    """Return the settings with a block size; InputError without a budget or with too long a one."""
+    if all(getattr(settings, name) is None for name in BUDGETS):
+        raise InputError(f"no budget; give one of {', '.join(BUDGETS)}")
     block = settings.block_size or config.n_ctx
     if block > config.n_ctx:
         raise InputError(
@@ -100,52 +68,35 @@ def _check_block(settings: TrainConfig, config: Config) -> TrainConfig:
     return replace(settings, block_size=block)
 
 
-def check_budget(settings: TrainConfig) -> None:
-    """Raise InputError if no setting limits the length of the run."""
-    if all(getattr(settings, name) is None for name in BUDGETS):
-        raise InputError(f"no budget; give one of {', '.join(BUDGETS)}")
-
-
 def check_early(settings: TrainConfig, config: Config, group: Group) -> None:
     """Validate the settings before the data preparation, which may take hours."""
-    check_budget(settings)
-    _check_block(settings, config)
+    _with_block(settings, config)
     group.check_batch(settings)
     ready(settings)
 
 
-def _check_vocabulary(sets: Sequence[TokenSet], start: Checkpoint) -> None:
-    for tokens in sets:
-        if tokens.n_vocab > start.config.n_vocab:
-            own = start.tokenizer is not None and start.tokenizer.n_vocab > start.config.n_vocab
+def _check_vocabulary(tokens: TokenSet, start: Checkpoint) -> None:
+    n_vocab, own = start.config.n_vocab, start.tokenizer
+    if tokens.n_vocab > n_vocab:
+        step = "prepare the texts with the model's own vocabulary"
+        if own is not None and own.n_vocab > n_vocab:
             step = (
                 "it is the model's own: take the added tokens out of its files, or give the "
                 "weights more rows (transformers: resize_token_embeddings)"
-                if own
-                else "prepare the texts with the model's own vocabulary"
             )
-            raise InputError(
-                f"{tokens.name}: its vocabulary has {tokens.n_vocab} tokens, the model's "
-                f"{start.config.n_vocab}; {step}"
-            )
-        both = tokens.tokenizer is not None and start.tokenizer is not None
-        if both and vocabulary_hash(tokens.tokenizer) != vocabulary_hash(start.tokenizer):
-            raise InputError(
-                f"{tokens.name} was made with another vocabulary than the model's; prepare the "
-                "texts again with --model"
-            )
-
-
-# ---- The parts of a run.
-
-
-def _data(sets: Sets) -> list[dict[str, Any]]:
-    """Describe the sets for run.json."""
-    return [{"name": s.name, "tokens": s.n_tokens, "fingerprint": s.fingerprint} for s, _ in sets]
+        raise InputError(
+            f"{tokens.name}: its vocabulary has {tokens.n_vocab} tokens, the model's {n_vocab}; "
+            f"{step}"
+        )
+    both = tokens.tokenizer is not None and own is not None
+    if both and vocabulary_hash(tokens.tokenizer) != vocabulary_hash(own):
+        raise InputError(
+            f"{tokens.name} was made with another vocabulary than the model's; prepare the texts "
+            "again with --model"
+        )
 
 
 def _check_prompts(settings: TrainConfig, config: Config, tokenizer: Tokenizer | None) -> None:
-    """Raise InputError for a prompt that no sample could begin with."""
     for prompt in settings.prompts:
         if tokenizer is None:
             raise InputError(f"the prompt {prompt!r} cannot be encoded: there is no vocabulary")
@@ -155,6 +106,14 @@ def _check_prompts(settings: TrainConfig, config: Config, tokenizer: Tokenizer |
                 f"the prompt {prompt[:40]!r} has {length} tokens, the model's context is "
                 f"{config.n_ctx}; shorten it"
             )
+
+
+# ---- The parts of a run.
+
+
+def _data(sets: Sets) -> list[dict[str, Any]]:
+    """Describe the sets for run.json."""
+    return [{"name": s.name, "tokens": s.n_tokens, "fingerprint": s.fingerprint} for s, _ in sets]
 
 
 def batches_of(sets: Sets, settings: TrainConfig, sizes: Sequence[BatchSize] = ()) -> Batches:
@@ -217,10 +176,10 @@ def _run(
         _compile(state, settings, group)
     tokenizer = begin.tokenizer or batches.sets[0].tokenizer
     _check_prompts(settings, begin.config, tokenizer)
-    kept = Saved(
-        folder, settings, state, batches, tokenizer, made, claimed, group, dict(begin.generation)
-    )
-    return Run(kept, windows)
+    return Run(
+        folder, settings, state, batches, tokenizer, made, claimed, group, dict(begin.generation),
+        windows=windows,
+    )  # fmt: skip
 
 
 def start(
@@ -243,16 +202,13 @@ def start(
     before. Raises InputError for everything that does not fit together; the folder is then
     unchanged.
     """
-    folder = Path(folder)
-    check_budget(settings)
-    settings = _check_block(settings, begin.config)
-    settings, device, measured = ready(settings, begin.config, group)
+    folder, sources = Path(folder), sources or {}
+    settings, device, measured = ready(_with_block(settings, begin.config), begin.config, group)
     for line in measured:
         log.info(line)
-    _check_vocabulary([s for s, _ in sets] + ([val] if val else []), begin)
-    if claimed is None:
-        claimed = claim(folder, overwrite, group)
-    sources = sources or {}
+    for tokens in [*(tokens for tokens, _ in sets), *([val] if val else [])]:
+        _check_vocabulary(tokens, begin)
+    claimed = claimed or claim(folder, overwrite, group)
     made = {
         "format": 1,
         "gpt2lab": __version__,
@@ -279,19 +235,14 @@ def start(
 
 
 def give_text(
-    folder: Path,
-    sets: Sets,
-    sources: dict[str, Any],
-    settings: TrainConfig,
-    group: Group,
+    folder: Path, sets: Sets, sources: dict[str, Any], settings: TrainConfig, group: Group
 ) -> None:
     """Give a claimed run another text: it keeps its weights, everything else starts again.
 
     Its checkpoints stay until newer ones replace them.
     """
     made, last = described(folder), state_of(folder)["data"]
-    batches = batches_of(sets, settings)
-    before = last if last != batches.fingerprint else None
+    before = last if last != batches_of(sets, settings).fingerprint else None
     made = {**made, "sources": sources, "data": _data(sets), "before": before}
 
     def write() -> None:
@@ -319,16 +270,13 @@ def resume(
     `allow_changes`. sources: where the data are now, to be found there the next time. claimed: the
     claim on the folder, if it was claimed before. Damaged checkpoints, and anything that changes
     the last bits of a step, are logged. Raises InputError for other data, Failure if no checkpoint
-    is intact.
-
-    A run that is given another text (`give_text`) takes the weights of its newest checkpoint;
-    everything else starts again.
+    is intact. A run that was given another text (`give_text`) takes the weights of its newest
+    checkpoint; everything else starts again.
     """
     folder = Path(folder)
     made = described(folder)
     group.at("reading the checkpoint")
-    if claimed is None:
-        claimed = held(folder, group)
+    claimed = claimed or locked(folder, group)
     try:
         newest = group.agree(lambda: checkpoint_files.newest_whole(folder, log.warning))
         values = read_state(newest)
@@ -337,18 +285,17 @@ def resume(
         restarts = values["data"] == made.get("before")
         settings = _agreed(old, settings, begin.config, allow_changes or restarts)
         settings, device, _ = ready(settings)
-        made = {**made, "settings": settings.to_dict()}
         now = [BatchSize(values["step"], 0, settings.batch_size)]
-        sizes = now if restarts else _sizes(sets, values, settings)
-        batches = batches_of(sets, settings, sizes)
+        batches = batches_of(sets, settings, now if restarts else _sizes(sets, values, settings))
         if batches.fingerprint != values["data"] and not restarts:
             raise InputError(
                 f"{folder} was trained on other data (fingerprint {values['data'][:12]}, these "
                 f"have {batches.fingerprint[:12]}); give the data it was started with"
             )
+        made = {**made, "settings": settings.to_dict()}
         run = _run(folder, settings, begin, batches, val, made, claimed, group, device)
         _log_changes(values["environment"], environment(settings, group))
-        run.kept.restore(newest, weights_only=restarts)
+        run.restore(newest, weights_only=restarts)
         if sources is not None and sources != made["sources"]:
             group.agree(lambda: describe(folder, {**described(folder), "sources": sources}))
     except BaseException:
@@ -363,7 +310,7 @@ def _agreed(
     """Return the settings to resume with."""
     if new is None:
         return old
-    new = _check_block(new, config)
+    new = _with_block(new, config)
     if new.dtype == "auto":
         new = replace(new, dtype=old.dtype)
     changed = changes(old, new)
@@ -376,9 +323,7 @@ def _agreed(
 
 
 def _log_changes(old: dict[str, Any], new: dict[str, Any]) -> None:
-    other = [
-        f"{key} {old.get(key)} -> {value}" for key, value in new.items() if old.get(key) != value
-    ]
+    other = [f"{key} {old.get(key)} -> {new[key]}" for key in new if old.get(key) != new[key]]
     if other:
         log.warning(
             f"the run continues elsewhere than it began ({', '.join(other)}): equal up to rounding"

@@ -1,12 +1,11 @@
-"""The loop: a generator of steps, from scratch and on from a checkpoint alike.
+"""The loop: a generator of steps, for new and resumed runs alike.
 
 A step is a function of the state before it, the settings and its number: its batch is
-(`data.Batches`), its learning rate is, and so are its random numbers, which are seeded again for
-each. So what a checkpoint has to keep is small, and a run that was interrupted anywhere continues
-to the same bits. Nothing here prints, saves or measures anything else than the step: that is
-`run`'s.
+(`corpus.batches`), its learning rate is, and so are its random numbers, which are seeded again for
+each. So a checkpoint has little to hold, and a run that was interrupted anywhere continues with the
+same bits. Nothing here prints, saves or measures: that is `run`'s.
 
-Shapes: B texts of a micro-batch, T tokens, E embedding, V vocabulary.
+Shapes: B rows of a micro-batch, T tokens, E embedding, V vocabulary.
 """
 
 from __future__ import annotations
@@ -46,8 +45,8 @@ class Objective(nn.Module):
 class State:
     """What a step changes.
 
-    objective: the model, wrapped or divided as the group needs it. step: steps done, also skipped
-    ones. tokens: trained on so far. seconds: spent in steps so far.
+    objective: the model, wrapped or sharded as the group needs it. step: steps done, also skipped
+    ones. tokens, seconds: trained on and spent in steps so far.
     """
 
     model: GPT2
@@ -68,14 +67,13 @@ class State:
 class Step:
     """One step that was done. loss: the mean over its tokens, before the update.
 
-    skipped: why the update was left out, None when it was made. The other numbers are totals up to
-    and with this step, `tokens_per_second` apart.
+    skipped: why the update was left out, if it was. tokens, seconds, epoch: totals so far.
     """
 
     step: int
     loss: float
-    grad_norm: float
     lr: float
+    grad_norm: float
     tokens: int
     seconds: float
     tokens_per_second: float
@@ -105,9 +103,9 @@ def is_done(state: State, config: TrainConfig, total: int | None) -> bool:
 
 
 def rate(state: State, config: TrainConfig, total: int | None, began: int = 0) -> float:
-    """The learning rate of the next step. The warm-up is at most a tenth of the run.
+    """The learning rate of the next step. The warmup is at most a tenth of the run.
 
-    began: the step before the first on these data, where the rate begins again.
+    began: the step before the first on these data, where the schedule begins again.
     """
     peak, warmup, step = config.learning_rate, config.warmup, state.step - began
     if total is None:
@@ -132,7 +130,7 @@ def _seed(seed: int, step: int, rank: int) -> int:
 
 
 def tensors(batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """The ids and the targets [B, T] of a batch; past a text's length there is no target.
+    """The ids and the targets [B, T] of a batch; past a row's length there is no target.
 
     By length, and never by an id: the end token is a target like any other, or a model would not
     learn to stop.
@@ -183,8 +181,8 @@ def one_step(
 ) -> tuple[float, float, str | None] | None:
     """Do one step on a batch: (mean loss, gradient norm, why it was skipped); None if stopped.
 
-    The loss is divided by the number of targets of the whole step, on all processes: a batch in k
-    parts has the gradient of the batch. Processes average gradients, hence `world` in the scale.
+    The loss is divided by the number of targets of the whole step, so a batch in k parts has the
+    gradient of the batch. Processes average gradients, hence `world` in the scale.
     """
     state.objective.train()
     if config.dropout:
@@ -217,7 +215,7 @@ def train(
 ) -> Iterator[Step]:
     """Do step after step on `state` until the budget of the settings is used up.
 
-    stop: asked before each micro-batch; once it says yes the step under way is dropped and the
+    stop: asked before each micro-batch; once it says yes the current step is dropped and the
     generator ends, with the state as after the last step that was yielded. Raises InputError for a
     batch that the processes cannot share.
     """
@@ -234,7 +232,7 @@ def train(
         loss, norm, why = done
         speed = int(batch.lengths.sum()) / seconds
         epoch = batches.samples_before(state.step) / batches.blocks_per_epoch
-        yield Step(state.step, loss, norm, lr, state.tokens, state.seconds, speed, epoch, why)
+        yield Step(state.step, loss, lr, norm, state.tokens, state.seconds, speed, epoch, why)
 
 
 # ---- Validation.
@@ -249,11 +247,10 @@ def evaluate(
     group: Group = ALONE,
     stop: Callable[[], bool] = lambda: False,
 ) -> float | None:
-    """The mean loss over the tokens of these windows, in the dtype that is trained in.
+    """The mean loss over the tokens of these windows, in the dtype of training; None if stopped.
 
-    size: windows at once. stop: asked before each round; after a yes there is no loss. The
-    processes take turns; where the last round has nothing for one of them, it computes the last
-    windows again, uncounted: a divided model is only there while all compute.
+    size: windows at once. The processes take turns; one that has nothing in the last round computes
+    the last windows again, uncounted: a sharded model needs all processes for each pass.
     """
     state.objective.eval()
     total, rounds = 0.0, math.ceil(len(windows) / (size * group.world))

@@ -14,9 +14,9 @@ from benchmarks.training.contenders import Trained
 
 
 def _unkept() -> None:
-    from gpt2lab.train import allocator
+    from gpt2lab.train import machine
 
-    allocator.keep = lambda: False
+    machine.keep_memory = lambda: False
 
 
 def _sdpa() -> None:
@@ -43,9 +43,9 @@ def _foreach() -> None:
 
 
 def _mkl() -> None:
-    from gpt2lab.train import precision
+    from gpt2lab.train import machine
 
-    precision.quicken_float32 = lambda: False
+    machine.quicken_float32 = lambda: False
 
 
 WITHOUT: dict[str, Callable[[], None]] = {

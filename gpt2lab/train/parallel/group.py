@@ -1,6 +1,6 @@
 """The processes of a run: which rows of a step each takes, and how they agree.
 
-torchrun starts the processes; without it there is one, and every method here does nothing. They
+torchrun starts the processes; without it there is one, and most methods here do nothing. They
 either share the model (DDP: each holds all of it, gradients are averaged) or shard it (FSDP: each
 holds its part of every parameter, gradient and moment; a block is gathered only while it computes).
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -21,7 +21,7 @@ from typing import Any, TypeVar, cast
 from gpt2lab.errors import Failure, InputError, MissingExtraError
 from gpt2lab.files.visible import reason
 from gpt2lab.train.config import TrainConfig
-from gpt2lab.train.parallel.rendezvous import Meeting
+from gpt2lab.train.parallel.rendezvous import Meeting, pack, unpack
 
 try:
     import torch
@@ -39,12 +39,49 @@ TIMEOUT = 600.0  # seconds until a process that does not answer in a step is giv
 PATIENCE = timedelta(days=1)  # the same, where the others wait while the first does something long
 
 
+@contextmanager
+def answered(meeting: Meeting | None = None) -> Iterator[None]:
+    """Turn the error of another process's end, or silence, into one line: where each is, too."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not (isinstance(error, dist.DistError) or re.search("gloo|NCCL", str(error))):
+            raise
+        why = re.sub(r"^\[[^]]*\] *", "", reason(error))  # a line of gloo's source
+        where = f"; {meeting.stages()}" if meeting else ""
+        raise Failure(
+            f"another process of this run has ended or does not answer ({why:.90}{where}); see "
+            "what it said, and start all again with --resume"
+        ) from error
+
+
+def _finished(work: Any) -> Callable[[timedelta], bool]:
+    """Return a function that waits for a call for a limited time and returns whether it is done."""
+
+    def done(beat: timedelta) -> bool:
+        try:
+            work.wait(beat)
+        except RuntimeError as error:
+            if "Operation timed out" in str(error):
+                return False
+            raise
+        return True
+
+    return done
+
+
 @dataclass(frozen=True)
 class Group:
-    """The processes of a run: this one is `rank` of `world`."""
+    """The processes of a run: this one is `rank` of `world`.
+
+    patient: torch's group for waits that may be long. meeting: for other words; without one, as for
+    a single process, nothing is exchanged.
+    """
 
     rank: int = 0
     world: int = 1
+    patient: Any = None
+    meeting: Meeting | None = None
 
     @property
     def first(self) -> bool:
@@ -52,53 +89,102 @@ class Group:
         return self.rank == 0
 
     def divides(self, settings: TrainConfig) -> bool:
-        """Whether each process holds a part of the model only."""
+        """Return whether each process holds a part of the model only."""
         return self.world > 1 and settings.parallel == "fsdp"
 
+    # ---- Agreeing.
+
+    def at(self, stage: str) -> None:
+        """Note what this process does from now on, for an error about processes that wait."""
+        if self.meeting:
+            self.meeting.at(stage)
+
+    def begin(self) -> None:
+        """Note that steps begin: another process may take longer to answer."""
+        if self.meeting:
+            self.meeting.begun = True
+
+    def refuse(self, error: InputError | Failure) -> InputError | Failure:
+        """Tell all why this process leaves; return the first error of the run."""
+        return self.meeting.refuse(error) if self.meeting else error
+
     def sum(self, values: list[float]) -> list[float]:
-        """The sum over all processes of each number."""
-        return values
+        """Return the sum over all processes of each number."""
+        if self.meeting is None:
+            return values
+        numbers = torch.tensor(values, dtype=torch.float64)
+        with answered(self.meeting):
+            self.meeting.wait(_finished(dist.all_reduce(numbers, async_op=True)))
+        return [float(number) for number in numbers]
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set on any process; all come to the same answer."""
-        return flag
+        """Return whether the flag is set on any process."""
+        return self.sum([float(flag)])[0] > 0
 
     def barrier(self) -> None:
-        """Wait for all."""
+        """Wait for all, however long."""
+        if self.meeting:
+            with answered(self.meeting):
+                work = dist.barrier(group=self.patient, async_op=True)
+                self.meeting.wait(_finished(work), patient=True)
 
     def agree(self, act: Callable[[], T]) -> T:
-        """Let the first process `act` once all are here; its result, or its error, is everyone's.
+        """Let the first process `act` once all are here; all get its result or its error.
 
         Only InputError and Failure are reported to the others.
         """
-        return act()
+        if self.meeting is None:
+            return act()
+        self.any(False)  # all are here, or one is missing, which is soon known
+        said: list[Any] = [None, None, self.meeting.stage]  # result, error, stage
+        own: InputError | Failure | None = None
+        try:
+            said[0] = act() if self.first else None
+        except (InputError, Failure) as error:
+            own = error
+            said[1] = pack(error)
+        self.barrier()  # the act may take hours, and a wait in the next call hears nothing
+        with answered(self.meeting):
+            dist.broadcast_object_list(said, src=0, group=self.patient)
+        if own is not None:
+            raise own
+        if said[2] != self.meeting.stage:  # it would take another answer for the one it waits for
+            raise Failure(
+                f"process {self.rank} is at {self.meeting.stage} while process 0 is at {said[2]}; "
+                "start all with the same command, where all see the same files"
+            )
+        if said[1] is not None:
+            raise unpack(said[1])
+        return cast(T, said[0])
 
-    def at(self, stage: str) -> None:
-        """Say what this process does from now on, for an error about processes that wait."""
-
-    def begin(self) -> None:
-        """From now on steps are made: another process may take longer to answer."""
-
-    def refuse(self, error: InputError | Failure) -> InputError | Failure:
-        """Let all know why this process leaves; the first error of the run."""
-        return error
+    # ---- Computing.
 
     def wrap(self, objective: nn.Module, settings: TrainConfig, device: torch.device) -> nn.Module:
-        """The objective as the processes share or divide it; divided, it is to be filled yet."""
-        return objective
+        """Return the objective as the processes share or shard it; sharded, without contents."""
+        if self.meeting is None:
+            return objective
+        self.any(False)  # as in `agree`: torch's own calls hear nothing
+        with answered(self.meeting):
+            if self.divides(settings):
+                return sharding.shard(objective, sharding.mesh_of(device, self.world), device)
+            return sharding.replicate(objective, self.world, settings, device)
 
-    def exchanging(self, objective: Any, last: bool) -> AbstractContextManager[Any]:
+    @contextmanager
+    def exchanging(self, objective: Any, last: bool) -> Iterator[None]:
         """Around a micro-batch: shared gradients are exchanged in the last one of a step only.
 
-        Divided ones are in each, as to keep them until then would take the memory of the whole.
+        Sharded ones are in each: to keep them until then would take the memory of the whole.
         """
-        return nullcontext()
+        if self.meeting is None:
+            yield
+            return
+        with answered(self.meeting), ExitStack() as held:
+            if isinstance(objective, DistributedDataParallel) and not last:
+                held.enter_context(objective.no_sync())
+            yield
 
     def whole(self, model: nn.Module) -> dict[str, torch.Tensor]:
-        """Name -> parameter; where processes hold a part each, together on the first's CPU.
-
-        The others then get nothing. One parameter at a time is put together on each.
-        """
+        """Return name -> parameter; sharded ones, gathered one by one, on the first's CPU alone."""
         found: dict[str, torch.Tensor] = {}
         for name, value in model.named_parameters():
             tensor = value.detach()
@@ -124,130 +210,8 @@ class Group:
 ALONE = Group()
 
 
-# ---- Several processes.
-
-
-def _is_of_others(error: RuntimeError) -> bool:
-    return isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error)
-
-
-@contextmanager
-def answered(meeting: Meeting | None = None) -> Iterator[None]:
-    """Turn what comes of another process's end, or silence, into one line: where each is, too.
-
-    torch's own waits end here when gloo's limit is over, or the other's connection.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if not _is_of_others(error):
-            raise
-        why = re.sub(r"^\[[^]]*\] *", "", reason(error))  # a line of gloo's source
-        where = f"; {meeting.stages()}" if meeting else ""
-        raise Failure(
-            f"another process of this run has ended or does not answer ({why:.90}{where}); see "
-            "what it said, and start all again with --resume"
-        ) from error
-
-
-def _tried(act: Callable[[], T]) -> tuple[T | None, InputError | Failure | None]:
-    try:
-        return act(), None
-    except (InputError, Failure) as error:
-        return None, error
-
-
-def _portable(error: InputError | Failure | None) -> tuple[bool, str] | None:
-    """An error as the others receive it: whether it is the user's, and its line."""
-    return None if error is None else (isinstance(error, InputError), str(error))
-
-
-def _finished(work: Any) -> Callable[[timedelta], bool]:
-    """Whether a call that is under way is done; waits no longer than its limit."""
-
-    def done(beat: timedelta) -> bool:
-        try:
-            work.wait(beat)
-        except RuntimeError as error:
-            if "Operation timed out" in str(error):
-                return False
-            raise
-        return True
-
-    return done
-
-
-@dataclass(frozen=True)
-class Joined(Group):
-    """One process of several. patient: for waits that may be long. meeting: for other words."""
-
-    patient: Any = None
-    meeting: Any = None
-
-    def at(self, stage: str) -> None:
-        self.meeting.at(stage)
-
-    def begin(self) -> None:
-        self.meeting.begun = True
-
-    def refuse(self, error: InputError | Failure) -> InputError | Failure:
-        said: InputError | Failure = self.meeting.refuse(error)
-        return said
-
-    def sum(self, values: list[float]) -> list[float]:
-        numbers = torch.tensor(values, dtype=torch.float64)
-        with answered(self.meeting):
-            self.meeting.wait(_finished(dist.all_reduce(numbers, async_op=True)))
-        return [float(number) for number in numbers]
-
-    def any(self, flag: bool) -> bool:
-        return self.sum([float(flag)])[0] > 0
-
-    def barrier(self) -> None:
-        with answered(self.meeting):
-            work = dist.barrier(group=self.patient, async_op=True)
-            self.meeting.wait(_finished(work), patient=True)
-
-    def agree(self, act: Callable[[], T]) -> T:
-        self.any(False)  # all are here, or one is missing, which is soon known
-        result, error = _tried(act) if self.first else (None, None)
-        self.barrier()  # the act may take hours, and a wait in the next call hears nothing
-        said: list[Any] = [result, _portable(error), self.meeting.stage]
-        with answered(self.meeting):
-            dist.broadcast_object_list(said, src=0, group=self.patient)
-        if error is not None:
-            raise error
-        self._check_stage(said[2])
-        if said[1] is not None:
-            mistake, line = said[1]
-            raise InputError(line) if mistake else Failure(line)
-        return cast(T, said[0])
-
-    def _check_stage(self, stage: str) -> None:
-        """Raise Failure where this process would take another answer for the one it waits for."""
-        if stage != self.meeting.stage:
-            raise Failure(
-                f"process {self.rank} is at {self.meeting.stage} while process 0 is at {stage}; "
-                "start all with the same command, where all see the same files"
-            )
-
-    def wrap(self, objective: nn.Module, settings: TrainConfig, device: torch.device) -> nn.Module:
-        self.any(False)  # as in `agree`: torch's own calls hear nothing
-        with answered(self.meeting):
-            if self.divides(settings):
-                return sharding.shard(objective, sharding.mesh_of(device, self.world), device)
-            return sharding.replicate(objective, self.world, settings, device)
-
-    @contextmanager
-    def exchanging(self, objective: Any, last: bool) -> Iterator[None]:
-        with answered(self.meeting), ExitStack() as held:
-            if isinstance(objective, DistributedDataParallel) and not last:
-                held.enter_context(objective.no_sync())
-            yield
-
-
 def join(device: str | None = None, timeout: float = TIMEOUT) -> Group:
-    """Meet the other processes that torchrun started; `ALONE` where it started none.
+    """Meet the other processes that torchrun started; `ALONE` if it started none.
 
     device: as in the settings; of several GPUs each process of a machine takes its own. timeout:
     seconds until one that does not answer is given up. Raises InputError for a device that they
@@ -279,14 +243,14 @@ def join(device: str | None = None, timeout: float = TIMEOUT) -> Group:
         ) from error
     if rank:  # only the first process logs
         logging.getLogger("gpt2lab").setLevel(logging.ERROR)
-    return Joined(rank, world, patient, meeting)
+    return Group(rank, world, patient, meeting)
 
 
 def leave(group: Group) -> None:
-    """Part from the others, when all are done.
+    """Part from the others when all are done.
 
-    gloo's threads now and then abort a process that ends in the usual way afterwards: a program
-    should write out what it has to say, and leave by `os._exit`.
+    gloo's threads now and then abort a process that ends in the usual way afterwards: flush what
+    there is to print, and leave by `os._exit`.
     """
     if group.world == 1 and not dist.is_initialized():
         return

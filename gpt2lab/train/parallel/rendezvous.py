@@ -1,8 +1,8 @@
-"""What the processes of a run tell each other beside numbers: where each is, and why one gave up.
+"""What the processes of a run tell each other besides numbers: their stage, and why one gave up.
 
 It is left in torchrun's store. A collective call of torch waits inside C++, for minutes, where
-Python handles no signal, and does not report which process is missing. Every wait here comes
-back twice a second: to hear Ctrl-C, to see whether another process has refused, and to look at the
+Python handles no signal, and does not report which process is missing. Every wait here comes back
+twice a second: to hear Ctrl-C, to see whether another process has refused, and to look at the
 clock.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -22,8 +22,18 @@ START = 180.0  # seconds that processes wait for each other before the first ste
 _REFUSED = "refused"
 
 
+def pack(error: InputError | Failure) -> tuple[bool, str]:
+    """An error as the others receive it: whether it is the user's, and its line."""
+    return isinstance(error, InputError), str(error)
+
+
+def unpack(packed: Sequence[Any]) -> InputError | Failure:
+    """The inverse of `pack`; it may have more entries."""
+    return InputError(packed[1]) if packed[0] else Failure(packed[1])
+
+
 class Meeting:
-    """One process's view of all: it writes down its stage, and reads what the others wrote.
+    """One process's view of all: it writes down its stage, and reads those of the others.
 
     timeout: seconds until a process that does not come to the same call is given up, `START` at
     most until training has `begun`.
@@ -50,7 +60,7 @@ class Meeting:
         return "has not started"
 
     def stages(self) -> str:
-        """Where every process is, for people; of many those that are elsewhere than most."""
+        """Where every process is; of many, those that are elsewhere than most."""
         found = [self._stage_of(rank) for rank in range(self._world)]
         usual = max(set(found), key=found.count)
         named = [r for r in range(self._world) if self._world <= 8 or found[r] != usual][:8]
@@ -91,13 +101,13 @@ class Meeting:
         self.wait(done)
 
     def refuse(self, error: InputError | Failure) -> InputError | Failure:
-        """Let all know why this process leaves; the error of the one that said so first."""
-        mine = json.dumps([isinstance(error, InputError), str(error), self._rank])
+        """Tell all why this process leaves; return the error of the one that did so first."""
+        mine = json.dumps([*pack(error), self._rank])
         try:
             first = self._store.compare_set(_REFUSED, "", mine).decode()
         except RuntimeError:
             return error
-        return error if first == mine else _read(first)
+        return error if first == mine else unpack(json.loads(first))
 
     def listen(self) -> None:
         """Raise the error with which another process left, if one did."""
@@ -106,9 +116,4 @@ class Meeting:
         except RuntimeError:  # the process that keeps the store is gone, which soon shows
             return
         if said:
-            raise _read(said)
-
-
-def _read(said: str) -> InputError | Failure:
-    mistake, line, _ = json.loads(said)
-    return InputError(line) if mistake else Failure(line)
+            raise unpack(json.loads(said))

@@ -12,7 +12,7 @@ import torch
 from gpt2lab.errors import Failure
 from gpt2lab.files.visible import reason
 from gpt2lab.train.parallel import sharding
-from gpt2lab.train.parallel.group import Group, Joined, answered
+from gpt2lab.train.parallel.group import Group, answered
 
 
 @contextmanager
@@ -40,7 +40,6 @@ def write_parts(kept: dict[str, torch.Tensor], folder: Path, name: str, group: G
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save
 
-    assert isinstance(group, Joined), "one process has nothing divided"
     if kept:
         writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
         with _stored(folder, "written"):
@@ -63,9 +62,8 @@ def read_parts(wanted: dict[str, torch.Tensor], folder: Path, group: Group) -> N
     from torch.distributed.checkpoint.state_dict_loader import load
 
     reader = HuggingFaceStorageReader(str(folder))
-    together = group.patient if isinstance(group, Joined) else None
     alone = not any(map(sharding.is_part, wanted.values()))
     with _stored(folder, "read"):
         for name in set(wanted) - set(reader.read_metadata().state_dict_metadata):
             del wanted[name]
-        load(wanted, storage_reader=reader, process_group=together, no_dist=alone)
+        load(wanted, storage_reader=reader, process_group=group.patient, no_dist=alone)

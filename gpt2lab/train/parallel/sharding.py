@@ -19,9 +19,9 @@ def replicate(
 ) -> nn.Module:
     """DDP, with the order in which it sums settled before the first step.
 
-    It lays its buckets out again after the first backward pass, and a number's place in them
-    decides in which order the processes' parts of it are added. Without a pass of no consequence
-    here, the first step after a resume would differ in the last bit.
+    It lays its buckets out again after the first backward pass, and their layout decides in which
+    order the parts of a sum are added. Without a pass of no consequence here, the first step after
+    a resume would differ in the last bit.
     """
     if world == 1:
         return objective
@@ -43,9 +43,9 @@ def mesh_of(device: torch.device, world: int) -> Any:
 def shard(objective: Any, mesh: Any, device: torch.device) -> nn.Module:
     """FSDP of an objective that lies on the meta device: block by block, then what is left.
 
-    Blocks are put together, and their gradients made, in the dtype of the arithmetic; sums over
-    processes are float32. Embeddings and the last norm stay float32 as on one process. Nothing is
-    kept whole between two passes: after a validation, too, parameters are what the optimizer knows.
+    Blocks are gathered, and their gradients made, in the dtype of the arithmetic; sums over
+    processes are float32. Embeddings and the last norm stay float32 as on one process. Nothing
+    stays gathered between two passes: parameters are always what the optimizer knows.
     """
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
