@@ -18,6 +18,8 @@ from gpt2lab import aliases
 from gpt2lab.commands import main
 from gpt2lab.engines.cpu import cpu_features
 
+from . import warm
+
 DTYPES = ("float32", "bfloat16", "int8", "int4")
 
 #: Files that take longest come first, so that no process waits for another at the end.
@@ -57,6 +59,16 @@ def kernels(tmp_path_factory):
                 compile_cache.library("crew", cpu_features.here())
                 compile_cache.library("run", cpu_features.here(), "float32", "float32")
         yield
+
+
+@pytest.fixture(scope="session")
+def warm_command(tmp_path_factory):
+    """The words that begin `python -m ...` in a process with torch imported (tests/warm.py)."""
+    process, words = warm.server(tmp_path_factory.mktemp("w"))
+    yield words
+    process.stdin.close()
+    process.wait()
+    process.stdout.close()
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import os
 import shlex
 import shutil
 import subprocess
-import sys
 
 import pytest
 
@@ -24,19 +23,17 @@ VERSE = "First Citizen:\nSpeak, speak.\n\nAll:\nResolved. " * 60
 
 
 @pytest.fixture
-def recipe(tmp_path):
+def recipe(tmp_path, warm_command):
     """Run a recipe as a user does, with a `gpt2lab` on the path that is the one under test."""
     command = tmp_path / "bin" / "gpt2lab"
     command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m gpt2lab "$@"\n')
+    command.write_text(f'#!/bin/sh\nexec {shlex.join(warm_command)} gpt2lab "$@"\n')
     command.chmod(0o755)
 
     def run(name, *words, code=0, **more):
         path = f"{command.parent}{os.pathsep}{os.environ['PATH']}"
         env = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", **more}
-        env["OMP_NUM_THREADS"] = (
-            "1"  # steps this small wait longer for a second thread than they run
-        )
+        env["OMP_NUM_THREADS"] = "1"  # small steps wait longer for a second thread than they run
         done = subprocess.run(
             [BASH, str(RUNS / name), *map(str, words)],
             capture_output=True, text=True, encoding="utf-8", env=env, cwd=tmp_path, check=False,

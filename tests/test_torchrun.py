@@ -30,25 +30,20 @@ SHAPE = ["--layers", "1", "--heads", "2", "--width", "16", "--context", "16"]
 SMALL = ["--batch-size", "4", "--sample-every", "0", "--threads", "1", "--dtype", "float32"]
 
 
-def command(*words, world=1):
-    """What starts `python -m` these words on so many processes."""
-    python = [sys.executable, "-m"]
-    if world > 1:
-        python += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(world), "-m"]
-    return [*python, *map(str, words)]
+def command(warm_command, *words, world=1):
+    """What starts `gpt2lab` with these words on so many processes."""
+    one = [*warm_command, "gpt2lab", *map(str, words)]
+    torchrun = ["torch.distributed.run", "--standalone", "--no-python", "--nproc-per-node"]
+    return one if world == 1 else [*warm_command, *torchrun, str(world), *one]
 
 
-def begun(*words, world=1):
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command(*words, world=world), env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, encoding="utf-8", start_new_session=True,
-    )  # fmt: skip
-
-
-def done(*words, world=1, code=0):
+def done(words, code=0):
     """(stdout, stderr) of a command that ends with this code."""
-    process = begun(*words, world=world)
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        encoding="utf-8", start_new_session=True,
+    )  # fmt: skip
     try:
         out, err = process.communicate(timeout=LIMIT)
     except subprocess.TimeoutExpired:
@@ -73,23 +68,27 @@ def text(tmp_path_factory):
 
 @pytest.mark.parametrize(("verb", "world", "how"), [("train", 2, "ddp"), ("finetune", 4, "fsdp")])
 def test_a_new_run_on_several_processes_is_that_of_one_and_goes_on(
-    verb, world, how, text, tmp_path
+    verb, world, how, text, warm_command, tmp_path
 ):
     """Every new run once hung: the processes without the lock took themselves for unclaimed.
 
     They stood in a second `claim` while the first was in DistributedDataParallel.
     """
     shape = [*SHAPE, "--vocabulary", FABLE] if verb == "train" else ["--block-size", "16"]
-    words = ["gpt2lab", verb, text, "--val", text, "--val-tokens", "64", *shape, *SMALL]
-    words += ["--parallel", how, "--log-every", "1"]
-    done(*words, "--out", tmp_path / "one", "--steps", 4)
-    out, err = done(*words, "--out", tmp_path / "many", "--steps", 2, world=world)
+    words = [verb, text, "--val", text, "--val-tokens", "64", *shape, *SMALL]
+    words += ["--parallel", how, "--log-every", "1", "--out"]
+
+    def told(*words, world=world):
+        return done(command(warm_command, *words, world=world))
+
+    told(*words, tmp_path / "one", "--steps", 4, world=1)
+    out, err = told(*words, tmp_path / "many", "--steps", 2)
     assert out.count("2 steps, the budget is used up") == 1, err
     more = ["--steps", 4, "--allow-changes"]
     if verb == "train":
-        done("gpt2lab", "train", "--resume", tmp_path / "many", *more, world=world)
+        told("train", "--resume", tmp_path / "many", *more)
     else:
-        done(*words, "--out", tmp_path / "many", "--resume", *more, world=world)
+        told(*words, tmp_path / "many", "--resume", *more)
     one, many = losses(tmp_path / "one"), losses(tmp_path / "many")
     assert list(many) == [1, 2, 3, 4]
     np.testing.assert_allclose([many[1], many[2]], [one[1], one[2]], rtol=1e-5)
@@ -97,9 +96,11 @@ def test_a_new_run_on_several_processes_is_that_of_one_and_goes_on(
 
 
 def test_a_mistake_under_torchrun_is_told_once(text, tmp_path):
-    """Each process once printed the same line."""
-    words = ["gpt2lab", "train", text, *SHAPE, "--vocabulary", FABLE, "--steps", 2]
-    _, err = done(*words, "--out", tmp_path / "run", "--batch-size", 3, world=2, code=1)
+    """Each process once printed the same line. Here torchrun starts the program itself."""
+    words = ["train", text, *SHAPE, "--vocabulary", FABLE, "--steps", 2, "--batch-size", 3]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    torchrun += ["--nproc-per-node", "2", "-m", "gpt2lab"]
+    _, err = done([*torchrun, *map(str, words), "--out", str(tmp_path / "run")], code=1)
     assert err.count("gpt2lab: batch_size 3 cannot be shared by 2 processes") == 1
     assert "exitcode  : 2" in err
     assert "exitcode  : 1" not in err

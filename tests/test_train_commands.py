@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,22 +17,41 @@ from .support import FABLE, ROOT
 
 torch = pytest.importorskip("torch")
 
-from gpt2lab.train import checkpoint_files
+from gpt2lab.commands import main
+from gpt2lab.train import checkpoint_files, report
 
 TEXT = "The cat sat on the mat and sang to the moon. The dog ran after the red ball. " * 60
 SHAPE = ["--layers", "1", "--heads", "2", "--width", "16", "--context", "16"]
-SMALL = [*SHAPE, "--batch-size", "4", "--sample-every", "0"]
+SMALL = [*SHAPE, "--batch-size", "4", "--sample-every", "0", "--dtype", "float32"]
 
 
-def gpt2lab(*words, check=True, **more):
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "gpt2lab", *map(str, words)],
-        capture_output=True, text=True, encoding="utf-8", env=env, check=False, **more,
-    )  # fmt: skip
-    if check:
-        assert done.returncode == 0, done.stderr
-    return done
+@pytest.fixture(scope="module", autouse=True)
+def settings_of_torch():
+    """The commands run in this process, and what they set must not reach other tests."""
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision(precision)
+
+
+@pytest.fixture(autouse=True)
+def no_report(run, monkeypatch):
+    """Drawing takes a second; the one run that all share has its report."""
+    assert (run / "report.html").is_file()
+    monkeypatch.setattr(report, "write", lambda *args: None)
+
+
+def gpt2lab(*words, check=True):
+    """Call the program in this process: its code, stdout and stderr."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main(list(map(str, words)))
+        except SystemExit as end:
+            code = int(end.code or 0)
+    assert not check or code == 0, err.getvalue()
+    return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
 
 
 @pytest.fixture(scope="module")
