@@ -119,7 +119,7 @@ class Group:
 
     def any(self, flag: bool) -> bool:
         """Return whether the flag is set on any process."""
-        return self.sum([float(flag)])[0] > 0
+        return self.sum([float(flag)])[0] > 0 if self.meeting else flag
 
     def barrier(self) -> None:
         """Wait for all, however long."""
