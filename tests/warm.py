@@ -91,11 +91,16 @@ def serve(path: str) -> None:
             if os.fork() == 0:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 listener.close()
+                child = os.fork()
+                if child:  # a command may end by `os._exit`, so its code is that of a process
+                    ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+                    with contextlib.suppress(OSError):
+                        caller.sendall(bytes([ended % 256]))
+                    os._exit(0)
                 code = _serve_one(caller)
                 with contextlib.suppress(OSError, ValueError):
                     sys.stdout.flush()
                     sys.stderr.flush()
-                caller.sendall(bytes([code % 256]))
                 os._exit(code)
             caller.close()
 
