@@ -18,7 +18,7 @@ from gpt2lab.engines.numpy_engine import NumpyEngine
 from gpt2lab.errors import InputError, few, quoted
 from gpt2lab.generation import request
 from gpt2lab.generation.generate import Completion, Piece, collect, pieces
-from gpt2lab.generation.request import Prompt, Request, as_prompts
+from gpt2lab.generation.request import Prompt, Request, as_prompts, naming, one_or_many
 from gpt2lab.generation.sampling import Sampling
 from gpt2lab.text.tokenizer import Allowed
 from gpt2lab.weights.locate import locate
@@ -223,23 +223,31 @@ class LM:
 
     def score(
         self,
-        text: Prompt,
+        text: Any,
         *,
         stride: int | None = None,
         after_end: bool | None = None,
         allowed_special: Allowed = (),
-    ) -> scoring.Score:
+    ) -> Any:
         """How likely a text (or ids) is: total and per-token logprobs, perplexity, bits per byte.
 
+        A `Score`; for a list of texts (or of lists of ids) a list of them, read together.
         after_end: score the first token too, as the beginning of a document; None does so where the
         model has an end token. stride: how far the window moves in a text longer than it.
         """
-        if text is None or (isinstance(text, str) and not text):
-            raise InputError("the text is empty; give some text to score")
-        tokens = self.encode(text, allowed_special, add_special_tokens=False)
-        return scoring.score(
-            self.engine, self.tokenizer, tokens, after_end=after_end, stride=stride
+        listed, several = one_or_many(text)
+        names = [f"text {i}" for i, _ in enumerate(listed, 1)] if several else [""]
+        encoded = []
+        for name, each in zip(names, listed, strict=True):
+            with naming(name):
+                if each is None or (isinstance(each, str) and not each):
+                    raise InputError("the text is empty; give some text to score")
+                ids = self.encode(each, allowed_special, add_special_tokens=False)
+                encoded.append(scoring.check_text(ids, self.config, after_end))
+        found = scoring.scores(
+            self.engine, self.tokenizer, encoded, after_end=after_end, stride=stride
         )
+        return found if several else found[0]
 
     def trace(
         self,

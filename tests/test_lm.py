@@ -129,7 +129,7 @@ def test_a_damaged_record_is_named(lm, change, message):
 )
 def test_prompts_of_a_wrong_kind_are_refused(lm, prompt):
     for call in (lm.generate, lm.complete, lm.score):
-        if call == lm.complete and prompt == ["5"]:
+        if call in (lm.complete, lm.score) and prompt == ["5"]:
             continue  # a list of texts
         with pytest.raises(InputError):
             call(prompt)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import gpt2lab
-from gpt2lab import InputError, Sampling, Score, reference
+from gpt2lab import InputError, Sampling, Score, engines, reference
 from gpt2lab.files.json_files import to_json
-from gpt2lab.score import score, token_logprobs
+from gpt2lab.score import continuations, rolling, score, scores
 
 from .support import tiny_engine
 
@@ -67,8 +67,8 @@ def test_the_first_token_may_be_left_out(lm):
 def test_past_the_window_each_token_is_scored_once_with_the_stated_context(stride):
     engine, n_ctx = tiny_engine(), 64
     tokens = np.random.default_rng(0).integers(0, 97, 150).tolist()
-    found, used = token_logprobs(engine, tokens, stride)
-    assert used == stride and len(found) == 149
+    [found] = rolling(engine, [tokens], stride)
+    assert score(engine, None, tokens, stride=stride).stride == stride and len(found) == 149
     for target in (1, 64, 65, 66, 100, 149):
         if target <= n_ctx:
             start = 0
@@ -104,6 +104,89 @@ def test_a_score_is_plain_data(lm):
     assert score(tiny_engine(), None, [1, 2]).to_dict()["bits_per_byte"] is None
 
 
+# ---- Many at a time.
+
+
+TEXTS = ["The cat sat on the mat.", "word " * 600, "The", "Once upon a time there was a dog."]
+
+
+def test_a_list_is_scored_as_each_text_alone(lm):
+    found = lm.score(TEXTS, stride=100)
+    assert [one.to_dict() for one in found] == [lm.score(t, stride=100).to_dict() for t in TEXTS]
+    ids = [lm.encode(text) for text in TEXTS[2:]]
+    assert [s.total for s in lm.score(ids)] == [s.total for s in found[2:]]
+    assert lm.score([TEXTS[0]])[0].tokens == found[0].tokens
+    assert [s.stride for s in found] == [None, 100, None, None]
+
+
+def test_a_list_with_a_bad_text_names_it(lm):
+    for bad, words in (("", "text 2: the text is empty"), ([], "text 2: the prompt is empty")):
+        with pytest.raises(InputError, match=words):
+            lm.score(["The", bad])
+    with pytest.raises(InputError, match="text 2: one token alone has nothing before it"):
+        lm.score(["The cat", "The"], after_end=False)
+
+
+def questions(n_vocab, most):
+    """Contexts and endings of many lengths, one ending alone, one question without any."""
+    random = np.random.default_rng(0)
+
+    def ids(low, high):
+        return random.integers(0, n_vocab, random.integers(low, high)).tolist()
+
+    made = [(ids(1, most), [ids(1, 9) for _ in range(random.integers(1, 6))]) for _ in range(9)]
+    return [*made, ([5], [[5]]), ([1, 2], [])]
+
+
+@pytest.mark.parametrize("dtype", [None, "int8", "numpy"])
+def test_continuations_are_the_ends_of_separate_texts(lm, dtype, monkeypatch):
+    """Bit for bit in the cpu engine, in portions of any size; BLAS has another order of sums."""
+    engine = (
+        lm.engine
+        if dtype is None
+        else engines.choose(
+            lm.config,
+            lm.params,
+            "numpy" if dtype == "numpy" else "cpu",
+            *[dtype] * (dtype == "int8"),
+        )
+    )
+    asked = questions(lm.config.n_vocab, 60)
+    greedy = [int(np.argmax(engine.logits([asked[0][0]])[0, -1]))]
+    asked[0][1].append(greedy)
+    for together in (2016, 50):
+        monkeypatch.setattr("gpt2lab.score.TOGETHER", together)
+        found = continuations(engine, asked)
+        assert [len(each) for each in found] == [len(endings) for _, endings in asked]
+        for (context, endings), each in zip(asked, found, strict=True):
+            for ending, one in zip(endings, each, strict=True):
+                [whole] = rolling(engine, [[*context, *ending]])
+                expected = whole[len(context) - 1 :]
+                if dtype != "numpy" and engine.name == "cpu":
+                    assert one.logprobs == expected
+                assert one.logprobs == pytest.approx(expected, abs=1e-4)
+                assert one.total == pytest.approx(sum(one.logprobs))
+    assert found[0][-1].greedy and not found[0][0].greedy
+
+
+def test_what_cannot_follow_is_named():
+    engine = tiny_engine()
+    for question, words in (
+        (([], [[1]]), "question 2: the context is empty; give at least one token"),
+        (([1], [[1], []]), "question 2: the ending 2 is empty; give at least one token"),
+        (([1], [[97]]), "question 2: the ending 1 holds the id 97"),
+        (
+            ([1] * 60, [[1] * 6]),
+            "question 2: context and ending 1 take 65 positions",
+        ),
+    ):
+        with pytest.raises(InputError, match=words):
+            continuations(engine, [([1], [[2]]), question])
+    [[full]] = continuations(engine, [([1] * 60, [[1] * 5])])
+    assert len(full.logprobs) == 5
+    assert continuations(engine, []) == scores(engine, None, []) == []
+
+
 # ---- Numbers that no float holds.
 
 
@@ -135,14 +218,10 @@ def test_the_command_shows_an_infinite_perplexity(run, monkeypatch, flags):
 def test_logits_that_overflow_are_refused(lm):
     """They gave NaN for every figure, without a word."""
 
-    class Broken:
-        config = lm.config
-
-        def logits(self, tokens):
-            return np.full((1, len(tokens[0]), lm.config.n_vocab), np.inf, np.float32)
-
+    weights = {**lm.params, "lm_head.weight": np.full_like(lm.params["wte.weight"], np.inf)}
+    broken = engines.choose(lm.config, weights, "numpy")
     with pytest.raises(InputError, match="NaN or infinity at id 0; check the weights"):
-        score(Broken(), None, [1, 2])
+        score(broken, None, [1, 2])
 
 
 def test_a_bias_of_minus_infinity_passes_through_json():

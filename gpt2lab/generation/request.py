@@ -51,8 +51,13 @@ class Model(Protocol):
 
 def as_prompts(given: Any) -> list[Prompt]:
     """One prompt or many, as a list of prompts. A flat list of ids is one prompt."""
+    return one_or_many(given)[0]
+
+
+def one_or_many(given: Any) -> tuple[list[Prompt], bool]:
+    """`as_prompts`, and whether a list of prompts was given, if only of one."""
     if given is None or isinstance(given, str):
-        return [given]
+        return [given], False
     wrong = isinstance(given, bytes | bytearray | Mapping | set) or not isinstance(given, Iterable)
     if wrong or getattr(given, "ndim", 1) == 0:
         raise InputError(
@@ -62,7 +67,7 @@ def as_prompts(given: Any) -> list[Prompt]:
     if not 0 < len(listed) <= MOST:
         raise InputError(f"there are no prompts, or more than {MOST}; give one at least")
     flat = not any(p is None or isinstance(p, str | Iterable) for p in listed)
-    return [listed] if flat else listed
+    return ([listed], False) if flat else (listed, True)
 
 
 def encode(
@@ -202,7 +207,7 @@ def _one_token(key: Any, tokenizer: Tokenizer | None) -> int:
 
 
 @contextmanager
-def _naming(prompt: str) -> Iterator[None]:
+def naming(prompt: str) -> Iterator[None]:
     """Begin what is wrong with one of many prompts with its name."""
     try:
         yield
@@ -226,7 +231,7 @@ def requests(
     limit = None if tokenizer is None else min(tokenizer.n_vocab, config.n_vocab)
     found = []
     for name, ids in zip(names or [""] * len(prompts), prompts, strict=True):
-        with _naming(name):
+        with naming(name):
             found.append(Request(tuple(fit(ids, config, s, overflow)), s, limit))
     return found
 
@@ -249,7 +254,7 @@ def requested(
         names = [f"prompt {i}" for i, _ in enumerate(prompts, 1)] if len(prompts) > 1 else [""]
     encoded = []
     for name, prompt in zip(names, prompts, strict=True):
-        with _naming(name):
+        with naming(name):
             encoded.append(encode(prompt, model, allowed_special))
     lengths = {len(ids) for ids in encoded}
     if "max_length" in given and len(lengths) > 1:
