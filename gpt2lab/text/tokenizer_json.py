@@ -122,10 +122,12 @@ def checked_spec(spec: Spec, where: str) -> Spec:
     ids = {entry["content"]: entry["id"] for entry in listed}
     check_ids(ids, f"{where}: added_tokens")
     model = _checked_bpe(model, ids, where) if kind == "BPE" else model
-    empty = dict.fromkeys(("normalizer", "pre_tokenizer", "post_processor", "decoder"))
+    empty = dict.fromkeys(
+        ("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder")
+    )
     added = [{**added_token("", 0, False), **entry} for entry in listed]
     fixed = {"version": "1.0", "truncation": None, "padding": None}
-    return {**fixed, **empty, **spec, **fixed, "added_tokens": added, "model": model}
+    return {**empty, **spec, **fixed, "added_tokens": added, "model": model}
 
 
 def _types(component: Any, key: str) -> list[Any]:
