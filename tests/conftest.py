@@ -58,6 +58,7 @@ def kernels(tmp_path_factory):
             with FileLock(folder / "cache.lock"):
                 compile_cache.library("crew", cpu_features.here())
                 compile_cache.library("run", cpu_features.here(), "float32", "float32")
+                compile_cache.library("draw", cpu_features.here())
         yield
 
 

@@ -113,3 +113,8 @@ class Fallback:
     def logits(self, tokens: Any) -> Array:
         """As `engines.protocol.Engine.logits`."""
         return self._look().logits(tokens)  # [B, T, V]
+
+    def draw(self, rows: Sequence[Any]) -> list[tuple[int, float] | None]:
+        """As `engines.cpu.engine.CpuEngine.draw`, as soon as that engine is there."""
+        draw = getattr(self._now, "draw", None)
+        return [None] * len(rows) if draw is None else draw(rows)

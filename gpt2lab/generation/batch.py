@@ -20,8 +20,8 @@ from gpt2lab.cache import Sequence
 from gpt2lab.engines.protocol import Engine
 from gpt2lab.errors import InputError
 from gpt2lab.generation.beam import Search
+from gpt2lab.generation.draws import Asked, draw_rows
 from gpt2lab.generation.request import Request
-from gpt2lab.generation.sampler import next_token
 
 CHUNK = 252  # tokens: as many as the cpu engine sends through the layers together
 
@@ -150,7 +150,7 @@ class Batch:
             self._admit()
             self._read()
             self._begin()
-            return [token for member in [*self._running] for token in self._draw(member)]
+            return self._draw()
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -251,28 +251,37 @@ class Batch:
         if singles:
             yield singles
 
-    def _draw(self, member: Row | _Beams) -> list[Token]:
-        """The new tokens of a member whose logits are there."""
-        if any(sequence.logits is None for sequence in member.sequences):
-            return []
-        if isinstance(member, _Beams):
-            return self._search(member)
-        assert member.logits is not None
-        request, before = member.request, len(member.request.prompt)
-        s = request.sampling
-        try:
-            token, logprob = next_token(
-                member.logits, s, member.tokens, before, member.index, request.limit
+    def _draw(self) -> list[Token]:
+        """The new tokens of all members whose logits are there."""
+        ready = [m for m in self._running if all(q.logits is not None for q in m.sequences)]
+        asked = [
+            Asked(m.logits, m.request, m.tokens, m.index)
+            for m in ready
+            if isinstance(m, Row) and m.logits is not None
+        ]
+        drawn = iter(draw_rows(self.engine, asked))
+        return [
+            token
+            for member in ready
+            for token in (
+                self._search(member)
+                if isinstance(member, _Beams)
+                else [self._take(member, next(drawn))]
             )
-        except InputError as error:
-            return [self._fail(member, error)]
-        member.tokens.append(token)
-        member.logits = None
+        ]
+
+    def _take(self, row: Row, drawn: tuple[int, float] | InputError) -> Token:
+        """Append a token to its row; it may end the row."""
+        if isinstance(drawn, InputError):
+            return self._fail(row, drawn)
+        s, (token, logprob) = row.request.sampling, drawn
+        row.tokens.append(token)
+        row.logits = None
         ends = token in (s.stop_tokens or ())
-        reason = "stop" if ends else "length" if member.new_tokens >= s.max_new_tokens else None
+        reason = "stop" if ends else "length" if row.new_tokens >= s.max_new_tokens else None
         if reason:
-            self._end(member, reason)
-        return [Token(member, token, logprob, reason)]
+            self._end(row, reason)
+        return Token(row, token, logprob, reason)
 
     def _search(self, beams: _Beams) -> list[Token]:
         """Take a step of a beam search; when it is done, the tokens of its rows."""

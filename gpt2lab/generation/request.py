@@ -10,13 +10,16 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 from typing import Any, Protocol
 
 from gpt2lab.checks import MOST, check_ids, one_of
 from gpt2lab.config import Config
+from gpt2lab.engines.cpu.draw.drawer import Plan
 from gpt2lab.errors import InputError, quoted
 from gpt2lab.generation import aliases, defaults
+from gpt2lab.generation.plans import plan
 from gpt2lab.generation.sampling import NAMES, WRITING, Sampling, check_each
 from gpt2lab.text.tokenizer import Allowed, Tokenizer
 
@@ -36,6 +39,11 @@ class Request:
     prompt: tuple[int, ...]
     sampling: Sampling
     limit: int | None = None
+
+    @cached_property  # asked for at every token
+    def plan(self) -> Plan | None:
+        """The settings for a compiled draw."""
+        return plan(self.sampling)
 
 
 class Model(Protocol):

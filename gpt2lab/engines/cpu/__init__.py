@@ -13,6 +13,7 @@ In the order of reading:
     cpu_features             what this processor has: a `Target`
     packing  weights         weights in panels; where each of them is
     cache  buffers  engine   slots; the memory of a step; the engine
+    draw/                    drawing the next tokens of many rows
     compile_cache  packed_cache    what is kept on disk for the next start
 
 To add an instruction set:

@@ -36,17 +36,21 @@ _SOURCES = (
         for name in ("builder", "products", "tile", "vector_math", "rows", "memory")
     ),
 )
-_ARGUMENTS = {"run": 3, "crew": 5}
+_DRAW_SOURCES = (
+    *(f"draw/{name}.py" for name in ("table", "numbers", "space", "search", "truncation", "edits")),
+    *("draw/rounded.py", "draw/rows.py", "llvm/passes.py"),
+)
+_ARGUMENTS = {"run": 3, "crew": 5, "draw": 3}
 
 
 @cache
-def _key(target: Target) -> str:
+def _key(target: Target, draws: bool) -> str:
     """A short hash of all that object code depends on."""
     import llvmlite
 
     digest = hashlib.sha256()
     here = Path(__file__).parent
-    for source in _SOURCES:
+    for source in (*_SOURCES, *(_DRAW_SOURCES if draws else ())):
         digest.update((here / source).read_bytes())
     parts = (llvmlite.__version__, platform.platform(), cpu_features.features()[0], target)
     digest.update(repr(parts).encode())
@@ -56,7 +60,7 @@ def _key(target: Target) -> str:
 def _file(label: str, target: Target) -> Path | None:
     """Where object code is kept: the user's cache folder, a temporary one where that is closed."""
     with suppress(Failure):
-        return cache_folder("kernels") / f"{label}-{_key(target)}.o"
+        return cache_folder("kernels") / f"{label}-{_key(target, label == 'draw')}.o"
     return None
 
 
@@ -212,7 +216,7 @@ def _label(*parts: str) -> str:
 
 
 def library(name: str, target: Target, weights: str = "", cache: str = "") -> CompiledCode:
-    """A compiled function: "crew", or "run" for weights and cache of some dtypes."""
+    """A compiled function: "crew", "draw", or "run" for weights and cache of some dtypes."""
     label = _label(name, weights, cache)
     with forks.whole():  # llvmlite has a lock of its own
         if (label, target) not in _loaded:
@@ -221,10 +225,17 @@ def library(name: str, target: Target, weights: str = "", cache: str = "") -> Co
         return _loaded[label, target]
 
 
+def kept(name: str, target: Target) -> CompiledCode | None:
+    """A compiled function if it is at hand, None where it would have to be compiled first."""
+    if (name, target) in _loaded or _read(_file(name, target)):
+        return library(name, target)
+    return None
+
+
 def _compiled(name: str, target: Target, weights: str, cache: str) -> bytes:
     """Object code that is not on disk yet; it is there afterwards."""
     label = _label(name, weights, cache)
-    what = f"the {weights} kernels" if weights else "the threads' kernel"
+    what = f"the {weights} kernels" if weights else f"the kernel {name!r}"
     log.info(f"compiling {what} for {target.name}, once on this machine; it takes 5 to 15 s")
     try:
         code = _make(name, target, weights, cache)
@@ -247,12 +258,14 @@ if hasattr(os, "nice"):
     os.nice(10)
 from gpt2lab.engines.cpu import compile_cache, cpu_features
 compile_cache.library("crew", cpu_features.here())
-compile_cache.library("run", cpu_features.here(), {weights!r}, {cache!r})
+if {weights!r}:
+    compile_cache.library("run", cpu_features.here(), {weights!r}, {cache!r})
+compile_cache.library("draw", cpu_features.here())
 """
 
 
-def in_background(weights: str, cache: str) -> subprocess.Popen[bytes] | None:
-    """A process of its own that compiles what an engine of these dtypes needs.
+def in_background(weights: str = "", cache: str = "") -> subprocess.Popen[bytes] | None:
+    """A process of its own that compiles what an engine of these dtypes needs, then the draw.
 
     It continues when this one ends. None where Python cannot be started again.
     """
@@ -261,7 +274,7 @@ def in_background(weights: str, cache: str) -> subprocess.Popen[bytes] | None:
     code = _CODE.format(path=sys.path, weights=weights, cache=cache)
     nothing = subprocess.DEVNULL
     try:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-c", code],
             stdin=nothing,
             stdout=nothing,
@@ -270,6 +283,19 @@ def in_background(weights: str, cache: str) -> subprocess.Popen[bytes] | None:
         )
     except OSError:
         return None
+    _started.append(process)
+    return process
+
+
+_started: list[subprocess.Popen[bytes]] = []  # an engine may be forgotten before its process ends
+
+
+def kept_soon(name: str, target: Target) -> CompiledCode | None:
+    """`kept`; where it has to be compiled, see to it that a process of its own has begun to."""
+    found = kept(name, target)
+    if found is None and not _started:
+        in_background()
+    return found
 
 
 def _make(name: str, target: Target, weights: str, cache: str) -> bytes:
@@ -278,4 +304,8 @@ def _make(name: str, target: Target, weights: str, cache: str) -> bytes:
     _give_symbols()
     if name == "crew":
         return compile_object(tickets.crew, tickets.CREW, name, target)
+    if name == "draw":
+        from gpt2lab.engines.cpu.draw import rows
+
+        return compile_object(rows.draw_kernel(target), step.RUN, name, target)
     return compile_object(step.step_kernel(target, weights, cache), step.RUN, name, target)

@@ -19,6 +19,7 @@ from gpt2lab.engines.cpu import compile_cache, cpu_features, phases
 from gpt2lab.engines.cpu.buffers import ROWS, StepBuffers
 from gpt2lab.engines.cpu.cache import ITEM, CpuCache, SlotMemory
 from gpt2lab.engines.cpu.cpu_features import Target
+from gpt2lab.engines.cpu.draw.drawer import Drawing, Wanted
 from gpt2lab.engines.cpu.layout import JOB_WORDS, Job, ceil_to
 from gpt2lab.engines.cpu.partials import Asked, Partials
 from gpt2lab.engines.cpu.threads import crew
@@ -76,6 +77,7 @@ class CpuEngine:
         )
         self._run = compile_cache.library("run", target, self.dtype, self.cache_dtype)
         self._crew_code = compile_cache.library("crew", target)
+        self._drawing = Drawing(target, config.n_vocab)
         self.memory = SlotMemory(config, target, self.cache_dtype)
         self._cut: tuple[Any, ...] | None = None  # the rows that the tickets in the job are for
         self._tickets = self._serial = 0
@@ -158,6 +160,14 @@ class CpuEngine:
                 self._rows([cache.address(slot)] * len(part), places, part, ends, where)
         cache.free(slot)
         return out[..., : self.config.n_vocab]  # [B, T, V]
+
+    def draw(self, rows: Sequence[Wanted]) -> list[tuple[int, float] | None]:
+        """The next token of each row and its log-probability, by all threads together.
+
+        None where the result would depend on rounding, and for all rows until the kernel is
+        compiled: `generation.sampler` draws these.
+        """
+        return self._drawing.draw(crew(self.threads, self._crew_code), rows)
 
     # ---- A step.
 

@@ -14,7 +14,7 @@ from llvmlite import ir
 from numba import types
 
 I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
-F32, VOID = ir.FloatType(), ir.VoidType()
+F32, F64, VOID = ir.FloatType(), ir.DoubleType(), ir.VoidType()
 Value = Any
 
 i64 = types.int64

@@ -12,6 +12,7 @@ from numba.extending import intrinsic
 
 from gpt2lab.engines.cpu.llvm.builder import (
     F32,
+    F64,
     I32,
     I64,
     VOID,
@@ -47,6 +48,7 @@ def _pointer(kind: Any) -> Callable[..., Any]:
 
 floats, ints, words = _pointer(types.float32), _pointer(types.int32), _pointer(types.int64)
 halves, shorts, chars = _pointer(types.uint16), _pointer(types.int16), _pointer(types.int8)
+doubles, naturals = _pointer(types.float64), _pointer(types.uint32)
 
 
 @intrinsic
@@ -59,6 +61,18 @@ def bits(_: Any, x: Any) -> Any:
 def from_bits(_: Any, x: Any) -> Any:
     """The float32 of 32 bits."""
     return types.float32(types.int32), lambda c, b, s, a: b.bitcast(a[0], F32)
+
+
+@intrinsic
+def double_bits(_: Any, x: Any) -> Any:
+    """The 64 bits of a float64 as an int64."""
+    return i64(types.float64), lambda c, b, s, a: b.bitcast(a[0], I64)
+
+
+@intrinsic
+def double_of(_: Any, x: Any) -> Any:
+    """The float64 of 64 bits."""
+    return types.float64(i64), lambda c, b, s, a: b.bitcast(a[0], F64)
 
 
 @intrinsic
