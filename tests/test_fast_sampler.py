@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(bool(cpu_features.why_not()), reason=cpu_feature
 
 if not cpu_features.why_not():
     from gpt2lab.engines.cpu import compile_cache
-    from gpt2lab.engines.cpu.draw.drawer import Drawer, Plan, Wanted
+    from gpt2lab.engines.cpu.draw.drawer import Drawer, Plan, RowToDraw
     from gpt2lab.engines.cpu.draw.numbers import uniform
     from gpt2lab.engines.cpu.engine import CpuEngine
     from gpt2lab.engines.cpu.threads import crew
@@ -117,7 +117,7 @@ def wanted(random, settings, n_vocab, limit=None, rows=32):
         tokens = random.integers(0, min(n_vocab, 60), random.integers(PROMPT, 60)).tolist()
         sample = int(random.integers(0, 2**40))
         row = logits[place % len(logits)]
-        found.append((s, Wanted(row, plan(s), limit or n_vocab, tokens, PROMPT, sample)))
+        found.append((s, RowToDraw(row, plan(s), limit or n_vocab, tokens, PROMPT, sample)))
     return found
 
 
@@ -195,7 +195,7 @@ def test_all_banned_but_one(draws):
     words = tuple((i,) for i in range(97) if i != 41)
     for more in ({}, {"top_p": 0.5}, {"temperature": 0}, {"typical_p": 0.5}, {"min_p": 0.1}):
         s = Sampling(seed=1, bad_words=words, **more)
-        [found] = draws([Wanted(x, plan(s), 97, [1], 1, 0)], 97)
+        [found] = draws([RowToDraw(x, plan(s), 97, [1], 1, 0)], 97)
         assert found is None or found == next_token(x, s, [1], 1, 0)
         assert next_token(x, s, [1], 1, 0)[0] == 41
 
@@ -218,7 +218,7 @@ def test_a_copy_of_a_plan_has_memory_of_its_own(draws):
     s = Sampling(seed=3, bad_words=((1,), (2, 3)), logit_bias={4: 1.0}, top_k=9)
     x = np.random.default_rng(1).normal(0, 1, 97).astype(np.float32)
     for other in (copy.deepcopy(plan(s)), pickle.loads(pickle.dumps(plan(s)))):
-        [found] = draws([Wanted(x, other, 97, [5, 2], 1, 0)], 97)
+        [found] = draws([RowToDraw(x, other, 97, [5, 2], 1, 0)], 97)
         assert found == next_token(x, s, [5, 2], 1, 0)
     assert isinstance(other, Plan)
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpt2lab.engines.cpu.draw.drawer import Wanted
+from gpt2lab.engines.cpu.draw.drawer import RowToDraw
 from gpt2lab.errors import InputError
 from gpt2lab.generation.request import Request
 from gpt2lab.generation.sampler import next_token
@@ -40,14 +40,14 @@ def draw_rows(engine: Any, rows: Sequence[Asked]) -> list[tuple[int, float] | In
     return [found or _by_numpy(row) for row, found in zip(rows, drawn, strict=True)]
 
 
-def _wanted(row: Asked) -> Wanted | None:
+def _wanted(row: Asked) -> RowToDraw | None:
     """A row for the compiled draw, None where only NumPy can draw it."""
     request, logits = row.request, row.logits
     own, n_vocab = request.plan, len(logits)
     if own is None or own.most >= n_vocab or logits.dtype != np.float32 or logits.strides != (4,):
         return None
     limit = n_vocab if request.limit is None else request.limit
-    return Wanted(logits, own, limit, row.tokens, len(request.prompt), row.sample)
+    return RowToDraw(logits, own, limit, row.tokens, len(request.prompt), row.sample)
 
 
 def _by_numpy(row: Asked) -> tuple[int, float] | InputError:

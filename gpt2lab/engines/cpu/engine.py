@@ -19,7 +19,7 @@ from gpt2lab.engines.cpu import compile_cache, cpu_features, phases
 from gpt2lab.engines.cpu.buffers import ROWS, StepBuffers
 from gpt2lab.engines.cpu.cache import ITEM, CpuCache, SlotMemory
 from gpt2lab.engines.cpu.cpu_features import Target
-from gpt2lab.engines.cpu.draw.drawer import Drawing, Wanted
+from gpt2lab.engines.cpu.draw.drawer import Drawing, RowToDraw
 from gpt2lab.engines.cpu.layout import JOB_WORDS, Job, ceil_to
 from gpt2lab.engines.cpu.partials import Asked, Partials
 from gpt2lab.engines.cpu.threads import crew
@@ -161,7 +161,7 @@ class CpuEngine:
         cache.free(slot)
         return out[..., : self.config.n_vocab]  # [B, T, V]
 
-    def draw(self, rows: Sequence[Wanted]) -> list[tuple[int, float] | None]:
+    def draw(self, rows: Sequence[RowToDraw]) -> list[tuple[int, float] | None]:
         """The next token of each row and its log-probability, by all threads together.
 
         None where the result would depend on rounding, and for all rows until the kernel is

@@ -54,7 +54,7 @@ class Plan:
         return type(self), self._given
 
 
-class Wanted(NamedTuple):
+class RowToDraw(NamedTuple):
     """A row to be drawn: float32 logits [V], its settings, and where its sample stands.
 
     limit: no token from this id on. tokens: all ids so far, the prompt's first.
@@ -80,7 +80,7 @@ class Drawer:
         self._call = np.zeros(len(Call), np.int64)
         self._room = np.zeros((0, 0), np.uint8)
 
-    def draw(self, workers: Workers, rows: Sequence[Wanted]) -> list[tuple[int, float] | None]:
+    def draw(self, workers: Workers, rows: Sequence[RowToDraw]) -> list[tuple[int, float] | None]:
         """The next token of each row and its log-probability, None where NumPy shall draw it."""
         given = [np.array(row.tokens, np.int64) if row.plan.reads_tokens else None for row in rows]
         table = np.array(
@@ -137,7 +137,7 @@ class Drawing:
         self._drawer: Drawer | None = None
         self._waits = True
 
-    def draw(self, workers: Workers, rows: Sequence[Wanted]) -> list[tuple[int, float] | None]:
+    def draw(self, workers: Workers, rows: Sequence[RowToDraw]) -> list[tuple[int, float] | None]:
         """As `Drawer.draw`; None for all rows where there is no drawer, or none yet."""
         if self._waits and (kernel := compile_cache.kept_soon("draw", self._target)):
             drawer = Drawer(kernel, self._vocab)
