@@ -5,7 +5,7 @@ from __future__ import annotations
 import runpy
 import sys
 
-NAMES = ("start", "inference", "training", "looking", "quality", "tokenizers")
+NAMES = ("start", "inference", "sampling", "training", "looking", "quality", "tokenizers")
 
 for name in NAMES:
     print(f"\n== {name}", flush=True)

@@ -13,6 +13,7 @@ from gpt2lab.engines.cpu.layout import i64
 
 HALVINGS = 80
 MARGIN = 0.05
+EXTREMES = {**PLAIN, "fastmath": {"nnan", "nsz"}}  # keys are numbers
 
 
 @njit(**FLOAT_SUMS)
@@ -20,7 +21,8 @@ def mass_over(keys: Any, masses: Any, n: int, key: float) -> float:
     """The masses of keys above one."""
     total = 0.0
     for i in range(n):
-        total += masses[i] if keys[i] > key else 0.0
+        own = masses[i]
+        total += own if keys[i] > key else 0.0
     return total
 
 
@@ -31,30 +33,39 @@ def _mass_and_count(
     """The masses of keys above one; how many are above low up to it, and above it up to high."""
     total, lower, upper = 0.0, i64(0), i64(0)
     for i in range(n):
-        own = keys[i]
-        total += masses[i] if own > key else 0.0
+        own, mass = keys[i], masses[i]
+        total += mass if own > key else 0.0
         lower += i64(1) if low < own and own <= key else i64(0)
         upper += i64(1) if key < own and own <= high else i64(0)
     return total, (lower, upper)
 
 
-@njit(**PLAIN)
+@njit(**EXTREMES)
 def _highest_upto(keys: Any, n: int, limit: float) -> float:
     """The largest key up to a limit, -inf without one."""
     best = -np.inf
     for i in range(n):
-        if best < keys[i] <= limit:
-            best = keys[i]
+        own = keys[i] if keys[i] <= limit else -np.inf
+        best = own if own > best else best
     return best
 
 
-@njit(**PLAIN)
+@njit(**EXTREMES)
 def highest_below(keys: Any, n: int, limit: float) -> float:
     """The largest key below a limit, -inf without one."""
     best = -np.inf
     for i in range(n):
-        if best < keys[i] < limit:
-            best = keys[i]
+        own = keys[i] if keys[i] < limit else -np.inf
+        best = own if own > best else best
+    return best
+
+
+@njit(**EXTREMES)
+def _lowest(keys: Any, n: int) -> float:
+    """The smallest key."""
+    best = keys[0]
+    for i in range(n):
+        best = keys[i] if keys[i] < best else best
     return best
 
 
@@ -66,10 +77,7 @@ def crossing(keys: Any, masses: Any, n: int, base: float, goal: float) -> float:
     """
     if base + mass_over(keys, masses, n, -np.inf) < goal:
         return -np.inf
-    high = _highest_upto(keys, n, np.inf)
-    low = high
-    for i in range(n):
-        low = min(low, keys[i])
+    high, low = _highest_upto(keys, n, np.inf), _lowest(keys, n)
     at_low, at_high = base + mass_over(keys, masses, n, low), base
     if at_low < goal:
         return low

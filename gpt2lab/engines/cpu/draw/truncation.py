@@ -29,7 +29,7 @@ from gpt2lab.engines.cpu.draw.table import BLOCK
 from gpt2lab.engines.cpu.layout import f32, i64
 from gpt2lab.engines.cpu.llvm.memory import double_bits
 
-SPARSE = 16  # a first guess reads one run of 16 numbers in so many
+SPARSE = 16  # a first guess reads every 16th run of 16 numbers
 NEAR_TOP = 2e-5  # weights above 1 less this may be equal in NumPy's rounding
 
 
@@ -108,7 +108,7 @@ def _tail(keys: Any, n: int, limit: float) -> tuple[float, float]:
 
 @njit(**PLAIN)
 def _guess_window(m: Any, goal: float, low: float) -> tuple[float, float]:
-    """Weights between which those below add up to about `goal`; from `low` up where nobody knows.
+    """Weights between which those below add up to about `goal`; or from `low` up where that cannot be guessed.
 
     Tokens of the tail weigh little, so a sixteenth of them tells what all of them weigh.
     """
@@ -214,19 +214,21 @@ def _one_logit(m: Any, count: int, border: float) -> bool:
 @njit(**PLAIN)
 def _keep_from(m: Any, count: int, b: Any) -> None:
     """Cut at a border: of equal weights those of highest id stay. Complete TOTAL and sums."""
-    passed = b.equal - b.stay
-    m.f[S.CUT], m.s[S.CUT_ID] = b.weight, i64(-1)
+    border, passed, first = b.weight, b.equal - b.stay, i64(-1)
     for j in range(count):
-        place = m.chosen[j]
-        if m.keys[j] == b.weight:
-            if passed > 0:
-                passed -= 1
-                continue
-            if m.s[S.CUT_ID] < 0:
-                m.s[S.CUT_ID] = place
-        if m.keys[j] >= b.weight:
-            m.sums[place // BLOCK] += m.keys[j]
-            m.f[S.TOTAL] += m.keys[j]
+        if m.keys[j] == border:
+            first = m.chosen[j] if passed == 0 else first
+            passed -= 1
+    m.f[S.CUT], m.s[S.CUT_ID] = border, first
+    j = i64(0)
+    while j < count:  # a block at a time; no branch depends on a weight
+        block, mass = m.chosen[j] // BLOCK, 0.0
+        while j < count and m.chosen[j] < (block + 1) * BLOCK:
+            own = m.keys[j]
+            mass += own if (own > border) | ((own == border) & (m.chosen[j] >= first)) else 0.0
+            j += 1
+        m.sums[block] += mass
+        m.f[S.TOTAL] += mass
 
 
 @cache
