@@ -108,7 +108,7 @@ def _tail(keys: Any, n: int, limit: float) -> tuple[float, float]:
 
 @njit(**PLAIN)
 def _guess_window(m: Any, goal: float, low: float) -> tuple[float, float]:
-    """Weights between which those below add up to about `goal`; or from `low` up where that cannot be guessed.
+    """Weights below which the others add up to about `goal`: from and to; all from `low` if unsure.
 
     Tokens of the tail weigh little, so a sixteenth of them tells what all of them weigh.
     """
