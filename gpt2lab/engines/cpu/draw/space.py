@@ -94,6 +94,12 @@ def part(m: Any, offset: int) -> int:
 
 
 @njit(**PLAIN)
+def spare(m: Any) -> Any:
+    """Memory for 64 float64, where `bits` is."""
+    return doubles(part(m, BITS))
+
+
+@njit(**PLAIN)
 def start(m: Any, n: int, top: float) -> None:
     """Begin with n numbers, which are in y."""
     m.s[S.N], m.s[S.BLOCKS] = n, (n + BLOCK - 1) // BLOCK

@@ -14,7 +14,7 @@ from numba import njit
 
 from gpt2lab.engines.cpu.cpu_features import Target
 from gpt2lab.engines.cpu.draw.numbers import PLAIN, log
-from gpt2lab.engines.cpu.draw.search import crossing, highest_below, mass_over
+from gpt2lab.engines.cpu.draw.search import Bracket, crossing, highest_below, mass_over, range_of
 from gpt2lab.engines.cpu.draw.space import (
     FLOAT_SUMS,
     LOWEST,
@@ -22,6 +22,7 @@ from gpt2lab.engines.cpu.draw.space import (
     S,
     cut_below,
     passes,
+    spare,
     tiny,
     tolerance,
 )
@@ -157,7 +158,9 @@ def top_k_kernel(target: Target) -> Kernel:
             count = gather(m, LOWEST)
         if count >= k:
             _finite_keys(m, count)
-            low = crossing(m.keys, m.masses, count, 0.0, float(k))
+            low = crossing(
+                m.keys, m.masses, count, 0.0, float(k), range_of(m.keys, count, spare(m))
+            )
             if tiny(low):
                 return False
             cut_below(m, f32(low))
@@ -180,12 +183,13 @@ class _Border(NamedTuple):
 
 
 @njit(**PLAIN)
-def _weighed_border(m: Any, count: int, goal: float) -> Any:
+def _weighed_border(m: Any, count: int, goal: float, low: float, high: float) -> Any:
     """The border among the weights listed, which what is above them (TOTAL) leads to."""
     for j in range(count):
         m.keys[j] = m.w[m.chosen[j]]
     base = m.f[S.TOTAL]
-    border = crossing(m.keys, m.keys, count, base, goal)
+    all_in = Bracket(low * (1 - 1e-9), min(high, 1 + 1e-9), spare(m))
+    border = crossing(m.keys, m.keys, count, base, goal, all_in)
     if border == -np.inf:
         return _Border(border, base, i64(0), i64(0))
     over = base + mass_over(m.keys, m.keys, count, border)
@@ -246,10 +250,10 @@ def top_p_kernel(target: Target) -> Kernel:
         lowest = (1 - p) / m.s[S.N] * total * (1 - 1e-9)
         low, high = _guess_window(m, total - goal, lowest)
         count = gather_window(m, low, high)
-        b = _weighed_border(m, count, goal)
+        b = _weighed_border(m, count, goal, low, high)
         if high < np.inf and (b.weight == -np.inf or m.f[S.TOTAL] >= goal):
             count = gather_window(m, lowest, np.inf)
-            b = _weighed_border(m, count, goal)
+            b = _weighed_border(m, count, goal, lowest, np.inf)
         before = b.above + (b.stay - 1) * b.weight
         if b.weight == -np.inf or not before < goal - slack or not before + b.weight > goal + slack:
             return False
@@ -322,7 +326,7 @@ def typical_kernel(target: Target) -> Kernel:
         for j in range(count):
             place = m.chosen[j]
             m.keys[j], m.masses[j] = -abs(float(f32(m.y[place] - top)) - centre), m.w[place]
-        border = crossing(m.keys, m.masses, count, 0.0, goal)
+        border = crossing(m.keys, m.masses, count, 0.0, goal, range_of(m.keys, count, spare(m)))
         if border == -np.inf or not _typical_sure(m, count, border, centre, goal, slack):
             return False
         for j in range(count):
