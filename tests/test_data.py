@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt2lab.corpus.batches import CYCLE, ORDERS, Batch, Batches, Evaluation
+from gpt2lab.corpus.batches import CYCLE, ORDERS, Batches, Evaluation, TrainingBatch
 from gpt2lab.corpus.token_set import Tokens, TokenSet
 from gpt2lab.errors import InputError
 from gpt2lab.text.tokenizer import Tokenizer
@@ -37,7 +37,7 @@ def one(data: TokenSet, **more) -> Batches:
     return Batches([(data, 1.0)], **{"block": 8, "batch": 4, "seed": 3, **more})
 
 
-def real(batch: Batch) -> list[tuple[int, int]]:
+def real(batch: TrainingBatch) -> list[tuple[int, int]]:
     """(input, target) of everything that counts."""
     pairs = []
     for tokens, targets, length in zip(*batch, strict=True):
@@ -46,7 +46,7 @@ def real(batch: Batch) -> list[tuple[int, int]]:
     return pairs
 
 
-def samples(batches: Batches, start: int, stop: int) -> list[Batch]:
+def samples(batches: Batches, start: int, stop: int) -> list[TrainingBatch]:
     """The samples start:stop of a run, one by one, whatever step they are in."""
     return [
         batches.rows(p // batches.batch, p % batches.batch, p % batches.batch + 1)
@@ -54,7 +54,7 @@ def samples(batches: Batches, start: int, stop: int) -> list[Batch]:
     ]
 
 
-def same(a: Batch, b: Batch) -> bool:
+def same(a: TrainingBatch, b: TrainingBatch) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
@@ -101,7 +101,7 @@ def test_a_batch_is_pure(order, lengths, batch, step, data):
     whole = batches.rows(step)
     cut = data.draw(st.integers(0, batch))
     parts = [new().rows(step, a, b) for a, b in ((0, cut), (cut, batch)) if a < b]
-    joined = Batch(*map(np.concatenate, zip(*parts, strict=True)))
+    joined = TrainingBatch(*map(np.concatenate, zip(*parts, strict=True)))
     batches.rows(data.draw(st.integers(0, 3000)))
     assert same(joined, whole) and same(batches.rows(step), whole)
     assert [array.dtype for array in whole] == [np.int64] * 3

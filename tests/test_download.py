@@ -22,7 +22,7 @@ import pytest
 from click.testing import CliRunner
 from safetensors.numpy import save as safe_bytes
 
-from gpt2lab.commands.download import Meter
+from gpt2lab.commands.download import TransferMeter
 from gpt2lab.commands.download import command as download_command
 from gpt2lab.config import Config, parameter_shapes
 from gpt2lab.errors import Failure, InputError
@@ -798,7 +798,7 @@ def test_help_has_an_example() -> None:
 
 
 def test_the_meter_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    meter = Meter()
+    meter = TransferMeter()
     for done in (250_000, 500_000):
         meter("model.safetensors", done, 500_000)
     meter("merges.txt", 10, None)

@@ -176,3 +176,13 @@ def test_every_public_word_can_be_fetched():
         assert getattr(gpt2lab, name).__doc__
     with pytest.raises(AttributeError, match="no attribute 'lod'"):
         gpt2lab.lod  # noqa: B018
+
+
+def test_no_two_classes_have_one_name():
+    """In one traceback a `Step` was a part of training, in the next a line of a page."""
+    named: dict[str, str] = {}
+    for file in FILES:
+        for node in tree(FILES[file]).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                assert node.name not in named, f"{node.name} in {named[node.name]} and {file}"
+                named[node.name] = file

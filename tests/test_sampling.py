@@ -9,7 +9,7 @@ import pytest
 
 from gpt2lab import InputError, Sampling
 from gpt2lab.generation import processors, sampler
-from gpt2lab.generation.processors import Seen
+from gpt2lab.generation.processors import History
 from gpt2lab.generation.sampler import process
 
 from .support import GOLDEN
@@ -408,7 +408,7 @@ def test_the_fast_processors_equal_their_written_out_selves_bit_for_bit(seed):
     random = np.random.default_rng(seed)
     logits = some_logits(random)
     tokens = random.integers(0, min(len(logits), 30), random.integers(1, 60)).tolist()
-    seen = Seen(tokens, int(random.integers(0, len(tokens))), int(random.choice([1, 1, 2, 5])))
+    seen = History(tokens, int(random.integers(0, len(tokens))), int(random.choice([1, 1, 2, 5])))
     p = float(random.choice([1e-9, 0.1, 0.5, 0.9, 0.95, 0.999, 1 - 1e-9]))
     s = Sampling(
         top_p=p,

@@ -11,7 +11,7 @@ from gpt2lab.errors import InputError
 
 torch = pytest.importorskip("torch")
 
-from gpt2lab.corpus.batches import Batch, Batches, Evaluation
+from gpt2lab.corpus.batches import Batches, Evaluation, TrainingBatch
 from gpt2lab.engines.torch import model
 from gpt2lab.train import optim, spikes
 from gpt2lab.train import step as loop
@@ -31,7 +31,7 @@ def state(dtype=np.float64, **options):
 def batch(rows=8, lengths=None, T=16):
     ids = np.random.default_rng(1).integers(0, V, (rows, T + 1))
     lengths = np.full(rows, T) if lengths is None else np.array(lengths)
-    return Batch(ids[:, :-1].copy(), ids[:, 1:].copy(), lengths)
+    return TrainingBatch(ids[:, :-1].copy(), ids[:, 1:].copy(), lengths)
 
 
 def weights(s):

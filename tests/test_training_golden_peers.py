@@ -14,7 +14,7 @@ from .support import GOLDEN
 
 torch = pytest.importorskip("torch")
 
-from gpt2lab.corpus.batches import Batch
+from gpt2lab.corpus.batches import TrainingBatch
 from gpt2lab.engines.torch import model
 from gpt2lab.train import loss, optim, step
 from gpt2lab.train.config import TrainConfig
@@ -93,7 +93,7 @@ def test_three_steps_of_the_loop_equal_those_of_nanogpt(golden, name, clip, micr
     settings = TrainConfig(steps=3, batch_size=4, micro_batch=micro_batch, clip=clip)
     tokens, targets = (golden[key].astype(np.int64) for key in ("tokens", "targets"))
     for i in range(3):
-        batch = Batch(tokens[i], targets[i], np.full(4, NANOGPT.n_ctx))
+        batch = TrainingBatch(tokens[i], targets[i], np.full(4, NANOGPT.n_ctx))
         value, norm, why = step.one_step(state, batch, settings, LR)
         assert why is None
         # The loss that is told is a sum in float32; nothing is computed from it.

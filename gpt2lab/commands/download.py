@@ -11,7 +11,7 @@ from gpt2lab.commands.models import as_dict, disk
 from gpt2lab.files.json_files import to_json
 
 
-class Meter:
+class TransferMeter:
     """A progress line on stderr for one file after another."""
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ def command(
     from gpt2lab.weights import find
     from gpt2lab.weights.hub import download
 
-    meter = Meter() if sys.stderr.isatty() else None
+    meter = TransferMeter() if sys.stderr.isatty() else None
     try:
         path = download.download(
             name,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gpt2lab.corpus.prepare import Prepared
 
 
-class Meter:
+class PrepareMeter:
     """A bar on stderr over the bytes of the texts; nothing where stderr is no terminal."""
 
     def __init__(self) -> None:
@@ -128,7 +128,7 @@ def command(text: tuple[str, ...], out: str, **flags: Any) -> None:
     as_json, model = flags.pop("as_json"), flags.pop("model")
     tokenizer = None if model is None else load_vocabulary(model)
     reading, rest = reading_of(flags), {k: v for k, v in flags.items() if k not in READING}
-    meter = Meter()
+    meter = PrepareMeter()
     try:
         done = prepare(text, out, tokenizer=tokenizer, progress=meter, **reading, **rest)
     except KeyboardInterrupt:

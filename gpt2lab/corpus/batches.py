@@ -31,7 +31,7 @@ ORDERS = ("packed", "windows")
 WeightedSets = Sequence[tuple[TokenSet, float]]
 
 
-class Batch(NamedTuple):
+class TrainingBatch(NamedTuple):
     """Rows to learn from: after tokens[b, :t+1] comes targets[b, t].
 
     tokens, targets: int64 [B, T]. lengths: int64 [B]; what a row holds from its length on is
@@ -57,13 +57,13 @@ class Place(NamedTuple):
     text: str | None
 
 
-def _batch(rows: np.ndarray, lengths: np.ndarray) -> Batch:
+def _batch(rows: np.ndarray, lengths: np.ndarray) -> TrainingBatch:
     """Rows of T+1 ids, of which lengths + 1 are real, as inputs and targets; filler becomes 0."""
     tokens, targets = rows[:, :-1].copy(), rows[:, 1:].copy()  # [B, T] each
     if (lengths < tokens.shape[1]).any():
         filler = np.arange(tokens.shape[1]) >= lengths[:, None]  # [B, T]
         tokens[filler] = targets[filler] = 0
-    return Batch(tokens, targets, lengths)
+    return TrainingBatch(tokens, targets, lengths)
 
 
 def _windows(data: TokenSet, starts: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
@@ -192,7 +192,7 @@ class Batches:
         starts: np.ndarray = (raw % np.uint64(choices)).astype(np.int64)
         return starts
 
-    def rows(self, step: int, start: int = 0, stop: int | None = None) -> Batch:
+    def rows(self, step: int, start: int = 0, stop: int | None = None) -> TrainingBatch:
         """The rows start:stop of the batch of a step, all by default; steps count from 0.
 
         Only these rows are read.
@@ -225,7 +225,7 @@ class Batches:
         pairs = zip(which.tolist(), samples.tolist(), strict=True)
         return [self._place(step, row, *pair, batch) for row, pair in enumerate(pairs)]
 
-    def _place(self, step: int, row: int, which: int, sample: int, batch: Batch) -> Place:
+    def _place(self, step: int, row: int, which: int, sample: int, batch: TrainingBatch) -> Place:
         data, length = self.sets[which], int(batch.lengths[row])
         if self.order == "packed":
             spans = self._packed[which].spans(sample)
@@ -272,6 +272,6 @@ class Evaluation:
     def __len__(self) -> int:
         return len(self._starts)
 
-    def rows(self, start: int, stop: int) -> Batch:
+    def rows(self, start: int, stop: int) -> TrainingBatch:
         """The windows start:stop, as far as there are any."""
         return _batch(*_windows(self._data, self._starts[start:stop], self._block))

@@ -20,7 +20,7 @@ from gpt2lab.generation.sampling import Sampling
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-class Seen(NamedTuple):
+class History(NamedTuple):
     """What a processor may know beside the settings.
 
     tokens: all ids so far, the prompt first. prompt_length: how many of them are the prompt.
@@ -32,7 +32,7 @@ class Seen(NamedTuple):
     keep: int = 1
 
 
-Processor = Callable[[Array, Sampling, Seen], Array]
+Processor = Callable[[Array, Sampling, History], Array]
 
 
 def _probabilities(logits: Array) -> Array:
@@ -67,7 +67,7 @@ def _nth_largest(values: Array, count: int) -> Any:
 # The processors. Those that change what is likely come first, then those that shape a draw.
 
 
-def logit_bias(logits: Array, s: Sampling, seen: Seen) -> Array:
+def logit_bias(logits: Array, s: Sampling, seen: History) -> Array:
     """Adds the given number to the logit of each given token."""
     logits = logits.copy()
     for token, bias in s.logit_bias.items():
@@ -83,7 +83,7 @@ def _token(token: Any, where: str, n_vocab: int) -> int:
     return int(token)
 
 
-def repetition_penalty(logits: Array, s: Sampling, seen: Seen) -> Array:
+def repetition_penalty(logits: Array, s: Sampling, seen: History) -> Array:
     """Divides positive and multiplies negative logits of all tokens seen (Keskar et al. 2019)."""
     logits = logits.copy()
     tokens = np.asarray(seen.tokens, dtype=np.intp)  # one that comes twice gets the same twice
@@ -92,21 +92,21 @@ def repetition_penalty(logits: Array, s: Sampling, seen: Seen) -> Array:
     return logits
 
 
-def presence_penalty(logits: Array, s: Sampling, seen: Seen) -> Array:
+def presence_penalty(logits: Array, s: Sampling, seen: History) -> Array:
     """Takes a number off the logit of each token written so far; the prompt does not count."""
     logits = logits.copy()
     logits[_written(seen)[0]] -= np.float32(s.presence_penalty)
     return logits
 
 
-def _written(seen: Seen) -> tuple[Array, Array]:
+def _written(seen: History) -> tuple[Array, Array]:
     """The tokens written so far, each once, and how often; the prompt does not count."""
     written = np.asarray(seen.tokens[seen.prompt_length :], dtype=np.intp)
     tokens, counts = np.unique(written, return_counts=True)
     return tokens, counts
 
 
-def frequency_penalty(logits: Array, s: Sampling, seen: Seen) -> Array:
+def frequency_penalty(logits: Array, s: Sampling, seen: History) -> Array:
     """Takes a number off for each time a token was written; the prompt does not count."""
     logits = logits.copy()
     tokens, counts = _written(seen)
@@ -114,7 +114,7 @@ def frequency_penalty(logits: Array, s: Sampling, seen: Seen) -> Array:
     return logits
 
 
-def no_repeat_ngram(logits: Array, s: Sampling, seen: Seen) -> Array:
+def no_repeat_ngram(logits: Array, s: Sampling, seen: History) -> Array:
     """Removes every token that would complete an n-gram which is there already."""
     tokens, size = np.asarray(seen.tokens, dtype=np.intp), s.no_repeat_ngram_size
     count = len(tokens) - size + 1  # n-grams so far
@@ -127,7 +127,7 @@ def no_repeat_ngram(logits: Array, s: Sampling, seen: Seen) -> Array:
     return logits
 
 
-def bad_words(logits: Array, s: Sampling, seen: Seen) -> Array:
+def bad_words(logits: Array, s: Sampling, seen: History) -> Array:
     """Removes the last token of each bad word whose beginning has just been written.
 
     An end token alone is never a bad word, as in Hugging Face.
@@ -142,7 +142,7 @@ def bad_words(logits: Array, s: Sampling, seen: Seen) -> Array:
     return logits
 
 
-def min_new_tokens(logits: Array, s: Sampling, seen: Seen) -> Array:
+def min_new_tokens(logits: Array, s: Sampling, seen: History) -> Array:
     """Removes the end tokens while fewer than `min_new_tokens` are written."""
     if len(seen.tokens) - seen.prompt_length >= s.min_new_tokens or not s.stop_tokens:
         return logits
@@ -151,17 +151,17 @@ def min_new_tokens(logits: Array, s: Sampling, seen: Seen) -> Array:
     return logits
 
 
-def temperature(logits: Array, s: Sampling, seen: Seen) -> Array:
+def temperature(logits: Array, s: Sampling, seen: History) -> Array:
     """Divides by the temperature."""
     return logits / np.float32(s.temperature)
 
 
-def top_k(logits: Array, s: Sampling, seen: Seen) -> Array:
+def top_k(logits: Array, s: Sampling, seen: History) -> Array:
     """Keeps the k largest (Fan et al. 2018); ties with the k-th stay."""
     return _only(logits, _largest(logits, max(s.top_k, seen.keep)))
 
 
-def top_p(logits: Array, s: Sampling, seen: Seen) -> Array:
+def top_p(logits: Array, s: Sampling, seen: History) -> Array:
     """Keeps the smallest set of most probable tokens whose mass reaches p (Holtzman et al. 2019).
 
     The token that crosses p stays, as in Hugging Face and gpt-2-simple.
@@ -198,7 +198,7 @@ def _falling(logits: Array) -> tuple[Array, Array]:
     return falling, ex / ex.sum(dtype=np.float64).astype(np.float32)
 
 
-def top_p_narrow(logits: Array, s: Sampling, seen: Seen) -> Array:
+def top_p_narrow(logits: Array, s: Sampling, seen: History) -> Array:
     """openai/gpt-2's top-p: the token that crosses p is dropped; at least one stays, and ties.
 
     1 is off here; there it still runs, and drops what float32 rounds beyond a mass of 1.
@@ -208,7 +208,7 @@ def top_p_narrow(logits: Array, s: Sampling, seen: Seen) -> Array:
     return _without(logits, logits < falling[max(count - 1, 0)])
 
 
-def top_p_or_k(logits: Array, s: Sampling, seen: Seen) -> Array:
+def top_p_or_k(logits: Array, s: Sampling, seen: History) -> Array:
     """gpt-2-simple's rule: top-p, when it is set, takes the place of top-k; ties stay.
 
     Its border is never above 1000, the number that it writes over what is left out.
@@ -221,7 +221,7 @@ def top_p_or_k(logits: Array, s: Sampling, seen: Seen) -> Array:
     return _without(logits, logits < min(border, np.float32(1000)))
 
 
-def min_p(logits: Array, s: Sampling, seen: Seen) -> Array:
+def min_p(logits: Array, s: Sampling, seen: History) -> Array:
     """Keeps tokens with at least `min_p` times the top probability (Nguyen et al. 2024)."""
     probs = _probabilities(logits)
     low = probs < s.min_p * probs.max()
@@ -230,7 +230,7 @@ def min_p(logits: Array, s: Sampling, seen: Seen) -> Array:
     return _without(logits, low)
 
 
-def typical_p(logits: Array, s: Sampling, seen: Seen) -> Array:
+def typical_p(logits: Array, s: Sampling, seen: History) -> Array:
     """Keeps tokens whose surprise is nearest to the entropy (Meister et al. 2022)."""
     probs = _probabilities(logits)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -244,13 +244,13 @@ def typical_p(logits: Array, s: Sampling, seen: Seen) -> Array:
     return _without(logits, removed)
 
 
-def epsilon_cutoff(logits: Array, s: Sampling, seen: Seen) -> Array:
+def epsilon_cutoff(logits: Array, s: Sampling, seen: History) -> Array:
     """Removes tokens less probable than epsilon (Hewitt et al. 2022)."""
     low = _probabilities(logits) < s.epsilon_cutoff
     return _without(logits, low & ~_largest(logits, seen.keep))
 
 
-def eta_cutoff(logits: Array, s: Sampling, seen: Seen) -> Array:
+def eta_cutoff(logits: Array, s: Sampling, seen: History) -> Array:
     """Removes tokens below min(eta, sqrt(eta) * exp(-entropy)) (Hewitt et al. 2022)."""
     probs = _probabilities(logits)
     entropy = -np.sum(probs * np.log(np.where(probs > 0, probs, 1)))

@@ -15,7 +15,7 @@ import numpy as np
 
 from gpt2lab.engines.wanted import check_logits
 from gpt2lab.errors import InputError
-from gpt2lab.generation.processors import PROCESSORS, Seen
+from gpt2lab.generation.processors import PROCESSORS, History
 from gpt2lab.generation.sampling import Sampling
 
 __all__ = [
@@ -49,7 +49,7 @@ def log_probability(logits: Array, token: int) -> float:
     return float(own - np.log(total).astype(logits.dtype))
 
 
-def _run(logits: Array, sampling: Sampling, seen: Seen) -> Array:
+def _run(logits: Array, sampling: Sampling, seen: History) -> Array:
     """The processors of the settings, in their order, over checked logits [V]."""
     with np.errstate(over="ignore", invalid="ignore"):
         for name in sampling.order:
@@ -85,7 +85,7 @@ def process(
         tokens = np.asarray(tokens, dtype=np.intp).tolist()
     if tokens and not 0 <= min(tokens) <= max(tokens) < len(logits):
         raise InputError(f"tokens hold an id outside the vocabulary; ids end at {len(logits) - 1}")
-    return _run(logits, sampling, Seen(tokens, prompt_length, keep))
+    return _run(logits, sampling, History(tokens, prompt_length, keep))
 
 
 def stream(seed: int, index: int, step: int) -> np.random.Generator:
@@ -171,6 +171,6 @@ def next_token(
         allowed[limit:] = -np.inf
     if not allowed.max() < np.inf:  # asked at each token, so that most tokens need no call
         check_logits(allowed)
-    left = _run(allowed, sampling, Seen(tokens, prompt_length))
+    left = _run(allowed, sampling, History(tokens, prompt_length))
     token = choose(left, sampling, index, len(tokens) - prompt_length)
     return token, log_probability(logits, token)

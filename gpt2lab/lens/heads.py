@@ -17,7 +17,7 @@ from gpt2lab.generation.sampler import log_softmax
 from gpt2lab.lens import hook_names as naming
 from gpt2lab.lens import interventions as acting
 from gpt2lab.lens.prediction import MOST, top
-from gpt2lab.lens.traces import Array, Model, Trace, exact, pieces_of, plain_fields
+from gpt2lab.lens.traces import Array, Trace, TracedModel, exact, pieces_of, plain_fields
 from gpt2lab.pages import fragments as view
 from gpt2lab.pages.palette import shade
 from gpt2lab.pages.text import percent, plain
@@ -27,7 +27,7 @@ from gpt2lab.reference import attention_mask, norm, softmax
 
 
 @dataclass
-class Attention:
+class HeadAttention:
     """One head reading one text, step by step: every array is made here from q, k and v.
 
     q, k, v: [T, D]. dots: q k^T. scale: what they are multiplied by. scaled: after that. masked:
@@ -101,7 +101,7 @@ class Attention:
         return view.cell(f"{100 * value:.0f}" if value >= 0.005 else "", shade(value), title)
 
 
-def attention(trace: Trace, layer: int, head: int, *, row: int = 0) -> Attention:
+def attention(trace: Trace, layer: int, head: int, *, row: int = 0) -> HeadAttention:
     """A head's attention to a traced text, written out from q, k and v.
 
     Equal to the traced scores, pattern and z (where nothing was changed between them). The text
@@ -121,7 +121,7 @@ def attention(trace: Trace, layer: int, head: int, *, row: int = 0) -> Attention
     masked = scaled * mask - dots.dtype.type(1e10) * (1 - mask)
     pattern = softmax(masked)
     pieces = pieces_of(trace.tokenizer, trace.tokens[row].tolist())
-    return Attention(
+    return HeadAttention(
         layer, head, pieces, q, k, v, dots, scale, scaled, masked, pattern, pattern @ v
     )
 
@@ -129,7 +129,7 @@ def attention(trace: Trace, layer: int, head: int, *, row: int = 0) -> Attention
 # ---- Circuits: what a head does for any text, from its weights alone.
 
 
-def _slices(model: Model | Trace, layer: int, head: int) -> tuple[Array, ...]:
+def _slices(model: TracedModel | Trace, layer: int, head: int) -> tuple[Array, ...]:
     """W_Q, W_K, W_V [E + 1, D] with their biases as last rows, and W_O [D, E]."""
     c, p = model.config, model.params
     layer, head = naming.check_layer(c, layer), naming.check_unit(c, "H", head)
@@ -140,7 +140,7 @@ def _slices(model: Model | Trace, layer: int, head: int) -> tuple[Array, ...]:
     return parts[:, 0], parts[:, 1], parts[:, 2], out
 
 
-def qk_circuit(model: Model | Trace, layer: int, head: int) -> Array:
+def qk_circuit(model: TracedModel | Trace, layer: int, head: int) -> Array:
     """The matrix [E + 1, E + 1] that says which token meets which: W_Q W_K^T.
 
     The last row and column are the biases': for x and y as ln_1 gives them, each with a 1 behind,
@@ -150,7 +150,7 @@ def qk_circuit(model: Model | Trace, layer: int, head: int) -> Array:
     return wq @ wk.T
 
 
-def ov_circuit(model: Model | Trace, layer: int, head: int) -> Array:
+def ov_circuit(model: TracedModel | Trace, layer: int, head: int) -> Array:
     """The matrix [E + 1, E] that says what is handed on: W_V W_O.
 
     The last row is the bias's: for y as ln_1 gives it, with a 1 behind, y @ ov is what the head
@@ -161,7 +161,7 @@ def ov_circuit(model: Model | Trace, layer: int, head: int) -> Array:
 
 
 def ov_tokens(
-    model: Model, layer: int, head: int, token: int, top_count: int = 10
+    model: TracedModel, layer: int, head: int, token: int, top_count: int = 10
 ) -> list[tuple[int, float]]:
     """Which next tokens a head pushes that looks at `token` (without context): (id, logit) each.
 
@@ -177,7 +177,7 @@ def ov_tokens(
     return [(int(i), float(logits[i])) for i in top(logits, whole("top", top_count, 1, MOST))]
 
 
-def copying_scores(model: Model) -> Array:
+def copying_scores(model: TracedModel) -> Array:
     """How much each head copies what it looks at, [L, H] from -1 to 1.
 
     The eigenvalues of token -> token through the OV circuit, W_E W_V W_O W_U: the sum of their real
@@ -263,7 +263,7 @@ class HeadScores:
         return f'<div style="{style}"><div>{kind}</div>{view.grid(down, across, cell)}</div>'
 
 
-def repeated_tokens(model: Model, length: int, batch: int, seed: int) -> Array:
+def repeated_tokens(model: TracedModel, length: int, batch: int, seed: int) -> Array:
     """Random tokens that come twice, after the token that documents begin after: [B, T].
 
     Drawn from all ids that stand for text: no end token, nothing beyond the tokenizer's.
@@ -278,7 +278,7 @@ def repeated_tokens(model: Model, length: int, batch: int, seed: int) -> Array:
 
 
 def head_scores(
-    model: Model, *, length: int | None = None, batch: int = 4, seed: int = 0
+    model: TracedModel, *, length: int | None = None, batch: int = 4, seed: int = 0
 ) -> HeadScores:
     """Previous-token, duplicate-token and induction scores of every head (Olsson et al. 2022).
 

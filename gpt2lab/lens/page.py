@@ -28,8 +28,8 @@ from gpt2lab.lens.page_steps import digits, flow, packed
 from gpt2lab.lens.prediction import NextTokens, next_tokens, top
 from gpt2lab.lens.traces import (
     Array,
-    Model,
     Trace,
+    TracedModel,
     pieces_of,
     probabilities,
     trace,
@@ -48,7 +48,7 @@ TEMPERATURES = tuple(round(0.1 * step, 1) for step in range(1, 21))
 SCRIPTS = ("kit", "state", "expected", "flow", "attention", "lens", "parts", "start")
 
 
-def render(model: Model, tokens: list[int], *, layer_scores: bool = True) -> str:
+def render(model: TracedModel, tokens: list[int], *, layer_scores: bool = True) -> str:
     """The page of one text as a string: a whole HTML document.
 
     tokens: ids that fit the window. layer_scores: whether what heads look for on random tokens is
@@ -110,7 +110,7 @@ def estimate(config: Config, count: int) -> int:
 # ---- The numbers.
 
 
-def gather(model: Model, tokens: list[int], *, layer_scores: bool = True) -> dict[str, Any]:
+def gather(model: TracedModel, tokens: list[int], *, layer_scores: bool = True) -> dict[str, Any]:
     """Everything that the page tells, as plain values; arrays as base64 where there are many.
 
     Probabilities have four digits, logits four decimals, shares of them six; scores are float32.
@@ -140,7 +140,7 @@ def gather(model: Model, tokens: list[int], *, layer_scores: bool = True) -> dic
     return {**parts, "words": _words(model, parts)}
 
 
-def _about(model: Model, t: Trace) -> dict[str, Any]:
+def _about(model: TracedModel, t: Trace) -> dict[str, Any]:
     config = model.config
     used = sum(value.size for value in model.params.values())
     return {
@@ -156,7 +156,7 @@ def _about(model: Model, t: Trace) -> dict[str, Any]:
     }
 
 
-def _words(model: Model, parts: Mapping[str, Any]) -> dict[str, list[str]]:
+def _words(model: TracedModel, parts: Mapping[str, Any]) -> dict[str, list[str]]:
     """Every id of the page -> its text in runs, by turns of text and of signs (`signs`)."""
     ids = {*parts["tokens"], *parts["lens"]["targets"]}
     ids.update(one for row in parts["next"] for one in row["ids"])
@@ -240,7 +240,9 @@ def _twelve_bits(values: Array) -> str:
     return packed(np.stack(parts, 1), "u1")
 
 
-def _plain(model: Model, tokens: list[int], shown: list[dict[str, Any]]) -> dict[str, Any] | None:
+def _plain(
+    model: TracedModel, tokens: list[int], shown: list[dict[str, Any]]
+) -> dict[str, Any] | None:
     """What the model without its acts says of the same tokens; None where it has no acts.
 
     expected: the probability of each token but the first. next: of the ids told after each.
@@ -254,7 +256,7 @@ def _plain(model: Model, tokens: list[int], shown: list[dict[str, Any]]) -> dict
     }
 
 
-def _heads(model: Model) -> dict[str, Any] | None:
+def _heads(model: TracedModel) -> dict[str, Any] | None:
     """What heads look for, None where the window is too short to find out."""
     if (model.config.n_ctx - (model.config.begin is not None)) // 2 < 2:
         return None

@@ -17,7 +17,7 @@ import numpy as np
 
 from gpt2lab import reference
 from gpt2lab.lens import hook_names as naming
-from gpt2lab.lens.traces import Array, Model
+from gpt2lab.lens.traces import Array, TracedModel
 from gpt2lab.lens.walkthrough import Call, Seen, walk
 
 
@@ -182,7 +182,7 @@ def digits(values: Any) -> Any:
     return float(f"{values:.4g}") if math.isfinite(values) else None
 
 
-def flow(model: Model, tokens: list[int]) -> dict[str, Any]:
+def flow(model: TracedModel, tokens: list[int]) -> dict[str, Any]:
     """Calls, sources and values of one run of the reference, each listed once."""
     calls = walk(model, [tokens])
     pool = _Pool()

@@ -20,7 +20,7 @@ from gpt2lab.errors import InputError
 from gpt2lab.lens import hook_names as naming
 from gpt2lab.lens import interventions as acting
 from gpt2lab.lens.heads import highest
-from gpt2lab.lens.traces import Array, Model, Trace, exact, plain_fields, trace
+from gpt2lab.lens.traces import Array, Trace, TracedModel, exact, plain_fields, trace
 from gpt2lab.lens.unembedding import place_of, token_of, unembed
 from gpt2lab.pages import fragments as view
 from gpt2lab.pages.palette import diverging
@@ -95,7 +95,7 @@ class Sweep:
 
 
 def sweep(
-    model: Model,
+    model: TracedModel,
     clean: Any,
     corrupt: Any,
     answer: int | str | Metric,
@@ -162,7 +162,7 @@ def _metric(
 
 
 def _patched(
-    model: Model, bad: Trace, value: Array, name: str, layer: int, places: Array, at: int
+    model: TracedModel, bad: Trace, value: Array, name: str, layer: int, places: Array, at: int
 ) -> Array:
     """The logits [N, V] at one position of N readings, each patched at one of the places.
 
@@ -188,7 +188,7 @@ def _patched(
 
 
 def direction(
-    model: Model,
+    model: TracedModel,
     toward: Iterable[str],
     away: Iterable[str],
     layer: int,

@@ -39,7 +39,7 @@ Layers = Iterable[int] | int | None
 MASKED = -1e9  # scores below this value were set by the mask
 
 
-class Model(Protocol):
+class TracedModel(Protocol):
     """What a look inside needs of a model object (`gpt2lab.LM` is one)."""
 
     config: Config
@@ -51,7 +51,7 @@ class Model(Protocol):
     def encode(self, prompt: Any) -> list[int]: ...
 
 
-def exact(model: Model) -> NumpyEngine:
+def exact(model: TracedModel) -> NumpyEngine:
     """The reference over a model's weights, in float64 where the model's engine is."""
     engine = model.engine
     if isinstance(engine, NumpyEngine):
@@ -69,7 +69,7 @@ class Trace(dict[str, Array]):
 
     def __init__(
         self,
-        model: Model,
+        model: TracedModel,
         params: dict[str, Array],
         tokens: Array,
         values: dict[str, Array],
@@ -169,7 +169,7 @@ def pieces_of(tokenizer: Tokenizer | None, ids: Sequence[int]) -> list[str]:
     return [tokenizer.pieces([token])[0] if token < known else f"[{token}]" for token in ids]
 
 
-def batch_of(model: Model, texts: Any, what: str = "text") -> Array:
+def batch_of(model: TracedModel, texts: Any, what: str = "text") -> Array:
     """A text, ids, or a list of either of one length as ids [B, T] that fit the window."""
     config = model.config
     listed = naming.listed(texts)
@@ -190,7 +190,11 @@ def batch_of(model: Model, texts: Any, what: str = "text") -> Array:
 
 
 def trace(
-    model: Model, texts: Any, names: Names = None, layers: Layers = None, acts: Iterable[Act] = ()
+    model: TracedModel,
+    texts: Any,
+    names: Names = None,
+    layers: Layers = None,
+    acts: Iterable[Act] = (),
 ) -> Trace:
     """Read a text and keep its inner values.
 
@@ -210,14 +214,14 @@ def trace(
     return Trace(model, params, tokens, values, 0, made)
 
 
-def without_acts(model: Model) -> Model:
+def without_acts(model: TracedModel) -> TracedModel:
     """The same model without its acts."""
     plain = copy.copy(model)
     plain.acts = ()
     return plain
 
 
-def probabilities(model: Model, tokens: list[int]) -> Array:
+def probabilities(model: TracedModel, tokens: list[int]) -> Array:
     """What the model expects after each of the tokens [T]: probabilities [T, V]."""
     found: Array = np.exp(log_softmax(trace(model, [tokens], ["logits"])["logits"][0]))
     return found
@@ -235,7 +239,7 @@ def keeper(wanted: Collection[str], values: dict[str, Array]) -> reference.Tap:
 
 
 def watch(
-    model: Model,
+    model: TracedModel,
     request: Request,
     names: Names = None,
     layers: Layers = None,

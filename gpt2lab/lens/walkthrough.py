@@ -25,7 +25,7 @@ import numpy as np
 from gpt2lab import activations, reference
 from gpt2lab.errors import InputError
 from gpt2lab.lens import interventions as acting
-from gpt2lab.lens.traces import MASKED, Array, Model, batch_of, exact
+from gpt2lab.lens.traces import MASKED, Array, TracedModel, batch_of, exact
 
 ROWS, COLUMNS = 12, 40  # of a picture
 
@@ -81,7 +81,7 @@ class Call:
     outputs: list[Seen] = field(default_factory=list)
 
 
-def walk(model: Model, text: Any) -> list[Call]:
+def walk(model: TracedModel, text: Any) -> list[Call]:
     """Run the reference on a text and tell every call in its order.
 
     text: a text or ids that fit the window. Interventions attached to the model are applied. Raises

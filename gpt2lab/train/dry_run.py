@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gpt2lab.config import Config
-from gpt2lab.corpus.batches import Batch
+from gpt2lab.corpus.batches import TrainingBatch
 from gpt2lab.engines.torch.model import GPT2
 from gpt2lab.errors import InputError
 from gpt2lab.train import step
@@ -99,7 +99,7 @@ def _measured(state: Any, settings: TrainConfig, group: Group, meter: _Meter) ->
     """Take two steps, as AdamW's moments are made in the first, and measure the second."""
     found, model = {"before": 0}, state.model
     ids = np.zeros((settings.batch_size, settings.block_size or 1), np.int64)  # [B, T]
-    batch = Batch(ids, ids, np.full(len(ids), ids.shape[1]))
+    batch = TrainingBatch(ids, ids, np.full(len(ids), ids.shape[1]))
 
     def forward(*_: Any) -> None:
         found["before"] = meter.now()

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from gpt2lab.corpus.batches import Batch, Batches, Evaluation
+from gpt2lab.corpus.batches import Batches, Evaluation, TrainingBatch
 from gpt2lab.engines.torch.model import GPT2
 from gpt2lab.train.config import TrainConfig
 from gpt2lab.train.loss import IGNORED, cross_entropy
@@ -129,7 +129,7 @@ def _seed(seed: int, step: int, rank: int) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-def tensors(batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def tensors(batch: TrainingBatch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """The ids and the targets [B, T] of a batch; past a row's length there is no target.
 
     By length, and never by an id: the end token is a target like any other, or a model would not
@@ -143,15 +143,19 @@ def tensors(batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.Ten
     return tokens.to(device), targets.to(device)
 
 
-def _parts(batch: Batch, config: TrainConfig, group: Group) -> list[Batch]:
+def _parts(batch: TrainingBatch, config: TrainConfig, group: Group) -> list[TrainingBatch]:
     """This process's micro-batches of a step's batch, in order."""
     size = config.micro_batch or config.batch_size // group.world
     starts = range(group.rank * size, config.batch_size, group.world * size)
-    return [Batch(*(rows[start : start + size] for rows in batch)) for start in starts]
+    return [TrainingBatch(*(rows[start : start + size] for rows in batch)) for start in starts]
 
 
 def _gradients(
-    state: State, parts: Sequence[Batch], scale: float, group: Group, stop: Callable[[], bool]
+    state: State,
+    parts: Sequence[TrainingBatch],
+    scale: float,
+    group: Group,
+    stop: Callable[[], bool],
 ) -> float | None:
     """Leave the gradient of the step in the parameters; the summed loss of this process's part.
 
@@ -172,7 +176,7 @@ def _gradients(
 
 def one_step(
     state: State,
-    batch: Batch,
+    batch: TrainingBatch,
     config: TrainConfig,
     lr: float,
     *,

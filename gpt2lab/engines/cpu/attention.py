@@ -23,7 +23,7 @@ from gpt2lab.engines.cpu.rows import FAST, Kernel, multiply, prepared
 Job, Layer = constants(layout.Job), constants(layout.Layer)
 
 
-class Group(NamedTuple):
+class RowGroup(NamedTuple):
     """Neighbouring rows of one sequence. seen: how many keys the first of them sees."""
 
     slot: Any
@@ -149,7 +149,7 @@ def head_kernel(target: Target, weights: str, cache: str) -> Kernel:
                 await_group(job, layer, h, groups[2 * i + 2])
             first = groups[2 * i]
             row = carray(words(job[Job.ROW] + first * 16), 2)
-            group = Group(row[0], first, groups[2 * i + 1], row[1] + 1)
+            group = RowGroup(row[0], first, groups[2 * i + 1], row[1] + 1)
             q = Out(qkv.address + first * stride, stride)
             attend(job, layer, h, group, w[Layer.ATTENTION], q, own)
 

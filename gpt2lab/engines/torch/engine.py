@@ -32,7 +32,7 @@ except ModuleNotFoundError:
 
 from gpt2lab.engines.torch.cache import TorchCache
 from gpt2lab.engines.torch.model import with_parameters
-from gpt2lab.engines.torch.rows import Rows, rows_of
+from gpt2lab.engines.torch.rows import TorchRows, rows_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -210,7 +210,7 @@ class TorchEngine:
 
     # ---- The model.
 
-    def _hidden(self, rows: Rows) -> torch.Tensor:
+    def _hidden(self, rows: TorchRows) -> torch.Tensor:
         """The input of the head for all rows, keys and values written to the cache: [R, E]."""
         return self.model.hidden(rows.ids[None], rows.positions[None], rows)[0]  # [R, E]
 

@@ -53,7 +53,7 @@ class _Group:
 
 
 @dataclass(frozen=True)
-class Rows:
+class TorchRows:
     """A step laid out as rows: the `model.Past` of the engine.
 
     ids, positions, slots: of each row [R], the last one the row in the cache's buffers. last: the
@@ -116,7 +116,7 @@ def _group(cache: TorchCache, first: int, new: int, at: list[int], past: list[in
     )
 
 
-def rows_of(cache: TorchCache, slots: Sequence[int], tokens: Sequence[Sequence[int]]) -> Rows:
+def rows_of(cache: TorchCache, slots: Sequence[int], tokens: Sequence[Sequence[int]]) -> TorchRows:
     """Lay out a step: sorted by the number of new tokens, then in the order of the buffers.
 
     tokens: the new ones of each slot.
@@ -133,7 +133,7 @@ def rows_of(cache: TorchCache, slots: Sequence[int], tokens: Sequence[Sequence[i
         for i in members:
             first += count
             last[i] = first - 1
-    return Rows(
+    return TorchRows(
         cache,
         _ints(cache, [t for i in order for t in tokens[i]]),  # [R]
         _ints(cache, [past[i] + t for i in order for t in range(counts[i])]),  # [R]
