@@ -96,10 +96,10 @@ class LM:
         at about a fifth of the cpu engine's speed.
         """
         from gpt2lab import lens
-        from gpt2lab.lens.hook_names import listed
+        from gpt2lab.lens.hook_names import as_list
         from gpt2lab.lens.traces import exact
 
-        other, given = copy.copy(self), [act for group in acts for act in listed(group)]
+        other, given = copy.copy(self), [act for group in acts for act in as_list(group)]
         other.acts = (*self.acts, *lens.lasting(lens.checked(given, self.config)))
         plain = exact(self)
         other.engine = NumpyEngine(

@@ -20,7 +20,7 @@ from gpt2lab.corpus.token_set import Tokens, TokenSet, check_vocabulary, parts_o
 from gpt2lab.errors import InputError, quoted
 from gpt2lab.files import file_facts
 from gpt2lab.files.io import file_sha256, identity
-from gpt2lab.files.json_files import checked, read_json
+from gpt2lab.files.json_files import checked_keys, read_json
 from gpt2lab.text.tokenizer import Tokenizer
 
 MANIFEST, FORMAT, VERSION = "manifest.json", "gpt2lab token shards", 2
@@ -133,13 +133,14 @@ def prepared_set(folder: Path, split: str, tokenizer: Tokenizer | None) -> Token
     files that are not what the manifest says.
     """
     manifest, where = read_manifest(folder), str(folder / MANIFEST)
-    checked(manifest, where, {"splits": (dict,), "vocabulary": (dict,)})
-    stated = checked(manifest["vocabulary"], where, {"n_vocab": (int,), "sha256": (str,)})
+    checked_keys(manifest, where, {"splits": (dict,), "vocabulary": (dict,)})
+    stated = checked_keys(manifest["vocabulary"], where, {"n_vocab": (int,), "sha256": (str,)})
     n_vocab, vocabulary = stated["n_vocab"], stated["sha256"]
     entry = manifest["splits"].get(split)
-    shards = checked(entry, f"{where}: {split}", {"shards": (list,), "sha256": (str,)})["shards"]
+    kinds = {"shards": (list,), "sha256": (str,)}
+    shards = checked_keys(entry, f"{where}: {split}", kinds)["shards"]
     for shard in shards:
-        checked(shard, f"{where}: {split}'s shard", _SHARD)
+        checked_keys(shard, f"{where}: {split}'s shard", _SHARD)
     own = Tokenizer.load(folder)
     check_vocabulary(folder, vocabulary, own, "the one beside it")
     if tokenizer is not None:

@@ -20,7 +20,7 @@ from gpt2lab.errors import InputError
 from gpt2lab.files.atomic import sync, write_whole
 from gpt2lab.files.file_facts import known_sha256
 from gpt2lab.files.io import accessing
-from gpt2lab.files.json_files import checked, read_json
+from gpt2lab.files.json_files import checked_keys, read_json
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class PrepareLog:
         path = folder / PROGRESS
         kinds = {"settings": (dict,), "vocabulary": (dict,), "entries": (list,), "at": (list,)}
         try:
-            values = checked(read_json(path), str(path), {**kinds, "version": (int,)})
+            values = checked_keys(read_json(path), str(path), {**kinds, "version": (int,)})
             at = Position.of(values["at"])
             entries = [
                 FileEntry(**{**entry, "start": Position.of(entry["start"])})

@@ -41,7 +41,7 @@ def _without_collecting() -> Iterator[None]:
             gc.enable()
 
 
-def checked(values: Any, where: str, kinds: Mapping[Any, tuple[type, ...]]) -> dict[str, Any]:
+def checked_keys(values: Any, where: str, kinds: Mapping[Any, tuple[type, ...]]) -> dict[str, Any]:
     """A JSON object in which these keys have values of these types; it may have more of them.
 
     Raises InputError for the first that is missing or of another type, and for numbers that are
@@ -65,7 +65,7 @@ def parse_json(text: str | bytes, where: str) -> dict[str, Any]:
         raise damaged(where, f"holds more than {CONTAINERS} lists and objects")
     with parsing(where, "valid JSON"), _without_collecting():
         values = json.loads(text, object_pairs_hook=_once)
-    return checked(values, where, {})
+    return checked_keys(values, where, {})
 
 
 def read_json(path: Path) -> dict[str, Any]:

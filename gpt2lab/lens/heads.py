@@ -75,7 +75,7 @@ class HeadAttention:
         looks = ", ".join(f"{self.pieces[j]!r} {self.pattern[last, j]:.1%}" for j in order)
         return (
             f"layer {self.layer}, head {self.head}: token {last} {self.pieces[last]!r} looks at "
-            f"{looks}\nAttention: .pattern [T, S] has each token, .explain(i) the arithmetic"
+            f"{looks}\nHeadAttention: .pattern [T, S] has each token, .explain(i) the arithmetic"
         )
 
     def _repr_html_(self) -> str:

@@ -150,7 +150,7 @@ def unknown(key: object) -> InputError:
     return InputError(f"no inner value is named {quoted(key)}; {hint}")
 
 
-def listed(given: Any) -> list[Any]:
+def as_list(given: Any) -> list[Any]:
     """One thing or several as a list."""
     return [given] if isinstance(given, str) or not np.iterable(given) else list(given)
 
@@ -199,9 +199,9 @@ def select(
     every = keys(config)
     chosen = set(every)
     if names is not None:
-        chosen = {key for one in listed(names) for key in _meant(config, one, every)}
+        chosen = {key for one in as_list(names) for key in _meant(config, one, every)}
     if layers is not None:
-        allowed = {None, *(check_layer(config, layer) for layer in listed(layers))}
+        allowed = {None, *(check_layer(config, layer) for layer in as_list(layers))}
         chosen = {key for key in chosen if parse(key)[1] in allowed}
     return [key for key in every if key in chosen]
 

@@ -112,7 +112,7 @@ def _indices(what: str, given: Any, low: int = 0) -> tuple[int, ...] | None:
     """Different integers from `low` up as a tuple, one at least; None is all."""
     if given is None:
         return None
-    found = tuple(whole(f"one of the {what}", one, low, MOST) for one in hook_names.listed(given))
+    found = tuple(whole(f"one of the {what}", one, low, MOST) for one in hook_names.as_list(given))
     if not found or len(set(found)) < len(found):
         raise InputError(
             f"{what}: {quoted(found)} is empty or holds a number twice; give different integers, "
@@ -292,7 +292,7 @@ def custom(key: str, change: Callable[[Array], Array], about: str) -> Act:
 
 def checked(acts: Iterable[Act], config: Config) -> list[Act]:
     """The acts for a model, each unit in range, or an error that names what does not exist."""
-    return [_checked(act, config) for act in hook_names.listed(acts)]
+    return [_checked(act, config) for act in hook_names.as_list(acts)]
 
 
 def lasting(acts: Iterable[Act]) -> tuple[Act, ...]:

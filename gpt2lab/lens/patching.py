@@ -209,7 +209,9 @@ def direction(
     )
     means = []
     for what, texts in (("toward", toward), ("away", away)):
-        states = [trace(model, text, [key])[key][0] for text in naming.listed(texts)]  # each [T, E]
+        states = [
+            trace(model, text, [key])[key][0] for text in naming.as_list(texts)
+        ]  # each [T, E]
         if not states:
             raise InputError(f"there is no text in {what}; give at least one of each kind")
         means.append(np.mean([s[-1] if tokens == "last" else s.mean(0) for s in states], axis=0))

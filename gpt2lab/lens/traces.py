@@ -172,7 +172,7 @@ def pieces_of(tokenizer: Tokenizer | None, ids: Sequence[int]) -> list[str]:
 def batch_of(model: TracedModel, texts: Any, what: str = "text") -> Array:
     """A text, ids, or a list of either of one length as ids [B, T] that fit the window."""
     config = model.config
-    listed = naming.listed(texts)
+    listed = naming.as_list(texts)
     flat = not isinstance(texts, str) and bool(listed) and not isinstance(listed[0], str | Iterable)
     rows = [model.encode(row) for row in ([listed] if flat else listed)]
     rows = [check_ids(row, config.n_vocab, what) for row in rows or [[]]]

@@ -167,7 +167,7 @@ def stream_keys(trace: Trace, names: Iterable[str]) -> list[str]:
 
     In any other layer it is the resid_post of the layer before.
     """
-    listed = [one_of("a place that the lens reads", name, STREAM) for name in naming.listed(names)]
+    listed = [one_of("a place that the lens reads", name, STREAM) for name in naming.as_list(names)]
     if not listed:
         raise InputError(f"names is empty; the lens reads {', '.join(STREAM)}, one or more")
     chosen = naming.select(trace.config, listed)

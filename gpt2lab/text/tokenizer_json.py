@@ -22,7 +22,7 @@ MAX_ID = 2**24 - 1  # no vocabulary comes near; a damaged id must not allocate g
 CHARACTER_DECODER = {"type": "Fuse"}
 
 
-def check_ids(vocab: Mapping[Any, Any], where: str) -> None:
+def check_vocabulary_ids(vocab: Mapping[Any, Any], where: str) -> None:
     """Names are text, ids are integers in range, and no two names share one."""
     if "" in vocab or set(map(type, vocab)) - {str}:
         raise InputError(f"{where}: the name of a token is empty or no text; give it another one")
@@ -102,7 +102,7 @@ def _checked_bpe(model: dict[str, Any], added: Mapping[str, int], where: str) ->
     whole = {**vocab, **added}
     if not whole:
         raise InputError(f"{where}: the vocabulary is empty")
-    check_ids(whole, where)
+    check_vocabulary_ids(whole, where)
     "".join(whole).encode()  # JSON can spell half a surrogate pair, which no text can hold
     merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
     check_merges(vocab, merges, where)
@@ -120,7 +120,7 @@ def checked_spec(spec: Spec, where: str) -> Spec:
         raise InputError(f"{where}: its model is {quoted(kind)}, which is unknown; pass token ids")
     listed = spec.get("added_tokens") or []
     ids = {entry["content"]: entry["id"] for entry in listed}
-    check_ids(ids, f"{where}: added_tokens")
+    check_vocabulary_ids(ids, f"{where}: added_tokens")
     model = _checked_bpe(model, ids, where) if kind == "BPE" else model
     empty = dict.fromkeys(
         ("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder")

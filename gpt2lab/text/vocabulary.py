@@ -29,7 +29,7 @@ from gpt2lab.text.tokenizer_config import (
     read,
     special_names,
 )
-from gpt2lab.text.tokenizer_json import bpe_spec, check_ids
+from gpt2lab.text.tokenizer_json import bpe_spec, check_vocabulary_ids
 
 BERT = {f"{name.lower()}_token": f"[{name}]" for name in ("UNK", "SEP", "PAD", "CLS", "MASK")}
 
@@ -76,7 +76,7 @@ def _two_files_spec(vocab_path: Path, merges_path: Path) -> Read:
     """vocab.json or encoder.json with merges.txt or vocab.bpe, and the files beside them."""
     vocab, where = read_json(vocab_path), str(vocab_path)
     merges, settings = _merges(read_text(merges_path)), read(vocab_path.parent)
-    check_ids(vocab, where)
+    check_vocabulary_ids(vocab, where)
     specials = _leftover_specials(vocab, merges, settings, str(merges_path))
     spec, notes = completed(bpe_spec(vocab, merges, specials), settings, whole=False)
     added = {entry["id"] for entry in spec["added_tokens"]}  # one of them may fill a hole

@@ -12,7 +12,7 @@ from gpt2lab.corpus.open import open_set
 from gpt2lab.corpus.prepare import PreparedOtherwiseError, prepare
 from gpt2lab.corpus.token_set import SPLITS, TokenSet
 from gpt2lab.errors import InputError
-from gpt2lab.files.json_files import checked
+from gpt2lab.files.json_files import checked_keys
 from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.train.parallel.group import ALONE, Group
 
@@ -154,10 +154,10 @@ def _opened(
 
 def check_places(places: dict[str, Any], where: str) -> None:
     """Raise InputError if these are not what `Gathered.places` gives."""
-    checked(places, where, {"paths": (list,), "weights": (list,), "val": (str, type(None))})
+    checked_keys(places, where, {"paths": (list,), "weights": (list,), "val": (str, type(None))})
     for name, kinds in (("paths", (str,)), ("weights", (float, int))):
         values = dict(enumerate(places[name]))
-        checked(values, f"{where}: {name}", dict.fromkeys(values, kinds))
+        checked_keys(values, f"{where}: {name}", dict.fromkeys(values, kinds))
     paths, weights = places["paths"], places["weights"]
     if not paths or len(paths) != len(weights):
         raise InputError(f"{where}: {len(weights)} weights for {len(paths)} paths; it is damaged")

@@ -43,12 +43,12 @@ TAGS = {
 }
 
 
-def plain(value: Any) -> Any:
+def json_value(value: Any) -> Any:
     """The value in JSON's types: scalars of arrays become numbers, paths become strings."""
     if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): json_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [json_value(item) for item in value]
     if isinstance(value, Path):
         return str(value)
     if hasattr(value, "item"):  # of NumPy or torch
@@ -63,7 +63,7 @@ def line(record: Record) -> bytes:
 
     Half a surrogate pair, which a text made of bytes may hold, has no UTF-8; JSON has an escape.
     """
-    text = json.dumps(plain(record), ensure_ascii=False, allow_nan=False)
+    text = json.dumps(json_value(record), ensure_ascii=False, allow_nan=False)
     return text.encode("utf-8", "backslashreplace") + b"\n"
 
 

@@ -21,7 +21,7 @@ from gpt2lab.pages import chart
 from gpt2lab.pages.chart import Panel, Series
 from gpt2lab.pages.document import article, section
 from gpt2lab.pages.text import escaped
-from gpt2lab.train.log import Record, plain
+from gpt2lab.train.log import Record, json_value
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -168,7 +168,7 @@ def panels(run: Curves) -> list[Panel]:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(plain(value), ensure_ascii=False)
+    return value if isinstance(value, str) else json.dumps(json_value(value), ensure_ascii=False)
 
 
 def _table(rows: Iterable[tuple[str, Any]]) -> str:

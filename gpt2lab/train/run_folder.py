@@ -26,7 +26,7 @@ from gpt2lab.corpus.batches import BatchSize
 from gpt2lab.errors import InputError, quoted
 from gpt2lab.files.atomic import sync, write_whole
 from gpt2lab.files.io import accessing
-from gpt2lab.files.json_files import checked, read_json
+from gpt2lab.files.json_files import checked_keys, read_json
 from gpt2lab.train import checkpoint_files, log
 from gpt2lab.train.config import TrainConfig
 from gpt2lab.train.data_sources import check_places
@@ -66,7 +66,7 @@ def described(folder: Path) -> dict[str, Any]:
     if not (folder / RUN).is_file():
         raise InputError(f"{folder} holds no run ({RUN} is missing); check the path")
     kinds: dict[str, tuple[type, ...]] = dict.fromkeys(("settings", "config", "sources"), (dict,))
-    made = checked(read_json(folder / RUN), str(folder / RUN), kinds)
+    made = checked_keys(read_json(folder / RUN), str(folder / RUN), kinds)
     if made["sources"]:
         check_places(made["sources"], f"{folder / RUN}: sources")
     return made
@@ -79,17 +79,19 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     no run wrote it.
     """
     where = str(checkpoint / STATE)
-    values = checked(read_json(checkpoint / STATE), where, _KINDS)
+    values = checked_keys(read_json(checkpoint / STATE), where, _KINDS)
     updates, window, best = values["updates"], values["window"], values["best"]
-    checked(updates, f"{where}: updates", dict.fromkeys(updates, (int,)))
+    checked_keys(updates, f"{where}: updates", dict.fromkeys(updates, (int,)))
     settings = values["settings"]
-    checked(settings, f"{where}: settings", {name: (type(settings[name]),) for name in settings})
-    checked(window, f"{where}: window", {"loss": (list,), "norm": (list,)})
+    checked_keys(
+        settings, f"{where}: settings", {name: (type(settings[name]),) for name in settings}
+    )
+    checked_keys(window, f"{where}: window", {"loss": (list,), "norm": (list,)})
     for name in ("loss", "norm"):
         losses = dict(enumerate(window[name]))
-        checked(losses, f"{where}: window", dict.fromkeys(losses, _NUMBER))
+        checked_keys(losses, f"{where}: window", dict.fromkeys(losses, _NUMBER))
     if best is not None:
-        checked(best, f"{where}: best", {"step": (int,), "loss": _NUMBER})
+        checked_keys(best, f"{where}: best", {"step": (int,), "loss": _NUMBER})
     return values
 
 

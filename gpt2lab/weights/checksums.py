@@ -18,7 +18,7 @@ from gpt2lab.errors import InputError
 from gpt2lab.files import torchfile
 from gpt2lab.files.file_facts import known_sha256
 from gpt2lab.files.io import accessing, file_sha256, is_file_name
-from gpt2lab.files.json_files import checked, read_json
+from gpt2lab.files.json_files import checked_keys, read_json
 from gpt2lab.weights import foreign, tokenizer_files
 from gpt2lab.weights.formats import tensorbundle
 
@@ -37,12 +37,12 @@ def entry(path: Path) -> dict[str, object]:
 
 def held(path: Path) -> dict[str, tuple[int, str]]:
     """Name -> (bytes, sha256) of a manifest.json or verify.json; InputError for a damaged one."""
-    files = checked(read_json(path), str(path), {"files": (dict,)})["files"]
+    files = checked_keys(read_json(path), str(path), {"files": (dict,)})["files"]
     found = {}
     for name, line in files.items():
         if not is_file_name(name):
             raise InputError(f"{path}: names {name[:80]!a}, which is no file of its folder")
-        line = checked(line, f"{path}: {name}", {"bytes": (int,), "sha256": (str,)})
+        line = checked_keys(line, f"{path}: {name}", {"bytes": (int,), "sha256": (str,)})
         found[name] = (line["bytes"], line["sha256"])
     return found
 

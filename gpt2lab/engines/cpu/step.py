@@ -35,7 +35,7 @@ from gpt2lab.engines.cpu.matrix import (
 )
 from gpt2lab.engines.cpu.rows import Kernel, Rows, first_time, prepared, row_kernels
 from gpt2lab.engines.cpu.scoring import scoring_kernels
-from gpt2lab.engines.cpu.tickets import DONE, JOB, claim, wait
+from gpt2lab.engines.cpu.tickets import DONE, JOB, next_ticket, wait
 
 Job, Layer, Phase = constants(layout.Job), constants(layout.Layer), constants(phases.Phase)
 LAYER_WORDS = len(layout.Layer)
@@ -211,7 +211,7 @@ def step_kernel(target: Target, weights: str, cache: str) -> Kernel:
     def run(control: int, epoch: int, me: int) -> None:
         """Draw tickets until none is left, and call the phase of each."""
         while True:
-            ticket = claim(control, epoch)
+            ticket = next_ticket(control, epoch)
             if ticket < 0:
                 return
             job = carray(words(load_atomic(control + JOB)), JOB_WORDS)

@@ -47,7 +47,7 @@ def wait(control: int, count: int) -> None:
 
 
 @njit(nogil=True)
-def claim(control: int, epoch: int) -> int:
+def next_ticket(control: int, epoch: int) -> int:
     """The next ticket of this epoch, -1 when there is none.
 
     The next epoch's may be another engine's, which this code must not take; where the swap succeeds

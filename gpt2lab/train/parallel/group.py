@@ -21,7 +21,7 @@ from typing import Any, TypeVar, cast
 from gpt2lab.errors import Failure, InputError, MissingExtraError
 from gpt2lab.files.visible import reason
 from gpt2lab.train.config import TrainConfig
-from gpt2lab.train.parallel.rendezvous import Meeting, pack, unpack
+from gpt2lab.train.parallel.rendezvous import Meeting, message_of, unpack
 
 try:
     import torch
@@ -142,7 +142,7 @@ class Group:
             said[0] = act() if self.first else None
         except (InputError, Failure) as error:
             own = error
-            said[1] = pack(error)
+            said[1] = message_of(error)
         self.barrier()  # the act may take hours, and a wait in the next call hears nothing
         with answered(self.meeting):
             dist.broadcast_object_list(said, src=0, group=self.patient)

@@ -22,13 +22,13 @@ START = 180.0  # seconds that processes wait for each other before the first ste
 _REFUSED = "refused"
 
 
-def pack(error: InputError | Failure) -> tuple[bool, str]:
+def message_of(error: InputError | Failure) -> tuple[bool, str]:
     """An error as the others receive it: whether it is the user's, and its line."""
     return isinstance(error, InputError), str(error)
 
 
 def unpack(packed: Sequence[Any]) -> InputError | Failure:
-    """The inverse of `pack`; it may have more entries."""
+    """The inverse of `message_of`; it may have more entries."""
     return InputError(packed[1]) if packed[0] else Failure(packed[1])
 
 
@@ -102,7 +102,7 @@ class Meeting:
 
     def refuse(self, error: InputError | Failure) -> InputError | Failure:
         """Tell all why this process leaves; return the error of the one that did so first."""
-        mine = json.dumps([*pack(error), self._rank])
+        mine = json.dumps([*message_of(error), self._rank])
         try:
             first = self._store.compare_set(_REFUSED, "", mine).decode()
         except RuntimeError:
