@@ -47,7 +47,7 @@ from gpt2lab.engines.cpu.llvm.memory import (
     words,
 )
 from gpt2lab.engines.cpu.llvm.passes import exp_rounded, largest, read
-from gpt2lab.engines.cpu.tickets import DONE, JOB, claim
+from gpt2lab.engines.cpu.tickets import DONE, JOB, next_ticket
 
 Call, Row, Op, Step = (constants(part) for part in (table.Call, table.Row, table.Op, table.Step))
 CALL_WORDS, ROW_WORDS, STEP_WORDS = len(table.Call), len(table.Row), len(table.Step)
@@ -278,7 +278,7 @@ def draw_kernel(target: Target) -> Kernel:
     def run(control: int, epoch: int, me: int) -> None:
         """Draw tickets until none is left."""
         while True:
-            ticket = claim(control, epoch)
+            ticket = next_ticket(control, epoch)
             if ticket < 0:
                 return
             call = carray(words(load_atomic(control + JOB)), CALL_WORDS)
