@@ -5,7 +5,16 @@ from __future__ import annotations
 import runpy
 import sys
 
-NAMES = ("start", "inference", "sampling", "training", "looking", "quality", "tokenizers")
+NAMES = (
+    "start",
+    "inference",
+    "sampling",
+    "scoring",
+    "training",
+    "looking",
+    "quality",
+    "tokenizers",
+)
 
 for name in NAMES:
     print(f"\n== {name}", flush=True)

@@ -21,7 +21,7 @@ from .support import tiny_params
 # Blocks of the head have 256 ids: eleven of them, the last in part. NumPy adds up eight in another
 # order than fewer, in one row as in many or not.
 CONFIG = Config(n_vocab=2611, n_ctx=320, n_embd=40, n_head=4, n_layer=2)
-KINDS = [("float32", "float32"), ("bfloat16", "bfloat16"), ("int8", "int8")]
+KINDS = [("float32", "float32"), ("bfloat16", "bfloat16"), ("int8", "int8"), ("int4", "bfloat16")]
 EVERYTHING = {"top": 7, "rank": True, "entropy": True}
 
 needs_cpu = pytest.mark.skipif(bool(cpu_features.why_not()), reason=cpu_features.why_not())
