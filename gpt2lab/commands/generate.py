@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,6 @@ import click
 from gpt2lab.commands import aliases, headings
 from gpt2lab.commands.headings import Headed
 from gpt2lab.commands.options import (
-    ENGINE,
     allowed,
     ask,
     check_target,
@@ -25,7 +23,6 @@ from gpt2lab.commands.options import (
     given_text,
     load_model,
     model_options,
-    printable,
     read_text,
     sampling_options,
     sampling_settings,
@@ -34,18 +31,15 @@ from gpt2lab.commands.options import (
     unescape,
     write_new,
 )
+from gpt2lab.commands.replaying import replay
+from gpt2lab.commands.showing import Key, Show
 from gpt2lab.errors import Failure, InputError
 from gpt2lab.files.json_files import to_json
-from gpt2lab.records import checked_record
 
 if TYPE_CHECKING:
     from gpt2lab.generation.generate import Piece
     from gpt2lab.generation.request import Request
     from gpt2lab.lm import LM
-
-Key = tuple[int, int]  # prompt, index
-
-RULE = "=" * 20 + "\n"
 
 
 class _Generate(Headed):
@@ -114,7 +108,7 @@ def command(prompt: str | None, **flags: Any) -> None:
     """Generate text that continues PROMPT, a file or standard input, or text without a prompt."""
     prompt = prompt if prompt is not None else flags["prompt_flag"]
     if flags["replay"] is not None:
-        _replay(flags)
+        replay(flags)
         return
     settings = _settings(flags)
     prompts = _prompts(prompt, flags)
@@ -198,85 +192,6 @@ def _check_targets(flags: dict[str, Any]) -> None:
             raise InputError(f"--{key} {flags[key]!r} is not UTF-8") from None
 
 
-# ---- Texts as they come.
-
-
-class _Show:
-    """Prints texts in order, each as far as it is known; what comes before its turn waits.
-
-    `shown` is what was printed, for --out.
-    """
-
-    def __init__(self, lm: LM, prompts: Sequence[Any], flags: dict[str, Any]) -> None:
-        self.shown: list[str] = []
-        self._lm, self._prompts, self._flags = lm, prompts, flags
-        self._live = flags["out"] is None
-        self._rule = RULE if flags["delimiter"] is None else unescape(flags["delimiter"])
-        self._current: Key | None = None
-        self._waiting: dict[Key, list[Piece]] = {}
-        self._ended: set[Key] = set()
-        self._texts = 0
-
-    def piece(self, piece: Piece) -> None:
-        """Take a piece; print it if it is its text's turn, and what this lets go."""
-        key = (piece.prompt, piece.index)
-        if piece.finish_reason:
-            self._ended.add(key)
-        self._waiting.setdefault(key, []).append(piece)
-        while self._current or self._waiting:
-            if self._current is None:
-                self._begin(min(self._waiting))
-            assert self._current is not None
-            for known in self._waiting.pop(self._current, []):
-                self._print(known.text if self._lm.tokenizer else f"{known.token} ")
-            if self._current not in self._ended:
-                return
-            self._end()
-
-    def close(self) -> None:
-        """Print what still waits, and end the line of a text that was interrupted."""
-        if self._current:
-            self._end()
-        for key in sorted(self._waiting):
-            self._begin(key)
-            for known in self._waiting.pop(key):
-                self._print(known.text if self._lm.tokenizer else f"{known.token} ")
-            self._end()
-
-    def _print(self, text: str) -> None:
-        self.shown.append(text)
-        if self._live:
-            sys.stdout.write(printable(text))
-            sys.stdout.flush()
-
-    def _begin(self, key: Key) -> None:
-        if self._texts:
-            self._print(self._rule)
-        self._current, self._texts = key, self._texts + 1
-        text = self._prompts[key[0]]
-        if isinstance(text, list):
-            text = self._spelled(text)
-        if text is None:
-            return
-        if self._flags["include_prompt"]:
-            self._print(text)
-        elif self._live and sys.stdout.isatty():
-            click.secho(printable(text), bold=True, nl=False)
-
-    def _spelled(self, ids: list[int]) -> str:
-        """A prompt of ids as text; without a tokenizer, or where it lacks an id, as numbers."""
-        tokenizer = self._lm.tokenizer
-        if tokenizer is None or max(ids) >= tokenizer.n_vocab:
-            return "".join(f"{token} " for token in ids)
-        return tokenizer.decode(ids)
-
-    def _end(self) -> None:
-        self._print("\n")
-        if self._current:
-            self._ended.discard(self._current)
-        self._current = None
-
-
 def _write(lm: LM, prompts: list[Any], settings: dict[str, Any], flags: dict[str, Any]) -> None:
     """Write all texts; on Ctrl-C keep what there is."""
     names = flags.get("names", ())
@@ -284,7 +199,7 @@ def _write(lm: LM, prompts: list[Any], settings: dict[str, Any], flags: dict[str
     s = asked[0].sampling
     if flags["endless"] and (s.num_beams > 1 or s.greedy):
         raise InputError("--endless would write the same text for ever; it needs a temperature")
-    show = _Show(lm, prompts, flags)
+    show = Show(lm, prompts, flags)
     parts: dict[Key, list[Piece]] = {}
     records: list[dict[str, Any]] = []
     wants_records = flags["as_json"] or flags["record"] is not None
@@ -338,7 +253,7 @@ def _keep_record(
         records.append(record)
 
 
-def _save(show: _Show, records: list[dict[str, Any]], flags: dict[str, Any]) -> None:
+def _save(show: Show, records: list[dict[str, Any]], flags: dict[str, Any]) -> None:
     lines = "".join(to_json(record) + "\n" for record in records)
     text = lines if flags["as_json"] else "".join(show.shown)
     written = []
@@ -358,76 +273,6 @@ def _write_or_show(path: str, content: str, force: bool) -> None:
     except (InputError, Failure):
         sys.stdout.write(content)
         raise
-
-
-# ---- The other two ways in.
-
-
-#: What --replay leaves open: where the model lies now, and where the texts go.
-_WITH_REPLAY = {"replay", "model", "out", "force", "as_json", "delimiter", *ENGINE}
-
-
-def _replay(flags: dict[str, Any]) -> None:
-    """Write the texts of saved records again; model, engine and settings are the records'."""
-    context = click.get_current_context()
-    for param in context.command.params:
-        given = context.get_parameter_source(param.name or "")
-        if given == click.core.ParameterSource.COMMANDLINE and param.name not in _WITH_REPLAY:
-            name = param.opts[-1] if param.opts[-1].startswith("-") else param.opts[-1].upper()
-            raise InputError(f"--replay takes everything from the record; leave out {name}")
-    if flags["out"] is not None:
-        target = check_target(flags["out"], flags["force"])
-        if target == Path(os.path.realpath(flags["replay"])):
-            raise InputError("--out and --replay name the same file; give different ones")
-    records = _read_records(flags["replay"])
-    first = records[0]
-    made = engine_options({**first["engine"], "engine": first["engine"].get("name")})
-    lm = load_model(
-        flags["model"] or first["model"].get("name"),
-        **{**made, **engine_options(flags)},
-        download=flags["model"] is not None,  # a name in a file is no order to reach the network
-    )
-    done = [lm.replay(record) for record in records]
-    texts = [d.text if lm.tokenizer else "".join(f"{token} " for token in d.tokens) for d in done]
-    if flags["as_json"]:
-        content = "".join(to_json(d.record) + "\n" for d in done)
-    else:
-        rule = RULE if flags["delimiter"] is None else unescape(flags["delimiter"])
-        content = rule.join(text + "\n" for text in texts)
-    if flags["out"] is not None:
-        write_new(flags["out"], content, flags["force"])
-        click.echo(f"written to {flags['out']}", err=True)
-    elif flags["as_json"]:
-        for d in done:
-            echo_json(d.record)
-    else:
-        sys.stdout.write(printable(content))
-
-
-def _read_records(path: str) -> list[dict[str, Any]]:
-    """A file of records: one a line, or a single one over many lines; each is checked."""
-    text = read_text(path)
-    try:
-        whole = json.loads(text)
-        found = [("", record) for record in (whole if isinstance(whole, list) else [whole])]
-    except (ValueError, RecursionError):
-        lines = [(i, line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
-        found = [(f", line {i}", _parse(line, f"{path}, line {i}")) for i, line in lines]
-    for place, record in found:
-        try:
-            checked_record(record)
-        except InputError as error:
-            raise InputError(f"{path}{place}: {error}") from None
-    if not found:
-        raise InputError(f"{path} holds no record; it is empty")
-    return [record for _, record in found]
-
-
-def _parse(line: str, path: str) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: no record of a generation: {error}") from None
 
 
 def _loop(lm: LM, settings: dict[str, Any], flags: dict[str, Any]) -> None:
