@@ -6,6 +6,7 @@ All work is done by the floors below; `generation.request` says what may be aske
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from gpt2lab.lens import Act, Trace
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+log = logging.getLogger(__name__)
 
 
 class LM:
@@ -92,24 +95,35 @@ class LM:
     def acting(self, *acts: Act | Iterable[Act]) -> LM:
         """The same model with interventions on its inner values, as an object beside this one.
 
-        acts: acts, or lists of them. The new object computes with the reference in NumPy, one token
-        at about a fifth of the cpu engine's speed.
+        acts: acts, or lists of them. Heads and neurons that are silenced or scaled, and directions
+        added to the residual stream, at all positions, are computed by the cpu engine in its own
+        step, at its speed. With any other act the reference in NumPy computes; the log says so.
         """
         from gpt2lab import lens
         from gpt2lab.lens.hook_names import as_list
-        from gpt2lab.lens.traces import exact
 
         other, given = copy.copy(self), [act for group in acts for act in as_list(group)]
         other.acts = (*self.acts, *lens.lasting(lens.checked(given, self.config)))
-        plain = exact(self)
-        other.engine = NumpyEngine(
+        linear = lens.linear(other.acts, self.config)
+        if linear is None and self.engine.name == "cpu":
+            told = "; ".join(act.title for act in other.acts)
+            log.info(f"the numpy engine generates, as the cpu engine does not compute {told:.200}")
+        other.engine = engines.acting(self.engine, linear, other._acting_reference)
+        return other
+
+    def _acting_reference(self) -> NumpyEngine:
+        """The reference with this model's acts."""
+        from gpt2lab import lens
+        from gpt2lab.lens.traces import exact
+
+        plain, acts = exact(self), self.acts
+        return NumpyEngine(
             self.config,
             plain.params,
             plain.dtype,
-            tap=lambda before: lens.tap(other.acts, before),
-            acts=[act.about for act in other.acts],
+            tap=lambda before: lens.tap(acts, before),
+            acts=[act.about for act in acts],
         )
-        return other
 
     def settings(self, prompt_length: int = 0, **given: Any) -> Sampling:
         """The `Sampling` of these settings, over what the checkpoint's files recommend."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +11,10 @@ from gpt2lab.checks import one_of
 from gpt2lab.config import Config
 from gpt2lab.engines.protocol import Engine
 from gpt2lab.errors import InputError, quoted
+
+if TYPE_CHECKING:
+    from gpt2lab.engines.cpu.acting import LinearActs
+    from gpt2lab.engines.numpy_engine import NumpyEngine
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -63,6 +67,21 @@ def choose(
         if fallback.needed(config, dtype):
             return fallback.Fallback(NumpyEngine(config, params, "float32"), build)
     return build()
+
+
+def acting(engine: Engine, acts: LinearActs | None, reference: Callable[[], NumpyEngine]) -> Engine:
+    """An engine with acts: `cpu` where it can compute them in its step, otherwise the reference.
+
+    acts: None where it cannot. reference: makes the reference with these acts.
+    """
+    if acts is None:
+        return reference()
+    from gpt2lab.engines.cpu.engine import CpuEngine
+    from gpt2lab.engines.fallback import Fallback
+
+    if isinstance(engine, Fallback):
+        return engine.acting(acts, reference())
+    return engine.acting(acts) if isinstance(engine, CpuEngine) else reference()
 
 
 def described(engine: Engine) -> dict[str, Any]:

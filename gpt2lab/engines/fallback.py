@@ -7,6 +7,7 @@ engine where it began, so no text comes from two engines.
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -17,7 +18,8 @@ import numpy as np
 from gpt2lab.cache import Cache
 from gpt2lab.config import Config
 from gpt2lab.engines.cpu import compile_cache, cpu_features
-from gpt2lab.engines.cpu.engine import default_dtype
+from gpt2lab.engines.cpu.acting import LinearActs
+from gpt2lab.engines.cpu.engine import CpuEngine, default_dtype
 from gpt2lab.engines.numpy_engine import NumpyEngine
 from gpt2lab.engines.protocol import Engine
 from gpt2lab.engines.wanted import Scores, Wanted
@@ -41,6 +43,8 @@ class Fallback:
 
     build: makes the cpu engine.
     """
+
+    acts: list[str] | None = None  # in words, for a record
 
     def __init__(self, first: NumpyEngine, build: Callable[[], Engine]) -> None:
         self._first, self._build = first, build
@@ -82,6 +86,19 @@ class Fallback:
             with suppress(Failure, InputError):  # else NumPy continues
                 self._now = self._build()
         return self._now
+
+    def acting(self, acts: LinearActs, first: NumpyEngine) -> Engine:
+        """With acts: `first`, which has them, until the cpu engine is there to compute them."""
+        if isinstance(now := self._look(), CpuEngine):
+            return now.acting(acts)
+
+        def build() -> Engine:
+            now = self._look()
+            return now.acting(acts) if isinstance(now, CpuEngine) else first
+
+        other = copy.copy(self)
+        other.acts, other._first, other._now, other._build = acts.about, first, first, build
+        return other
 
     def cache(self, slots: int | None = None) -> Any:
         """An empty cache of the engine of the moment."""

@@ -5,6 +5,7 @@
     lens.logit_lens(trace)
 
 Everything works on the reference in NumPy and on any checkpoint; no weight is folded or centred.
+Only the text of a model with acts may come from the cpu engine (`lm.LM.acting`).
 """
 
 from gpt2lab.lens.direct_effects import attribution
@@ -22,6 +23,7 @@ from gpt2lab.lens.interventions import (
     checked,
     custom,
     lasting,
+    linear,
     patch,
     scale_heads,
     scale_neurons,
@@ -49,6 +51,7 @@ __all__ = [
     "hook_of",
     "keys",
     "lasting",
+    "linear",
     "logit_lens",
     "next_tokens",
     "ov_circuit",

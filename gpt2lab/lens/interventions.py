@@ -22,6 +22,7 @@ import numpy as np
 
 from gpt2lab.checks import number, one_of, whole
 from gpt2lab.config import Config
+from gpt2lab.engines.cpu.acting import LinearActs
 from gpt2lab.errors import InputError, quoted
 from gpt2lab.lens import hook_names
 from gpt2lab.reference import Tap, untouched
@@ -42,7 +43,8 @@ class Act:
     in words that tell it from any other. units: heads where the value has heads [B, H, T, ...],
     else entries of its last axis; None is all. positions: from the window's beginning, None is all;
     below 0 from the end of a traced text. width: of the value, where the act depends on it. short:
-    `title`, where there is a shorter one than `about`.
+    `title`, where there is a shorter one than `about`. factor, added: for an act that multiplies by
+    a number, or adds a vector, and does no more.
     """
 
     key: str
@@ -52,6 +54,8 @@ class Act:
     positions: tuple[int, ...] | None = None
     width: int | None = None
     short: str = ""
+    factor: float | None = None
+    added: Array | None = None
 
     def __repr__(self) -> str:
         return f"<{self.about}>"
@@ -164,7 +168,7 @@ def _scale(name: str, one: str, layer: int, units: Numbers, factor: float, posit
     short += " silenced" if factor == 0 else f" times {factor:g}"
     short += "" if places is None else f" at positions {_listed(places)}"
     about = f"{key}{_where(chosen, places)} times {factor!r}"
-    return Act(key, None if factor == 1 else change, about, chosen, places, short=short)
+    return Act(key, None if factor == 1 else change, about, chosen, places, None, short, factor)
 
 
 def scale_heads(layer: int, heads: Numbers, factor: float, *, positions: Numbers = None) -> Act:
@@ -276,7 +280,8 @@ def steer(
 
     about = f"{key}{_where(None, places)} plus {strength!r} times {list(vector.shape)} "
     some = change if strength and vector.any() else None
-    return Act(key, some, about + _digest(vector), None, places, width=len(vector))
+    about, added = about + _digest(vector), strength * vector
+    return Act(key, some, about, None, places, len(vector), added=added)
 
 
 def custom(key: str, change: Callable[[Array], Array], about: str) -> Act:
@@ -304,6 +309,53 @@ def lasting(acts: Iterable[Act]) -> tuple[Act, ...]:
             "generated has no end yet; give positions from 0 up"
         )
     return made
+
+
+_PLACE = {"resid_pre": 0, "attn_out": 1, "resid_mid": 1, "mlp_out": 2, "resid_post": 2}
+
+
+def linear(acts: Sequence[Act], config: Config) -> LinearActs | None:
+    """The acts as the cpu engine computes them; None where one of them is of another kind.
+
+    These are: scaled heads and neurons, and directions added to the residual stream, everywhere.
+    """
+    found = LinearActs([act.about for act in acts], {}, {}, {})
+    for act in acts:
+        name, layer = hook_names.parse(act.key)
+        if act.change is None:
+            continue
+        if layer is None or act.positions is not None:
+            return None
+        if act.factor is not None:
+            _multiply(act.factor, act.units, name, layer, found, config)
+        elif act.added is not None and name in _PLACE:
+            place = 2 * layer + _PLACE[name]
+            found.stream[place] = found.stream.get(place, 0) + act.added
+        else:
+            return None
+    for vectors in (found.heads, found.neurons, found.stream):
+        for key, vector in vectors.items():
+            if np.abs(vector).max() > LARGEST:
+                return None  # near the end of float32, sums and products depend on their order
+            vectors[key] = vector.astype(np.float32)
+    return found
+
+
+def _multiply(
+    factor: float,
+    units: tuple[int, ...] | None,
+    name: str,
+    layer: int,
+    found: LinearActs,
+    config: Config,
+) -> None:
+    """Multiply the factors of some heads or neurons of a layer."""
+    chosen = slice(None) if units is None else list(units)
+    if name == "z":
+        factors = found.heads.setdefault(layer, np.ones(config.n_embd))
+        factors.reshape(config.n_head, -1)[chosen] *= factor  # [H, D]
+    else:
+        found.neurons.setdefault(layer, np.ones(config.mlp_width))[chosen] *= factor
 
 
 def _checked(act: Any, config: Config) -> Act:

@@ -18,7 +18,7 @@ from gpt2lab.engines.cpu.llvm.memory import floats, words
 from gpt2lab.engines.cpu.llvm.rows import softmax
 from gpt2lab.engines.cpu.llvm.tile import tile
 from gpt2lab.engines.cpu.matrix import PLAIN, Matrix, Out, Span, product_kernel
-from gpt2lab.engines.cpu.rows import FAST, Kernel, multiply, prepared
+from gpt2lab.engines.cpu.rows import FAST, Kernel, multiply, prepared, scale_rows
 
 Job, Layer = constants(layout.Job), constants(layout.Layer)
 
@@ -152,5 +152,9 @@ def head_kernel(target: Target, weights: str, cache: str) -> Kernel:
             group = RowGroup(row[0], first, groups[2 * i + 1], row[1] + 1)
             q = Out(qkv.address + first * stride, stride)
             attend(job, layer, h, group, w[Layer.ATTENTION], q, own)
+        if w[Layer.HEADS_FACTORS]:
+            d, at = job[Job.HEAD], h * job[Job.HEAD] * 4
+            z, factors = job[Job.WIDE] + at, w[Layer.HEADS_FACTORS] + at
+            scale_rows(z, job[Job.WIDE_STRIDE], job[Job.ROWS], factors, d)
 
     return one_head

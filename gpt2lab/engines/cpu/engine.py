@@ -6,6 +6,7 @@ number of threads: every sum keeps its own order (`llvm.tile`), and threads shar
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from gpt2lab import forks
 from gpt2lab.checks import check_batch, one_of, whole
 from gpt2lab.config import Config, parameter_shapes
 from gpt2lab.engines.cpu import compile_cache, cpu_features, phases
+from gpt2lab.engines.cpu.acting import ActedLayers, LinearActs, layer_words
 from gpt2lab.engines.cpu.buffers import ROWS, StepBuffers
 from gpt2lab.engines.cpu.cache import ITEM, CpuCache, SlotMemory
 from gpt2lab.engines.cpu.cpu_features import Target
@@ -46,6 +48,9 @@ class CpuEngine:
     """
 
     name = "cpu"
+    acts: list[str] | None = None  # in words, for a record
+    _acted: ActedLayers | None = None
+    _added: Array | None = None  # by acts, before the first layer [E]
 
     def __init__(
         self,
@@ -81,7 +86,7 @@ class CpuEngine:
         self.memory = SlotMemory(config, target, self.cache_dtype)
         self._cut: tuple[Any, ...] | None = None  # the rows that the tickets in the job are for
         self._tickets = self._serial = 0
-        self._wte, self._wpe = params["wte.weight"], params["wpe.weight"]
+        self._params, self._wte, self._wpe = params, params["wte.weight"], params["wpe.weight"]
         self._start_job()
         self._weights = self._packed(params, key)
         self._buffers = StepBuffers(self._job, target, target.step(self.dtype), self.threads)
@@ -89,6 +94,18 @@ class CpuEngine:
     def cache(self, slots: int | None = None) -> CpuCache:
         """An empty cache; `slots` limits how many sequences it holds."""
         return CpuCache(self.memory, slots)
+
+    def acting(self, acts: LinearActs) -> CpuEngine:
+        """An engine with these acts in place of any others, over the same weights and threads."""
+        other = copy.copy(self)
+        other.acts, other._added = acts.about or None, acts.stream.get(0)
+        acted = layer_words(acts, self._weights.layers, self._params, self.target.width)
+        other._job, other._cut = self._job.copy(), None
+        other._job_address = int(other._job.ctypes.data)
+        other._acted, other._job[Job.LAYER] = acted, acted.words.ctypes.data
+        step = self.target.step(self.dtype)
+        other._buffers = StepBuffers(other._job, self.target, step, self.threads)
+        return other
 
     def step(
         self,
@@ -195,6 +212,8 @@ class CpuEngine:
             b.reserve(count)
             x = b.x[:count, : self.config.n_embd]
             np.add(self._wte.take(tokens, 0), self._wpe.take(places, 0), out=x)  # [count, E]
+            if self._added is not None:
+                x += self._added
             b.row[:count, 0], b.row[:count, 1] = slots, places
             b.group[: len(groups)] = groups
             b.last[: len(last)] = last

@@ -147,7 +147,11 @@ JOB_WORDS = len(Job) + 11  # there are twelve phases
 
 
 class Layer(_Words):
-    """The words of a layer: addresses, and the bits of its attention scale."""
+    """The words of a layer: addresses, and the bits of its attention scale.
+
+    The last two are of acts (`acting`), 0 where there are none: up to whole panels, what the heads'
+    output [E] and the inside of the MLP [F] are multiplied by.
+    """
 
     LN_1_G = auto()
     LN_1_B = auto()
@@ -166,6 +170,8 @@ class Layer(_Words):
     OUT_SCALE = auto()
     OUT_BIAS = auto()
     ATTENTION = auto()
+    HEADS_FACTORS = auto()
+    INNER_FACTORS = auto()
 
 
 class Control(IntEnum):

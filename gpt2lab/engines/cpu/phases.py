@@ -19,6 +19,9 @@ in the form that a product takes; wide holds attention's output, then the inside
     TARGETS    acts                target logits      chunks     the head for given ids alone
     SCORES     acts, target logits parts of scores    blocks     the head, block by block
 
+HEADS and FC multiply what they have written by the factors of acts, where a layer has some; what
+acts add to x is in the biases of PROJECT and OUT (`acting`).
+
 Up to `FEW` rows, the phases NORM and PACK have no tickets: each thread prepares these rows for
 itself, in memory of its own, when it first draws a ticket of the phase behind. That costs less than
 waiting for others.

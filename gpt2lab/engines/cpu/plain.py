@@ -103,7 +103,10 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 @dataclass
 class PlainStep:
-    """Steps of a model over sequences. past: keys and values of (sequence, layer), [P, E] each."""
+    """Steps of a model over sequences. past: keys and values of (sequence, layer), [P, E] each.
+
+    factors: of acts, what the output of HEADS [E] or FC [F] of a layer is multiplied by.
+    """
 
     config: Config
     params: dict[str, Array]
@@ -111,6 +114,7 @@ class PlainStep:
     dtype: str
     cache_dtype: str
     past: dict[tuple[int, int], tuple[Array, Array]] = field(default_factory=dict)
+    factors: dict[tuple[int, Phase], Array] = field(default_factory=dict)
 
     def phases(
         self, rows: Sequence[tuple[int, int, int]], last: Sequence[int]
@@ -129,6 +133,7 @@ class PlainStep:
                 yield i, half[0], "acts", acts
                 wide = acts @ w + self.params[f"{matrix}.bias"]  # [R, 3 E] or [R, F]
                 wide = self._heads(i, rows, wide) if half[1] == Phase.HEADS else self._act(wide)
+                wide = wide * self.factors.get((i, half[1]), np.float32(1))
                 yield i, half[1], "wide", wide
                 acts, name = packed(wide, self.target.product(self.dtype)), f"{h}mlp.c_proj"
                 name = f"{h}attn.c_proj" if half[1] == Phase.HEADS else name

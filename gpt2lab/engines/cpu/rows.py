@@ -60,6 +60,16 @@ def multiply(out: int, by: int, n: int) -> None:
         os[i] *= bs[i]
 
 
+@njit(nogil=True, error_model="numpy")  # fast mathematics may take 0 * x for the zero below
+def scale_rows(at: int, stride: int, rows: int, factors: int, n: int) -> None:
+    """The first n of each row times factors, in place; what has factor 0 is 0, finite or not."""
+    fs = carray(floats(factors), n)
+    for r in range(rows):
+        xs = carray(floats(at + r * stride), n)
+        for i in range(n):
+            xs[i] = f32(0) if fs[i] == f32(0) else xs[i] * fs[i]
+
+
 @njit(**FAST)
 def copy(source: int, out: int, n: int) -> None:
     """float32 from one address to another."""

@@ -33,7 +33,14 @@ from gpt2lab.engines.cpu.matrix import (
     fetch,
     product_kernel,
 )
-from gpt2lab.engines.cpu.rows import Kernel, Rows, first_time, prepared, row_kernels
+from gpt2lab.engines.cpu.rows import (
+    Kernel,
+    Rows,
+    first_time,
+    prepared,
+    row_kernels,
+    scale_rows,
+)
 from gpt2lab.engines.cpu.scoring import scoring_kernels
 from gpt2lab.engines.cpu.tickets import DONE, JOB, next_ticket, wait
 
@@ -129,7 +136,7 @@ def read_kernels(target: Target, weights: str, cache: str) -> tuple[Kernel, Kern
     """The phases HEADS and FC, which read the normalised residual stream."""
     await_matrix, matrix = matrix_kernels(target, weights)
     normalise, _ = row_kernels(target, target.product(weights))
-    one_head = head_kernel(target, weights, cache)
+    one_head, width = head_kernel(target, weights, cache), target.width
 
     @njit(nogil=True, error_model="numpy")
     def heads_phase(job: Any, w: Any, control: int, t: Any) -> None:
@@ -150,6 +157,11 @@ def read_kernels(target: Target, weights: str, cache: str) -> tuple[Kernel, Kern
             normalise(job, w[Layer.LN_2_G], w[Layer.LN_2_B], i64(0), rows, False, t.own)
         out = Out(job[Job.WIDE], job[Job.WIDE_STRIDE])
         matrix(job, i64(INNER), m, rows, prepared(job, t.own), out, t)
+        if w[Layer.INNER_FACTORS]:
+            panels, size = (f + width - 1) // width, width * 4
+            first, end = cut(panels, t.parts, t.number), cut(panels, t.parts, t.number + 1)
+            at, factors = out.address + first * size, w[Layer.INNER_FACTORS] + first * size
+            scale_rows(at, out.stride, rows, factors, (end - first) * width)
 
     return heads_phase, fc_phase
 

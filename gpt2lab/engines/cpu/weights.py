@@ -55,6 +55,7 @@ class PackedWeights:
             places += base
         for i, row in enumerate(self.layers):
             row[Layer.ATTENTION] = np.float32(config.attention_scale(i)).view(np.int32)
+            row[[Layer.HEADS_FACTORS, Layer.INNER_FACTORS]] = 0
 
     def _plan_layer(self, row: Array, h: str, order: Array) -> None:
         factors: dict[str, Factor | None] = {}
