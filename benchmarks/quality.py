@@ -26,6 +26,7 @@ import numpy as np
 from gpt2lab import Sampling, reference, weights
 from gpt2lab.config import Config
 from gpt2lab.engines.cpu import cpu_features
+from gpt2lab.engines.cpu.calibration import calibrated
 from gpt2lab.engines.cpu.engine import CpuEngine
 from gpt2lab.generation import generate
 from gpt2lab.generation.batch import Batch
@@ -46,8 +47,11 @@ PAIRS = (
     ("float32", "bfloat16"),
     ("float32", "int8"),
     ("int8", "int8"),
+    ("int4", "bfloat16"),
 )
-GOALS = {"float32": 0.1, "bfloat16": 0.1, "int8": 0.5}  # per cent of perplexity, the coarser counts
+#: Per cent of perplexity, the coarser of weights and cache counts.
+GOALS = {"float32": 0.1, "bfloat16": 0.1, "int8": 0.5, "int4": 3.0}
+CALIBRATION = 12_000  # tokens beyond those that are scored
 OUTLIERS, GAIN = 3, 50  # how many columns of the stress models, and by what they are multiplied
 ROWS = 128  # of logits that are looked at together: they stay in the processor's caches
 
@@ -186,10 +190,22 @@ def difference_to_reference(config: Config, params: Params, texts: list[Window])
     return worst
 
 
-def measure(config: Config, params: Params, texts: list[Window]) -> dict[str, dict[str, float]]:
-    """A row for float32 and for each of `PAIRS`."""
+def parted(texts: list[Window]) -> tuple[list[Window], list[list[int]]]:
+    """Windows to score, and sequences of about `CALIBRATION` tokens to calibrate by."""
+    texts, others = list(texts), list[list[int]]()
+    while sum(map(len, others)) < CALIBRATION:
+        others.append(texts.pop()[0][:256])
+    return texts, others
+
+
+def measure(
+    config: Config, params: Params, texts: list[Window], others: list[list[int]]
+) -> dict[str, dict[str, float]]:
+    """A row for float32, for each of `PAIRS`, and for int4 calibrated by other texts."""
     names = (("float32", "float32"), *PAIRS)
     engines = [CpuEngine(config, params, dtype, cache_dtype=cache) for dtype, cache in names]
+    engines.append(CpuEngine(config, calibrated(config, params, others), "int4"))
+    names = (*names, ("int4", "calibrated"))
     costs = [Cost() for _ in names]
     for inputs, targets in texts:
         whole = [engine.logits([inputs])[0, -len(targets) :] for engine in engines]
@@ -244,7 +260,7 @@ def show(found: dict[str, Any]) -> None:
     print(f"{'weights  cache':18} {'perplexity':>10} {'change %':>16} {'top-1 %':>8} {'KL':>8}")
     for name, row in found["rows"].items():
         change = f"{row['change_percent']:+.3f} ±{row['error_percent']:.3f}"
-        goal = max(GOALS[dtype] for dtype in name.split())
+        goal = max(GOALS.get(dtype, 0.0) for dtype in name.split())
         missed = f"  over {goal} %" if row["change_percent"] > goal else ""
         print(f"{name:18} {row['perplexity']:10.4f} {change:>16}", end="")
         print(f" {row['top1_percent']:8.2f} {row['kl']:8.1e}{missed}", flush=True)
@@ -263,14 +279,16 @@ def main() -> None:
         print(f"left out: the cpu engine cannot run here, {cpu_features.why_not()}")
         return
     found = []
-    for title, config, params, texts in sets(options.tokens):
+    for title, config, params, every in sets(options.tokens + 2 * CALIBRATION):
+        texts, others = parted(every)
         found.append(
             {
                 "set": title,
                 "tokens": sum(len(targets) for _, targets in texts),
+                "calibration": sum(map(len, others)),
                 "windows": len(texts),
                 "difference": difference_to_reference(config, params, texts),
-                "rows": measure(config, params, texts),
+                "rows": measure(config, params, texts, others),
             }
         )
         if not options.json:
