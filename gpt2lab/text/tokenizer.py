@@ -12,6 +12,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
+from itertools import islice
 from operator import index
 from pathlib import Path
 from typing import Any, Literal, SupportsIndex
@@ -52,16 +53,23 @@ def _surrogate_error(error: UnicodeEncodeError) -> InputError:
 
 
 def _as_list(ids: Ids, n_vocab: int) -> list[int]:
-    """Plain ints of any list of ids; NumPy arrays and tensors included."""
+    """Plain ints of any list of ids; NumPy arrays and tensors included.
+
+    They are checked a part at a time: a range may be longer than any memory.
+    """
+    found: list[int] = []
     try:
-        found = [index(value) for value in (ids.tolist() if hasattr(ids, "tolist") else ids)]
+        rest = iter(ids.tolist() if hasattr(ids, "tolist") else ids)
+        while part := [index(value) for value in islice(rest, 65536)]:
+            if not (min(part) >= 0 and max(part) < n_vocab):
+                wrong = next(value for value in part if not 0 <= value < n_vocab)
+                raise InputError(
+                    f"ids: {quoted(wrong)} is outside the vocabulary; its ids run from 0 to "
+                    f"{n_vocab - 1}"
+                )
+            found += part
     except TypeError:
         raise InputError(f"ids: expected a flat list of integers, this is {quoted(ids)}") from None
-    if found and not (min(found) >= 0 and max(found) < n_vocab):
-        wrong = next(value for value in found if not 0 <= value < n_vocab)
-        raise InputError(
-            f"ids: {quoted(wrong)} is outside the vocabulary; its ids run from 0 to {n_vocab - 1}"
-        )
     return found
 
 
