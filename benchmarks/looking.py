@@ -50,7 +50,8 @@ def costs(model: LM, tokens: list[int]) -> None:
     }
     for work in works.values():
         work()
-    order, times = random.Random(0), {name: [] for name in works}
+    order = random.Random(0)
+    times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(TURNS):
         for name in order.sample(list(works), len(works)):
             times[name].append(seconds(works[name]))

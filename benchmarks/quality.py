@@ -104,12 +104,17 @@ def windows(text: list[int], n_ctx: int) -> Iterator[Window]:
         done = end
 
 
+def _start(config: Config) -> int:
+    assert config.begin is not None, "quality is measured of models with an end token"
+    return config.begin
+
+
 def stories(config: Config, tokenizer: Tokenizer, count: int) -> list[Window]:
     """Whole held-out stories, each after the end token and with its own."""
     found: list[Window] = []
     for story in (DATA / STORIES).read_text("utf-8").split("<|endoftext|>"):
         if story.strip() and sum(len(targets) for _, targets in found) < count:
-            text = [config.begin, *tokenizer.encode(story.strip()), config.begin]
+            text = [_start(config), *tokenizer.encode(story.strip()), _start(config)]
             found += windows(text, config.n_ctx)
     return found
 
@@ -117,7 +122,7 @@ def stories(config: Config, tokenizer: Tokenizer, count: int) -> list[Window]:
 def wikitext(config: Config, tokenizer: Tokenizer, count: int) -> list[Window]:
     """The beginning of the raw test set, as one text after the end token."""
     text = (DATA / WIKITEXT).read_text("utf-8")[: 8 * count]
-    return list(windows([config.begin, *tokenizer.encode(text)[:count]], config.n_ctx))
+    return list(windows([_start(config), *tokenizer.encode(text)[:count]], config.n_ctx))
 
 
 def own_texts(config: Config, params: Params, count: int) -> list[Window]:
@@ -127,7 +132,7 @@ def own_texts(config: Config, params: Params, count: int) -> list[Window]:
     seed = 0
     while sum(len(targets) for _, targets in found) < count:
         s = Sampling(n=16, seed=seed, max_new_tokens=config.n_ctx)
-        batch, [request] = Batch(engine), requests([[config.begin]], s, config)
+        batch, [request] = Batch(engine), requests([[_start(config)]], s, config)
         rows = [batch.add(request, i) for i in range(s.n)]
         deque(generate.tokens(batch), maxlen=0)
         for row in rows:

@@ -50,8 +50,8 @@ def installed(root: str = "gpt2lab") -> dict[str, int]:
             paths = list(Path(gpt2lab.__file__).parent.rglob("*"))
         sizes[found.name] = sum(path.stat().st_size for path in paths if path.is_file())
         for need in found.requires or []:
-            if "extra ==" not in need:
-                todo.append(NAME.match(need).group())
+            if "extra ==" not in need and (named := NAME.match(need)):
+                todo.append(named[0])
     return sizes
 
 

@@ -106,21 +106,18 @@ ONCE: dict[str, Damage] = {
 }
 
 
-def json_damages(
-    path: Path, tries: int, chance: random.Random
-) -> Iterator[tuple[str, Callable[[Path], None]]]:
-    """Every value of a JSON object, also one level down, in turn replaced by some odd ones."""
+def json_damages(path: Path, tries: int, chance: random.Random) -> Iterator[tuple[str, str]]:
+    """(name, text): every value of an object, also one level down, replaced by some odd ones."""
     whole = json.loads(path.read_text())
     for text in ("[" * 10**5, '{"a":' * 10**5, "null", "[]", "{}", '{"a":1,"a":2}', " " * 10**6):
-        yield "text", lambda file, text=text: file.write_text(text)
+        yield "text", text
     places = [(whole, key) for key in whole]
     places += [(v, k) for v in whole.values() if isinstance(v, dict) for k in list(v)[:3]]
     for inside, key in places:
         there = inside[key]
         for odd in chance.sample(ODD, min(tries, len(ODD))):
             inside[key] = odd
-            text = json.dumps(whole)
-            yield f"{key[:40]} {odd!r:.20}", lambda file, text=text: file.write_text(text)
+            yield f"{key[:40]} {odd!r:.20}", json.dumps(whole)
         inside[key] = there
 
 
@@ -160,7 +157,11 @@ def _resumable(path: Path) -> str:
 # --- cases ---
 
 
-def _copy(source: Path, damage: Callable[[Path], None]) -> Callable[[Path], None]:
+def _rewritten(file: Path, text: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / file).write_text(text)
+
+
+def _copy(source: Path, damage: Callable[[Path], object]) -> Callable[[Path], None]:
     def make(folder: Path) -> None:
         shutil.copytree(source, folder, dirs_exist_ok=True, symlinks=True)
         damage(folder)
@@ -193,11 +194,9 @@ def damaged(
             strict = file.name in checked or "all" in checked
             yield Case(kind, f"{file} {name}", _copy(source, damage), act, expected, strict)
         if file.suffix == ".json" and (source / file).stat().st_size < 20_000:
-            for name, write in json_damages(source / file, tries, chance):
-                yield Case(
-                    kind, f"{file} {name}", _copy(source, lambda f, w=write, n=file: w(f / n)), act,
-                    expected, "all" in checked,
-                )  # fmt: skip
+            for name, text in json_damages(source / file, tries, chance):
+                make = _copy(source, _rewritten(file, text))
+                yield Case(kind, f"{file} {name}", make, act, expected, "all" in checked)
 
 
 CHECKED = {  # what each layout's own checksums stand over

@@ -162,7 +162,7 @@ def record_cases(lm: Any, chance: random.Random) -> Iterator[Case]:
     """A record, each of its values in turn replaced."""
     good = lm.complete("Once", max_new_tokens=3, seed=1)[0].record
     expected = lm.replay(copy.deepcopy(good)).text
-    places = [(key,) for key in good]
+    places: list[tuple[Any, ...]] = [(key,) for key in good]
     places += [(k, k2) for k, v in good.items() if isinstance(v, dict) for k2 in v]
     for place in places:
         for odd in chance.sample(odd_values(), 8):

@@ -22,7 +22,7 @@ def _unkept() -> None:
 def _sdpa() -> None:
     from gpt2lab.engines.torch import model
 
-    model.attend_written_out = model.attend_fused
+    model.fuses = lambda x: True
 
 
 def _whole_logits() -> None:
@@ -36,10 +36,11 @@ def _foreach() -> None:
     """torch's default AdamW, and a pass of its own for clipping."""
     import torch
 
-    from gpt2lab.train import optim
+    class Foreach(torch.optim.AdamW):
+        def __init__(self, *args: Any, **settings: Any) -> None:
+            super().__init__(*args, **{**settings, "fused": False, "foreach": True})
 
-    fused = torch.optim.AdamW
-    optim.torch.optim.AdamW = lambda *a, **k: fused(*a, **{**k, "fused": False, "foreach": True})
+    vars(torch.optim)["AdamW"] = Foreach
 
 
 def _mkl() -> None:
