@@ -22,8 +22,8 @@ from gpt2lab.generation.generate import Completion, Piece, collect, pieces
 from gpt2lab.generation.request import Prompt, Request, as_prompts, naming, one_or_many
 from gpt2lab.generation.sampling import Sampling
 from gpt2lab.text.tokenizer import Allowed
-from gpt2lab.weights.locate import locate
-from gpt2lab.weights.model_hash import model_hash
+from gpt2lab.weights.checkpoint import model_hash
+from gpt2lab.weights.hub import locate
 
 if TYPE_CHECKING:
     from gpt2lab.lens import Act, Trace

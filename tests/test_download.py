@@ -29,9 +29,9 @@ from gpt2lab.errors import Failure, InputError
 from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.weights import find, load
 from gpt2lab.weights.hub import download as hub
+from gpt2lab.weights.hub import locate
 from gpt2lab.weights.hub import transfer as web
 from gpt2lab.weights.hub.download import download
-from gpt2lab.weights.locate import locate
 
 from .test_special_tokens import WAYS, stored
 

@@ -24,7 +24,7 @@ from gpt2lab.engines.cpu import compile_cache, cpu_features
 from gpt2lab.errors import InputError
 from gpt2lab.lm import LM
 from gpt2lab.text.tokenizer import Tokenizer
-from gpt2lab.weights import Checkpoint, model_hash
+from gpt2lab.weights import Checkpoint, checkpoint
 
 from .support import FABLE, TINY, tiny_engine, tiny_params
 
@@ -167,7 +167,7 @@ def fork_while_another_thread_is_busy(what):
             return len(tokenizer.encode("lions " * 2000)) > 1000
     else:
         lm = model("numpy float32")
-        model_hash._hash = slow(model_hash._hash)
+        checkpoint._hash = slow(checkpoint._hash)
 
         def work():
             return len(lm.hash) == 64

@@ -20,7 +20,7 @@ from gpt2lab.generation.aliases import translate
 from gpt2lab.generation.request import requests
 from gpt2lab.generation.sampler import log_softmax
 from gpt2lab.lm import LM
-from gpt2lab.weights import model_hash
+from gpt2lab.weights import checkpoint
 
 from .support import FABLE, TINY, drawn, tiny_params
 
@@ -321,7 +321,7 @@ def test_generate_response_is_the_seed_s_function():
 def test_a_text_alone_does_not_read_the_whole_model(lm, monkeypatch):
     """The hash is the record's; generate() and stream() give none, so they make none."""
     other = LM(lm.checkpoint)
-    monkeypatch.setattr(model_hash, "_hash", lambda *rest: pytest.fail("the model was hashed"))
+    monkeypatch.setattr(checkpoint, "_hash", lambda *rest: pytest.fail("the model was hashed"))
     assert other.generate("A", max_new_tokens=2, seed=0)
     assert list(other.stream("A", max_new_tokens=2, seed=0))
 
@@ -335,7 +335,7 @@ def test_the_hash_of_a_large_file_is_remembered(tmp_path, monkeypatch):
     found = weights.load(tmp_path / "m")
     honest = LM(replace(found, source=None)).hash
     assert LM(found).hash == honest
-    monkeypatch.setattr(model_hash, "_hash", lambda *rest: "worked out")
+    monkeypatch.setattr(checkpoint, "_hash", lambda *rest: "worked out")
     assert LM(weights.load(tmp_path / "m")).hash == honest
     assert LM(replace(found, config=replace(TINY, end_tokens=(7,)))).hash == "worked out"
     changed = {**found.params, "ln_f.bias": found.params["ln_f.bias"] + 1}

@@ -10,7 +10,7 @@ import pytest
 
 from gpt2lab import weights
 from gpt2lab.errors import InputError
-from gpt2lab.weights.locate import locate
+from gpt2lab.weights.hub import locate
 
 torch = pytest.importorskip("torch")
 

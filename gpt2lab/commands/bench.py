@@ -32,7 +32,7 @@ def _model(model: str | None, shape: str | None, engine: str) -> tuple[str, Conf
     from gpt2lab.config import SIZES
     from gpt2lab.engines import benchmark
     from gpt2lab.weights import find
-    from gpt2lab.weights.locate import locate
+    from gpt2lab.weights.hub import locate
 
     if model is not None and shape is not None:
         raise InputError("--model and --shape are both given; a model has its own shape, give one")

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from gpt2lab.corpus.shard_file import ENDS, KINDS, read_row, shard_path, token_dtype
-from gpt2lab.corpus.token_set import Tokens, TokenSet, check_vocabulary, parts_of
+from gpt2lab.corpus.token_set import PART, Tokens, TokenSet, check_vocabulary
 from gpt2lab.errors import InputError, quoted
 from gpt2lab.files import file_facts
-from gpt2lab.files.io import file_sha256, identity
+from gpt2lab.files.io import file_sha256, identity, in_parts
 from gpt2lab.files.json_files import checked_keys, read_json
 from gpt2lab.text.tokenizer import Tokenizer
 
@@ -38,7 +38,7 @@ def summary(folder: Path, split: str, count: int, n_vocab: int) -> dict[str, Any
         paths = [shard_path(folder, split, number, kind) for kind in KINDS]
         ids, last = read_row(paths[0], token_dtype(n_vocab)), read_row(paths[1], ENDS)
         highest = -1
-        for _, part in parts_of(ids):
+        for part in in_parts(ids, PART):
             content.update(part.data)
             highest = max(highest, int(part.max()))
         values = (len(ids), len(last), highest, *map(file_sha256, paths))

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
 
 from gpt2lab.errors import InputError
-from gpt2lab.files.io import let_go
+from gpt2lab.files.io import in_parts
 from gpt2lab.text.tokenizer import Tokenizer
 
 SPLITS = ("train", "val")
@@ -72,23 +72,16 @@ class Tokens:
         return ids
 
 
-def parts_of(ids: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (start, ids) of a mapped array, part by part, without keeping the file in memory."""
-    for start in range(0, len(ids), PART):
-        part = ids[start : start + PART]
-        yield start, part
-        let_go(part)
-
-
 def check_range(where: str, ids: np.ndarray, n_vocab: int) -> None:
     """Raise InputError at the first id that the vocabulary does not have."""
-    for start, part in parts_of(ids):
+    for number, part in enumerate(in_parts(ids, PART)):
         wrong = (part >= n_vocab) | (part < 0 if part.dtype.kind == "i" else False)
         if wrong.any():
             at = int(np.argmax(wrong))
             raise InputError(
-                f"{where}: the id {part[at]} at token {start + at} is outside the vocabulary, "
-                f"whose highest is {n_vocab - 1}; the file is damaged or of another vocabulary"
+                f"{where}: the id {part[at]} at token {number * PART + at} is outside the "
+                f"vocabulary, whose highest is {n_vocab - 1}; the file is damaged or of another "
+                "vocabulary"
             )
 
 
@@ -96,7 +89,10 @@ def document_ends(ids: np.ndarray, end_token: int | None) -> np.ndarray:
     """Return where documents end: after each end token, and at the end. int64 [documents]."""
     found = [np.zeros(0, np.int64)]
     if end_token is not None:
-        found += [np.flatnonzero(part == end_token) + start + 1 for start, part in parts_of(ids)]
+        found += [
+            np.flatnonzero(part == end_token) + (number * PART + 1)
+            for number, part in enumerate(in_parts(ids, PART))
+        ]
     ends = np.concatenate(found)
     if len(ids) and (not len(ends) or ends[-1] != len(ids)):
         ends = np.append(ends, len(ids))

@@ -36,7 +36,7 @@ from gpt2lab.train.run_folder import (
 from gpt2lab.train.same_data import differs, is_same_model, vocabulary_of
 from gpt2lab.train.start import check_early, give_text, resume, start
 from gpt2lab.weights.find import load_vocabulary
-from gpt2lab.weights.locate import locate
+from gpt2lab.weights.hub import locate
 
 Given = Mapping[str, Any]
 

@@ -18,7 +18,7 @@ from gpt2lab.errors import Failure, InputError
 from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.train import checkpoint_files
 from gpt2lab.train.data_sources import any_split
-from gpt2lab.weights.locate import locate
+from gpt2lab.weights.hub import locate
 
 
 def _vocabulary(settings: Mapping[str, Any], tokenizer: Tokenizer | None) -> dict[str, Any]:

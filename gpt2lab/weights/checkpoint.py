@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from gpt2lab.config import Config
-from gpt2lab.files.io import Identity
+from gpt2lab.files import file_facts
+from gpt2lab.files.io import Identity, in_parts
 from gpt2lab.text.tokenizer import Tokenizer
 
 Params = dict[str, np.ndarray]
@@ -55,3 +58,30 @@ class Checkpoint:
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.config, self.params, self.tokenizer))
+
+
+def _hash(params: Params, described: str) -> str:
+    digest = hashlib.sha256(described.encode())
+    for name in sorted(params):
+        value = params[name]
+        digest.update(f"{name} {value.shape} {value.dtype}".encode())
+        for part in in_parts(np.ascontiguousarray(value)):
+            digest.update(part.data)
+    return digest.hexdigest()
+
+
+def model_hash(checkpoint: Checkpoint) -> str:
+    """The sha256 of configuration and parameters, whatever file they came from, in hexadecimal.
+
+    That of a large file is remembered between processes.
+    """
+    described = json.dumps(checkpoint.config.to_dict(), sort_keys=True)
+    source, params = checkpoint.source, checkpoint.params
+    if source is None or not source.holds(params):
+        return _hash(params, described)
+    what = f"sha256 with {described}"
+    known = file_facts.recall(source.files, what)
+    if not isinstance(known, str):
+        known = _hash(params, described)
+        file_facts.remember(source.files, what, known)
+    return known

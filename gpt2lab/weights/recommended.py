@@ -74,8 +74,10 @@ _OLD_DEFAULTS = {
 }
 #: Part of OpenAI's own config.json, and in that of every model tuned from it.
 _EVERYWHERE = {"do_sample": True, "max_length": 50}
-_OLD_NAMES = {*SETTINGS, *LENGTHS, *WORDS, *_NEUTRAL, "do_sample", "forced_eos_token_id"}
-_OLD_NAMES |= {"forced_bos_token_id", "begin_suppress_tokens", "sequence_bias", "diversity_penalty"}
+_OLD_NAMES = (
+    *(*SETTINGS, *LENGTHS, *WORDS, *_NEUTRAL, "do_sample", "forced_eos_token_id"),
+    *("forced_bos_token_id", "begin_suppress_tokens", "sequence_bias", "diversity_penalty"),
+)
 
 
 # --- reading ---

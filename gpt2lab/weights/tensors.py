@@ -15,15 +15,13 @@ import numpy as np
 
 from gpt2lab.config import Config, parameter_shapes
 from gpt2lab.errors import InputError, few
-from gpt2lab.files.io import let_go
+from gpt2lab.files.io import in_parts
 from gpt2lab.files.tensor_bytes import is_hollow
 from gpt2lab.files.visible import shown
 from gpt2lab.weights.checkpoint import Params
 
 HEAD = "lm_head.weight"
 LINEARS = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
-
-PART = 1 << 18  # numbers; one MiB of float32
 
 LONGEST = 512  # characters of a name; a longer one belongs to no GPT-2
 
@@ -78,18 +76,8 @@ def same(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def _is_finite(array: np.ndarray) -> bool:
-    """Whether no number is NaN or infinite: both survive min and max.
-
-    In parts, so that the second pass finds its numbers in the processor's cache, and that a mapped
-    file does not stay in memory.
-    """
-    flat = array.reshape(-1)
-    for start in range(0, flat.size, PART):
-        part = flat[start : start + PART]
-        if not (np.isfinite(part.min()) and np.isfinite(part.max())):
-            return False
-        let_go(part)
-    return True
+    """Whether no number is NaN or infinite: both survive min and max."""
+    return all(np.isfinite(part.min()) and np.isfinite(part.max()) for part in in_parts(array))
 
 
 def configured(where: str, **fields: Any) -> Config:
