@@ -9,15 +9,12 @@ minimaxir/gpt-2-simple `load_dataset.py`.
 from __future__ import annotations
 
 import hashlib
-import zipfile
-import zlib
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from gpt2lab.corpus.manifest import advise_random
-from gpt2lab.corpus.shard_file import NPY_ERRORS
 from gpt2lab.corpus.token_set import (
     Tokens,
     TokenSet,
@@ -28,7 +25,7 @@ from gpt2lab.corpus.token_set import (
 )
 from gpt2lab.errors import InputError
 from gpt2lab.files import file_facts
-from gpt2lab.files.io import accessing, file_sha256, identity, map_bytes
+from gpt2lab.files.io import accessing, file_sha256, identity, map_bytes, parsing
 from gpt2lab.files.torchfile import read_plain
 from gpt2lab.files.visible import reason
 from gpt2lab.text.tokenizer import Tokenizer, official
@@ -110,30 +107,19 @@ def bin_set(path: Path, name: str, tokenizer: Tokenizer | None) -> TokenSet:
     return TokenSet(name, tokens, ends, n_vocab, end_token, vocabulary, fingerprint)
 
 
-#: What reading a damaged zip raises: of its directory, a method, a password, a length.
-ZIP_ERRORS = (KeyError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
-
-
 def _npz_arrays(path: Path) -> list[np.ndarray]:
     """The arrays of an .npz in the order of their numbers; no pickle is read."""
-    try:
-        with accessing(path), path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            names = sorted(archive.files, key=lambda name: (len(name), name))
-            arrays = [np.asarray(archive[name]) for name in names]
+    what = "a whole .npz of numbers, as gpt-2-simple makes it"
+    with accessing(path), parsing(path, what), path.open("rb") as file:
+        archive = np.load(file, allow_pickle=False)
+        names = sorted(archive.files, key=lambda name: (len(name), name))
+        arrays = [np.asarray(archive[name]) for name in names]
         for name, array in zip(names, arrays, strict=True):
             if array.ndim != 1 or array.dtype.kind not in "ui":
                 kind = f"{array.dtype} {list(array.shape)}"
                 raise ValueError(f"{name} is {kind}, expected one row of token ids")
         if not sum(map(len, arrays)):
             raise ValueError("it holds no tokens")
-    except InputError:
-        raise
-    except (*NPY_ERRORS, *ZIP_ERRORS) as error:
-        raise InputError(
-            f"{path}: not a whole .npz of numbers ({reason(error)}); it is damaged or no data set "
-            "of gpt-2-simple"
-        ) from error
     return arrays
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import os
-import tokenize
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,15 +18,12 @@ import numpy as np
 from numpy.lib import format as npy
 
 from gpt2lab.errors import InputError
-from gpt2lab.files.io import map_bytes
-from gpt2lab.files.visible import reason
+from gpt2lab.files.io import map_bytes, parsing
 
 ENDS = np.dtype("<i8")
 HEADER = 128  # bytes before the numbers: NumPy aligns them, whatever the length of the row
 KINDS = ("tokens", "ends")
 BUFFER = 1 << 18  # tokens of an open shard that wait in memory, or are moved at once
-#: What NumPy raises at a damaged header, which is a Python literal: its tokenizer's errors pass.
-NPY_ERRORS = (ValueError, TypeError, SyntaxError, tokenize.TokenError)
 
 
 def token_dtype(n_vocab: int) -> np.dtype:
@@ -47,14 +43,10 @@ def read_row(path: Path, dtype: np.dtype, length: int | None = None) -> np.ndarr
     """
     raw = map_bytes(path)
     head = io.BytesIO(raw[:HEADER].tobytes())
-    try:
+    with parsing(path, "an .npy file"):
         if npy.read_magic(head) != (1, 0):
             raise ValueError("a version of the format that is not supported")
         shape, _, found = npy.read_array_header_1_0(head, max_header_size=HEADER)
-    except NPY_ERRORS as error:
-        raise InputError(
-            f"{path}: not an .npy file ({reason(error)}); copy it or prepare the texts again"
-        ) from error
     row = raw[head.tell() :]
     if found != dtype or shape != (row.size // dtype.itemsize,) or row.size % dtype.itemsize:
         raise InputError(

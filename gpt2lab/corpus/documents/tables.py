@@ -18,7 +18,7 @@ from gpt2lab.corpus.documents.decoding import cleaned, lines_of, texts
 from gpt2lab.corpus.documents.plain import whole
 from gpt2lab.corpus.documents.reading import Findings, OnRead, Reading, TextFile
 from gpt2lab.errors import InputError, MissingExtraError, few, quoted
-from gpt2lab.files.io import accessing
+from gpt2lab.files.io import accessing, parsing
 from gpt2lab.files.visible import reason, shown
 
 TEXT = "text"
@@ -288,23 +288,19 @@ def read_parquet(
 ) -> Iterator[tuple[str, bool]]:
     """The documents of a parquet file, one a row."""
     try:
-        from pyarrow import ArrowException, parquet
+        from pyarrow import parquet
     except ImportError:
         raise MissingExtraError("reading parquet", "pyarrow", "parquet") from None
-    try:
-        with accessing(file.path), parquet.ParquetFile(file.path) as table:
-            names = table.schema_arrow.names
-            wanted = [names[at] for at in _columns(file, names, reading)]
-            found.columns, found.among = wanted, names
-            for group in range(table.num_row_groups):
-                for batch in table.iter_batches(1024, row_groups=[group], columns=wanted):
-                    for cells in _cells(file, batch, wanted):
-                        yield from _joined(cells, reading, found)
-                on_read(file.size * (group + 1) // table.num_row_groups)
-    except ArrowException as error:
-        raise InputError(
-            f"{file.name}: not a whole parquet file ({reason(error)}); copy it again"
-        ) from error
+    reading_it = parsing(file.name, "a whole parquet file")
+    with accessing(file.path), reading_it, parquet.ParquetFile(file.path) as table:
+        names = table.schema_arrow.names
+        wanted = [names[at] for at in _columns(file, names, reading)]
+        found.columns, found.among = wanted, names
+        for group in range(table.num_row_groups):
+            for batch in table.iter_batches(1024, row_groups=[group], columns=wanted):
+                for cells in _cells(file, batch, wanted):
+                    yield from _joined(cells, reading, found)
+            on_read(file.size * (group + 1) // table.num_row_groups)
 
 
 def _cells(file: TextFile, batch: Any, wanted: Sequence[str]) -> Iterator[list[str]]:
@@ -320,12 +316,8 @@ def _cells(file: TextFile, batch: Any, wanted: Sequence[str]) -> Iterator[list[s
 
 
 def _object(where: str, line: str) -> dict[str, Any]:
-    try:
+    with parsing(where, "valid JSON, one object a line"):
         value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"{where}: not valid JSON ({reason(error)}); expected one object a line"
-        ) from error
     if not isinstance(value, dict):
         raise InputError(f"{where}: a {type(value).__name__}, expected an object with {TEXT!r}")
     return value
