@@ -13,7 +13,7 @@ from gpt2lab import Sampling
 from gpt2lab.engines.cpu import cpu_features
 from gpt2lab.errors import InputError
 from gpt2lab.generation.batch import Batch
-from gpt2lab.generation.draws import Asked, draw_rows
+from gpt2lab.generation.draws import RowAsked, draw_rows
 from gpt2lab.generation.plans import plan
 from gpt2lab.generation.request import Request
 from gpt2lab.generation.sampler import next_token, stream
@@ -181,7 +181,7 @@ def test_logits_that_are_no_numbers_get_the_message_of_numpy(draws, name):
     ASKED[name](bad)
     request = Request((1, 2), Sampling(seed=1, top_p=0.9))
     first, second, third = draw_rows(
-        engine, [Asked(row, request, [1, 2], 0) for row in (good, bad, good)]
+        engine, [RowAsked(row, request, [1, 2], 0) for row in (good, bad, good)]
     )
     assert first == third == next_token(good, request.sampling, [1, 2], 2, 0)
     assert isinstance(second, InputError)
@@ -210,7 +210,9 @@ def test_settings_that_only_numpy_has():
 
 def test_ids_outside_the_vocabulary_are_left_to_numpy():
     engine, x = CpuEngine(TINY, tiny_params()), np.zeros(TINY.n_vocab, np.float32)
-    [found] = draw_rows(engine, [Asked(x, Request((1,), Sampling(logit_bias={97: 1.0})), [1], 0)])
+    [found] = draw_rows(
+        engine, [RowAsked(x, Request((1,), Sampling(logit_bias={97: 1.0})), [1], 0)]
+    )
     assert "outside the vocabulary" in str(found)
 
 

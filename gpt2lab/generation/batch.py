@@ -20,7 +20,7 @@ from gpt2lab.cache import Sequence
 from gpt2lab.engines.protocol import Engine
 from gpt2lab.errors import InputError
 from gpt2lab.generation.beam import Search
-from gpt2lab.generation.draws import Asked, draw_rows
+from gpt2lab.generation.draws import RowAsked, draw_rows
 from gpt2lab.generation.request import Request
 
 CHUNK = 252  # tokens: as many as the cpu engine sends through the layers together
@@ -255,7 +255,7 @@ class Batch:
         """The new tokens of all members whose logits are there."""
         ready = [m for m in self._running if all(q.logits is not None for q in m.sequences)]
         asked = [
-            Asked(m.logits, m.request, m.tokens, m.index)
+            RowAsked(m.logits, m.request, m.tokens, m.index)
             for m in ready
             if isinstance(m, Row) and m.logits is not None
         ]

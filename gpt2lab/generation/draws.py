@@ -18,7 +18,7 @@ from gpt2lab.generation.sampler import next_token
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-class Asked(NamedTuple):
+class RowAsked(NamedTuple):
     """A row whose next token is asked for: logits [V], and where its sample stands.
 
     tokens: all ids so far, the prompt's first. sample: its index.
@@ -30,7 +30,7 @@ class Asked(NamedTuple):
     sample: int
 
 
-def draw_rows(engine: Any, rows: Sequence[Asked]) -> list[tuple[int, float] | InputError]:
+def draw_rows(engine: Any, rows: Sequence[RowAsked]) -> list[tuple[int, float] | InputError]:
     """`sampler.next_token` of each row, by the engine's own compiled draw where it has one."""
     drawn: list[tuple[int, float] | None] = [None] * len(rows)
     if draw := getattr(engine, "draw", None):
@@ -40,7 +40,7 @@ def draw_rows(engine: Any, rows: Sequence[Asked]) -> list[tuple[int, float] | In
     return [found or _by_numpy(row) for row, found in zip(rows, drawn, strict=True)]
 
 
-def _wanted(row: Asked) -> RowToDraw | None:
+def _wanted(row: RowAsked) -> RowToDraw | None:
     """A row for the compiled draw, None where only NumPy can draw it."""
     request, logits = row.request, row.logits
     own, n_vocab = request.plan, len(logits)
@@ -50,7 +50,7 @@ def _wanted(row: Asked) -> RowToDraw | None:
     return RowToDraw(logits, own, limit, row.tokens, len(request.prompt), row.sample)
 
 
-def _by_numpy(row: Asked) -> tuple[int, float] | InputError:
+def _by_numpy(row: RowAsked) -> tuple[int, float] | InputError:
     request = row.request
     try:
         return next_token(

@@ -11,7 +11,16 @@ from gpt2lab import forks
 from gpt2lab.engines.cpu import compile_cache
 from gpt2lab.engines.cpu.compile_cache import CompiledCode
 from gpt2lab.engines.cpu.cpu_features import Target
-from gpt2lab.engines.cpu.draw.table import BLOCK, HEADER, ROOM, UNIT, Call, Op, Row, Step
+from gpt2lab.engines.cpu.draw.table import (
+    BLOCK,
+    HEADER,
+    ROOM,
+    UNIT,
+    DrawCall,
+    DrawRow,
+    DrawStep,
+    Op,
+)
 from gpt2lab.engines.cpu.layout import ceil_to
 from gpt2lab.engines.cpu.threads import Workers
 
@@ -39,13 +48,13 @@ class Plan:
 
     def __init__(self, operations: Sequence[Operation], seed: int = 0, most: int = -1) -> None:
         self._given, self.most = (operations, seed, most), most
-        words = np.zeros((len(operations) + 1, len(Step)), np.int64)  # the last is END
+        words = np.zeros((len(operations) + 1, len(DrawStep)), np.int64)  # the last is END
         self._arrays: list[Array] = [words]
         for row, (op, number, ids, values) in zip(words, operations, strict=False):
-            row[Step.OP], row[Step.COUNT] = op, len(ids)
-            row[Step.NUMBER] = np.float64(number).view(np.int64)
+            row[DrawStep.OP], row[DrawStep.COUNT] = op, len(ids)
+            row[DrawStep.NUMBER] = np.float64(number).view(np.int64)
             listed, more = np.array(ids, np.int64), np.array(values, np.float32)
-            row[Step.LIST], row[Step.VALUES] = listed.ctypes.data, more.ctypes.data
+            row[DrawStep.LIST], row[DrawStep.VALUES] = listed.ctypes.data, more.ctypes.data
             self._arrays += [listed, more]
         self.address, self.seed = words.ctypes.data, signed(seed)
         self.reads_tokens = any(op in _READERS for op, *_ in operations)
@@ -77,7 +86,7 @@ class Drawer:
     def __init__(self, kernel: CompiledCode, n_vocab: int) -> None:
         self._kernel, self._vocab = kernel, n_vocab
         self._padded = max(ceil_to(n_vocab, BLOCK), 8 * BLOCK)
-        self._call = np.zeros(len(Call), np.int64)
+        self._call = np.zeros(len(DrawCall), np.int64)
         self._room = np.zeros((0, 0), np.uint8)
 
     def draw(self, workers: Workers, rows: Sequence[RowToDraw]) -> list[tuple[int, float] | None]:
@@ -102,8 +111,8 @@ class Drawer:
             np.int64,
         )
         self._run(workers, table)
-        logprobs = table[:, Row.LOGPROB].copy().view(np.float64).tolist()
-        found = zip(table[:, Row.TOKEN].tolist(), logprobs, strict=True)
+        logprobs = table[:, DrawRow.LOGPROB].copy().view(np.float64).tolist()
+        found = zip(table[:, DrawRow.TOKEN].tolist(), logprobs, strict=True)
         return [None if token < 0 else (token, logprob) for token, logprob in found]
 
     def _run(self, workers: Workers, table: Array) -> None:

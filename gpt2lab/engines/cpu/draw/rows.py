@@ -49,8 +49,10 @@ from gpt2lab.engines.cpu.llvm.memory import (
 from gpt2lab.engines.cpu.llvm.passes import exp_rounded, largest, read
 from gpt2lab.engines.cpu.tickets import DONE, JOB, next_ticket
 
-Call, Row, Op, Step = (constants(part) for part in (table.Call, table.Row, table.Op, table.Step))
-CALL_WORDS, ROW_WORDS, STEP_WORDS = len(table.Call), len(table.Row), len(table.Step)
+DrawCall, DrawRow, Op, DrawStep = (
+    constants(part) for part in (table.DrawCall, table.DrawRow, table.Op, table.DrawStep)
+)
+CALL_WORDS, ROW_WORDS, STEP_WORDS = len(table.DrawCall), len(table.DrawRow), len(table.DrawStep)
 TAIL = 128  # bytes from a thread's memory to room for one unit
 CHUNK = 32  # units whose exp are added up together, so that no sum gets long
 ROUNDING = 4e-14  # how far rounding moves their total here and in NumPy, as a part of it
@@ -74,7 +76,7 @@ def read_kernel(target: Target) -> Kernel:
     @njit(**PLAIN)
     def read_row(call: Any, row: Any, m: Any, own: int, divisor: float) -> tuple[float, float]:
         """y = logits / divisor up to the limit; the largest logit (NaN where one is no number)."""
-        n, x, y = call[Call.VOCAB], row[Row.LOGITS], part(m, Y)
+        n, x, y = call[DrawCall.VOCAB], row[DrawRow.LOGITS], part(m, Y)
         units, rest = n // UNIT, n % UNIT
         tail = _fill_tail(x + 4 * UNIT * units, rest, own)
         top = top_of(tail, i64(1))
@@ -93,7 +95,7 @@ def read_kernel(target: Target) -> Kernel:
         read_units(tail, i64(1), y + 4 * UNIT * units, tops, by, inverse, out)
         for i in range(0 if odd else units * UNIT, n):
             m.y[i] = source[i] / divisor
-        for i in range(min(n, row[Row.LIMIT]), m.padded):
+        for i in range(min(n, row[DrawRow.LIMIT]), m.padded):
             m.y[i] = f32(-np.inf)
         return top, m.f[14]
 
@@ -139,7 +141,7 @@ def _first_of(m: Any, value: float) -> int:
 @njit(**PLAIN)
 def edit(m: Any, row: Any, step: Any, number: float) -> bool:
     """An operation of `edits`; False where a logit leaves float32."""
-    op = step[Step.OP]
+    op = step[DrawStep.OP]
     if op == Op.LOGIT_BIAS:
         return edits.add_biases(m, step)
     if op == Op.REPETITION_PENALTY:
@@ -200,7 +202,7 @@ def settings_kernel(target: Target) -> Kernel:
         """False where NumPy shall draw. The last cut of top-p stays in the weights."""
         while True:
             step = carray(words(at), STEP_WORDS)
-            op, number = step[Step.OP], carray(doubles(at), STEP_WORDS)[Step.NUMBER]
+            op, number = step[DrawStep.OP], carray(doubles(at), STEP_WORDS)[DrawStep.NUMBER]
             if op == Op.END or op == Op.GREEDY:
                 return True
             if m.s[S.WEIGHED]:
@@ -231,21 +233,21 @@ def row_kernel(target: Target) -> Kernel:
     @njit(**PLAIN)
     def draw_row(call: Any, row: Any, own: int) -> None:
         """Write the token of a row and its log-probability, or -1."""
-        m, at = space_at(own, call[Call.PADDED]), row[Row.PLAN]
-        row[Row.TOKEN], divisor = ASK, f32(1)
+        m, at = space_at(own, call[DrawCall.PADDED]), row[DrawRow.PLAN]
+        row[DrawRow.TOKEN], divisor = ASK, f32(1)
         if carray(words(at), 1)[0] == Op.PROBE:
-            exp(row[Row.LOGITS], row[Row.COUNT], i64(0), row[Row.TOKENS])
+            exp(row[DrawRow.LOGITS], row[DrawRow.COUNT], i64(0), row[DrawRow.TOKENS])
             return
         greedy = carray(words(at), 1)[0] == Op.GREEDY
         at += 8 * STEP_WORDS if greedy else 0
         if carray(words(at), 1)[0] == Op.TEMPERATURE:
-            divisor = f32(carray(doubles(at), STEP_WORDS)[Step.NUMBER])
+            divisor = f32(carray(doubles(at), STEP_WORDS)[DrawStep.NUMBER])
             at += 8 * STEP_WORDS
         top, total = read_row(call, row, m, own, divisor)
         if not -np.inf < top < np.inf:
             return
-        start(m, min(call[Call.VOCAB], row[Row.LIMIT]), top / divisor)
-        if row[Row.LIMIT] < call[Call.VOCAB]:
+        start(m, min(call[DrawCall.VOCAB], row[DrawRow.LIMIT]), top / divisor)
+        if row[DrawRow.LIMIT] < call[DrawCall.VOCAB]:
             find_top(m)
         if not -np.inf < m.f[S.TOP] < np.inf or (divisor != 1 and tiny(m.f[S.TOP])):
             return
@@ -257,14 +259,17 @@ def row_kernel(target: Target) -> Kernel:
             if not m.s[S.WEIGHED]:
                 weigh_all(m)
             place = _place(
-                m, uniform(row[Row.SEED], row[Row.INDEX], row[Row.COUNT] - row[Row.PROMPT])
+                m,
+                uniform(
+                    row[DrawRow.SEED], row[DrawRow.INDEX], row[DrawRow.COUNT] - row[DrawRow.PROMPT]
+                ),
             )
         if place < 0:
             return
         token = m.ids[place] if m.s[S.LISTED] else place
-        logprob = log_probability(row[Row.LOGITS], token, top, total)
+        logprob = log_probability(row[DrawRow.LOGITS], token, top, total)
         if not np.isnan(logprob):
-            row[Row.LOGPROB], row[Row.TOKEN] = double_bits(logprob), token
+            row[DrawRow.LOGPROB], row[DrawRow.TOKEN] = double_bits(logprob), token
 
     return draw_row
 
@@ -282,8 +287,8 @@ def draw_kernel(target: Target) -> Kernel:
             if ticket < 0:
                 return
             call = carray(words(load_atomic(control + JOB)), CALL_WORDS)
-            row = carray(words(call[Call.ROWS] + 8 * ROW_WORDS * ticket), ROW_WORDS)
-            draw_row(call, row, call[Call.ROOM] + me * call[Call.ROOM_BYTES])
+            row = carray(words(call[DrawCall.ROWS] + 8 * ROW_WORDS * ticket), ROW_WORDS)
+            draw_row(call, row, call[DrawCall.ROOM] + me * call[DrawCall.ROOM_BYTES])
             add_atomic(control + DONE, i64(1))
 
     return run

@@ -3,7 +3,7 @@
 y: [P] the logits as far as the settings have changed them, -inf where removed and past the end.
 w: [P] exp(y - top) in float64, and sums: [P / BLOCK] of its blocks, once `weigh_all` has run.
 ids: [P] which tokens y is of, once few are left (`settle`). chosen, keys, masses: [P] some of them,
-for a search. marks: [P] zeros between calls. bits: [P / UNIT]. f, s: the state, by `State`.
+for a search. marks: [P] zeros between calls. bits: [P / UNIT]. f, s: the state, by `DrawState`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FEW = 4096  # tokens that are worth a list of their own
 LOWEST = float(np.finfo(np.float32).min)
 
 
-class State(layout._Words):
+class DrawState(layout._Words):
     """The words of a row's state; the first ones hold float64."""
 
     TOP = 0  # the largest of y
@@ -44,7 +44,7 @@ class State(layout._Words):
     CUT_ID = 9
 
 
-S = constants(State)
+S = constants(DrawState)
 Kernel = Callable[..., Any]
 
 

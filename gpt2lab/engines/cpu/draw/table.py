@@ -7,17 +7,17 @@ from enum import IntEnum, auto
 from gpt2lab.engines.cpu.layout import _Words
 
 
-class Call(_Words):
+class DrawCall(_Words):
     """The words of one call, which draws for several rows."""
 
-    ROWS = auto()  # address, [rows, len(Row)]
+    ROWS = auto()  # address, [rows, len(DrawRow)]
     VOCAB = auto()  # V
     PADDED = auto()  # V up to whole blocks
     ROOM = auto()  # memory of the threads, ROOM_BYTES apart
     ROOM_BYTES = auto()
 
 
-class Row(_Words):
+class DrawRow(_Words):
     """The words of one row."""
 
     LOGITS = auto()  # address of V float32
@@ -56,7 +56,7 @@ class Op(IntEnum):
     PROBE = 18  # no draw: exp of COUNT units of numbers, written to TOKENS
 
 
-class Step(_Words):
+class DrawStep(_Words):
     """The words of an operation."""
 
     OP = auto()
