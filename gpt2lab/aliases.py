@@ -37,7 +37,7 @@ def translate(given: Mapping[str, Any], table: Mapping[str, Alias]) -> Settings:
     for name in (name for name in table if name in given):
         alias, value = table[name], given[name]
         if alias.own:
-            if ours.setdefault(alias.own, value) is not value:
+            if not _same(ours.setdefault(alias.own, value), value):
                 raise InputError(f"{alias.own} is given twice, once as {name}; give one of them")
             note(name, f"{name} is taken as {alias.own}")
         elif alias.convert:
@@ -49,6 +49,12 @@ def translate(given: Mapping[str, Any], table: Mapping[str, Alias]) -> Settings:
         else:
             note(name, f"{name} is left out: {alias.note}")
     return ours
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values are equal, where they are plain; of an array it is not asked."""
+    plain = isinstance(one, int | float | str) and type(one) is type(other)
+    return one is other or (plain and one == other)
 
 
 def note(name: str, text: str) -> None:

@@ -290,6 +290,8 @@ def test_other_names_are_translated_with_one_note(caplog):
     s = Sampling(**translate(given))
     assert (s.stop_tokens, s.stop, s.top_k, s.max_new_tokens) == ((5,), ("x",), 0, 3)
     assert translate({"do_sample": False, "temperature": 0.5}) == {"temperature": 0}
+    given = {"length": int("3000"), "max_new_tokens": int("3000")}  # equal, and not one object
+    assert translate(given) == {"max_new_tokens": 3000}
 
 
 @pytest.mark.parametrize(
