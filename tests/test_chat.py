@@ -34,7 +34,10 @@ def test_the_answer_stops_at_the_next_speaker(chat, monkeypatch):
     """A model that writes the other's line too: its text ends before it."""
     script = " Fine, thanks!\nYou: And me?"
     encoded = iter([*chat.lm.tokenizer.encode(script), 4095])
-    monkeypatch.setattr("gpt2lab.generation.sampler.choose", lambda *rest: next(encoded))
+    monkeypatch.setattr(
+        "gpt2lab.generation.batch.draw_rows",
+        lambda engine, rows: [(next(encoded), 0.0) for _ in rows],
+    )
     chat.settings["max_new_tokens"] = 60
     assert say(chat, "How are you?") == " Fine, thanks!"
     assert chat.turns[-1] == ("Friend", "Fine, thanks!")

@@ -15,6 +15,8 @@ from gpt2lab.generation import generate, sampler
 from gpt2lab.generation.batch import Row, Token
 from gpt2lab.generation.request import Request, fit, requests, resolve
 from gpt2lab.generation.stopping import Writer
+from gpt2lab.lm import LM
+from gpt2lab.weights import Checkpoint
 
 from .support import GOLDEN, TINY, batch_of, drawn, new_ids, tiny_engine, tiny_params
 
@@ -297,9 +299,10 @@ def test_overflow_keeps_what_was_asked_for():
     ("prompt", "message"),
     [([], "empty"), ([97], "id 97; this model's ids go from 0 to 96"), ([-1], "id -1")],
 )
-def test_bad_prompts_are_named(engine, prompt, message):
+def test_bad_prompts_are_named(prompt, message):
+    lm = LM(Checkpoint(TINY, tiny_params(), None, "huggingface"), engine="numpy")
     with pytest.raises(InputError, match=message):
-        list(drawn(engine, [prompt], Sampling()))
+        lm.generate(prompt)
 
 
 # ---- Text.
