@@ -207,10 +207,10 @@ def measure(
     config: Config, params: Params, texts: list[Window], others: list[list[int]]
 ) -> dict[str, dict[str, float]]:
     """A row for float32, for each of `PAIRS`, and for int4 calibrated by other texts."""
-    names = (("float32", "float32"), *PAIRS)
+    names: list[tuple[str, str]] = [("float32", "float32"), *PAIRS]
     engines = [CpuEngine(config, params, dtype, cache_dtype=cache) for dtype, cache in names]
     engines.append(CpuEngine(config, calibrated(config, params, others), "int4"))
-    names = (*names, ("int4", "calibrated"))
+    names.append(("int4", "calibrated"))
     costs = [Cost() for _ in names]
     for inputs, targets in texts:
         whole = [engine.logits([inputs])[0, -len(targets) :] for engine in engines]

@@ -18,7 +18,7 @@ import numpy as np
 import gpt2lab
 from gpt2lab.config import SIZES
 from gpt2lab.engines.cpu import compile_cache
-from gpt2lab.generation.draws import Asked, draw_rows
+from gpt2lab.generation.draws import RowAsked, draw_rows
 from gpt2lab.init import initialise
 from gpt2lab.text.tokenizer import official
 from gpt2lab.weights.checkpoint import Checkpoint
@@ -75,7 +75,7 @@ def draws(lm: gpt2lab.LM, rows: int = 32) -> dict[str, float]:
     """Milliseconds of drawing for some rows at the defaults: compiled, and in NumPy."""
     logits = np.random.default_rng(0).normal(0, 0.55, (rows, lm.config.n_vocab)).astype(np.float32)
     [request] = lm.requests([[1]], "refuse", {"seed": 1}, ())
-    asked = [Asked(row, request, [1], place) for place, row in enumerate(logits)]
+    asked = [RowAsked(row, request, [1], place) for place, row in enumerate(logits)]
     found: dict[str, list[float]] = {"compiled": [], "NumPy": []}
     for _ in range(ROUNDS):
         for name, engine in (("compiled", lm.engine), ("NumPy", None)):
