@@ -9,7 +9,7 @@ import pytest
 
 from gpt2lab.config import Config
 from gpt2lab.engines.cpu import cpu_features, phases, threads
-from gpt2lab.engines.cpu.layout import Job
+from gpt2lab.engines.cpu.layout import Job, head_dtype
 from gpt2lab.engines.cpu.phases import Phase
 from gpt2lab.engines.wanted import Wanted
 
@@ -31,11 +31,11 @@ KINDS = [
 ]
 
 
-def written(engine, what, n, logits):
+def written(engine, what, n, logits, dtype):
     """What a phase has left in the buffers of the engine."""
     b = engine._buffers
     if what == "acts":
-        return unpacked(b._acts, b._scales, engine.target.product(engine.dtype), n)
+        return unpacked(b._acts, b._scales, engine.target.product(dtype), n)
     return {"x": b.x, "wide": b._wide, "logits": logits}[what]
 
 
@@ -69,7 +69,9 @@ def test_every_phase_writes_what_its_twin_writes(monkeypatch, dtype, cache_dtype
             outs[:] = [engine.step(cache, slots, new)]
             if engine._job[Job.TICKETS + phase]:
                 count, n = expected.shape
-                found = written(engine, what, n, outs[0])[:count, :n]
+                last = phase == Phase.NORM_F
+                own = head_dtype(dtype) if last else dtype
+                found = written(engine, what, n, outs[0], own)[:count, :n]
                 error = np.abs(found - expected).max() / np.abs(expected).max()
                 assert error < most, (layer, phase.name, error)
         lengths = [length + len(more) for length, more in zip(lengths, new, strict=True)]

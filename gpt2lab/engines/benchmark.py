@@ -20,6 +20,7 @@ import numpy as np
 
 from gpt2lab.config import Config, parameter_shapes
 from gpt2lab.engines import ENGINES
+from gpt2lab.engines.cpu.layout import head_dtype
 from gpt2lab.engines.protocol import Engine
 from gpt2lab.errors import InputError, quoted
 
@@ -103,7 +104,9 @@ def bytes_per_token(config: Config, dtype: str) -> int:
     """How many bytes of weights a new token needs: all but the positions', the head's once."""
     shapes = parameter_shapes(config)
     del shapes["wpe.weight"]
-    return round(ITEM[dtype] * sum(int(np.prod(shape)) for shape in shapes.values()))
+    head = int(np.prod(shapes.pop("wte.weight")))
+    others = sum(int(np.prod(shape)) for shape in shapes.values())
+    return round(ITEM[dtype] * others + ITEM[head_dtype(dtype)] * head)
 
 
 class Memory:

@@ -21,7 +21,7 @@ import numpy as np
 
 from gpt2lab import reference
 from gpt2lab.config import Config
-from gpt2lab.engines.cpu.packing import GROUP, nearest, quantised_in_groups
+from gpt2lab.engines.cpu.packing import GROUP, evened, nearest, quantised_in_groups
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -46,6 +46,9 @@ def calibrated(
     matrix is rounded by the activations that the matrices before it, rounded already, give.
     """
     new = {name: np.array(value, np.float32) for name, value in params.items()}
+    for layer in range(config.n_layer):
+        _even(new, f"h.{layer}.ln_1", f"h.{layer}.attn.c_attn.weight")
+        _even(new, f"h.{layer}.ln_2", f"h.{layer}.mlp.c_fc.weight")
     states = [_embedded(new, np.asarray(ids)) for ids in sequences]  # [1, T, E] each
     for layer in range(config.n_layer):
         for matrix, value in MET_BY.items():
@@ -57,6 +60,14 @@ def calibrated(
         states = [reference.block(x, new, layer, past=None, config=config)[0] for x in states]
         log.info(f"calibrated layer {layer + 1} of {config.n_layer}")
     return new
+
+
+def _even(params: dict[str, Array], norm: str, matrix: str) -> None:
+    """Share large columns between a norm and its matrix, as packing would (`packing.evened`)."""
+    gain, bias = f"{norm}.weight", f"{norm}.bias"
+    factor = evened(params[gain], params[bias], params[matrix].T, "float32")  # [K]
+    params[gain], params[bias] = params[gain] / factor, params[bias] / factor
+    params[matrix] = params[matrix] * factor[:, None]
 
 
 def _embedded(params: dict[str, Array], ids: Array) -> Array:

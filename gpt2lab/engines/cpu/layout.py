@@ -65,6 +65,16 @@ OF_INT16 = ("int16", "nibbles16")
 OFFSET = {"vnni": 128, "nibbles": 8}
 
 HEAD_BLOCK = 256  # columns of the head whose logits a scoring step holds at once
+
+
+def head_dtype(weights: str) -> str:
+    """The dtype of the head beside weights of a dtype.
+
+    In 4 bits the head alone costs as much perplexity as all other matrices (docs/quality.md).
+    """
+    return "int8" if weights == "int4" else weights
+
+
 CACHE_PRODUCT = {"float32": "float", "bfloat16": "shift", "int8": "byte"}  # of keys and values
 
 

@@ -18,7 +18,15 @@ import numpy as np
 from gpt2lab import reference
 from gpt2lab.config import Config
 from gpt2lab.engines.cpu.cpu_features import Target
-from gpt2lab.engines.cpu.layout import HEAD_BLOCK, OF_INT8, OF_INT16, STEP, bfloat16, widened
+from gpt2lab.engines.cpu.layout import (
+    HEAD_BLOCK,
+    OF_INT8,
+    OF_INT16,
+    STEP,
+    bfloat16,
+    head_dtype,
+    widened,
+)
 from gpt2lab.engines.cpu.packing import GROUP, INTEGERS, evened, quantised, quantised_in_groups
 from gpt2lab.engines.cpu.phases import Phase
 
@@ -129,7 +137,7 @@ class PlainStep:
                 (f"{h}ln_2", f"{h}mlp.c_fc", (Phase.NORM_2, Phase.FC)),
             ):
                 columns = self.params[f"{matrix}.weight"].T
-                acts, w = self._norm(x, norm_, columns)
+                acts, w = self._norm(x, norm_, columns, self.dtype)
                 yield i, half[0], "acts", acts
                 wide = acts @ w + self.params[f"{matrix}.bias"]  # [R, 3 E] or [R, F]
                 wide = self._heads(i, rows, wide) if half[1] == Phase.HEADS else self._act(wide)
@@ -142,18 +150,18 @@ class PlainStep:
                 x = x + acts @ weights(columns, self.dtype) + self.params[f"{name}.bias"]  # [R, E]
                 yield i, Phase(half[1] + 2), "x", x
         head = self.params.get("lm_head.weight", self.params["wte.weight"])
-        acts, w = self._norm(x[list(last)], "ln_f", head)
+        acts, w = self._norm(x[list(last)], "ln_f", head, head_dtype(self.dtype))
         yield self.config.n_layer, Phase.NORM_F, "acts", acts
         yield self.config.n_layer, Phase.LOGITS, "logits", acts @ w  # [last, V]
 
-    def _norm(self, x: Array, name: str, columns: Array) -> tuple[Array, Array]:
+    def _norm(self, x: Array, name: str, columns: Array, dtype: str) -> tuple[Array, Array]:
         """Normalised rows in the form of the product, and the matrix behind (`packing.evened`)."""
         gain, bias = self.params[f"{name}.weight"], self.params[f"{name}.bias"]
-        if self.dtype in INTEGERS:
-            factor = evened(gain, bias, columns, self.dtype)
+        if dtype in INTEGERS:
+            factor = evened(gain, bias, columns, dtype)
             gain, bias, columns = gain / factor, bias / factor, columns * factor
         acts = norm(x, gain, bias, self.config.layer_norm_epsilon)
-        return packed(acts, self.target.product(self.dtype)), weights(columns, self.dtype)
+        return packed(acts, self.target.product(dtype)), weights(columns, dtype)
 
     def _heads(self, layer: int, rows: Sequence[tuple[int, int, int]], qkv: Array) -> Array:
         """Attention of every row [R, E] from [R, 3 E]. Twin of `attention.one_head`."""

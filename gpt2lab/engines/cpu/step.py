@@ -19,7 +19,7 @@ from numba import carray, njit, types
 from gpt2lab.engines.cpu import layout, phases
 from gpt2lab.engines.cpu.attention import head_kernel
 from gpt2lab.engines.cpu.cpu_features import Target
-from gpt2lab.engines.cpu.layout import JOB_WORDS, constants, i64
+from gpt2lab.engines.cpu.layout import JOB_WORDS, constants, head_dtype, i64
 from gpt2lab.engines.cpu.llvm.memory import add_atomic, load_atomic, words
 from gpt2lab.engines.cpu.matrix import (
     INNER,
@@ -110,6 +110,7 @@ def matrix_kernels(target: Target, weights: str) -> tuple[Kernel, Kernel]:
 def rows_kernel(target: Target, weights: str) -> Kernel:
     """The phases NORM_1, PACK_1, NORM_2, PACK_2 and NORM_F, where rows are not few."""
     normalise, pack_rows = row_kernels(target, target.product(weights))
+    normalise_last, _ = row_kernels(target, target.product(head_dtype(weights)))
 
     @njit(nogil=True, error_model="numpy")
     def rows_phase(job: Any, w: Any, control: int, t: Any) -> None:
@@ -124,7 +125,7 @@ def rows_kernel(target: Target, weights: str) -> Kernel:
             normalise(job, w[Layer.LN_2_G], w[Layer.LN_2_B], first, end, False, t.own)
         elif last:
             final = carray(words(job[Job.FINAL]), 2)
-            normalise(job, final[0], final[1], first, end, True, t.own)
+            normalise_last(job, final[0], final[1], first, end, True, t.own)
         else:
             n = job[Job.EMBED] if t.phase == Phase.PACK_1 else job[Job.INNER]
             pack_rows(job, n, first, end, t.own)
@@ -216,8 +217,8 @@ def step_kernel(target: Target, weights: str, cache: str) -> Kernel:
     """
     rows_phase, add_phase = rows_kernel(target, weights), add_kernel(target, weights)
     heads_phase, fc_phase = read_kernels(target, weights, cache)
-    logits_phase = logits_kernel(target, weights)
-    targets_phase, scores_phase = scoring_kernels(target, weights)
+    logits_phase = logits_kernel(target, head_dtype(weights))
+    targets_phase, scores_phase = scoring_kernels(target, head_dtype(weights))
 
     @njit(nogil=True, error_model="numpy")
     def run(control: int, epoch: int, me: int) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from gpt2lab.config import Config
 from gpt2lab.engines.cpu import packed_cache
 from gpt2lab.engines.cpu.cpu_features import Target
-from gpt2lab.engines.cpu.layout import Layer, ceil_to
+from gpt2lab.engines.cpu.layout import Layer, ceil_to, head_dtype
 from gpt2lab.engines.cpu.packed_cache import PackPlan
 from gpt2lab.engines.cpu.packing import INTEGERS, KINDS, by_head, evened, pack, shapes
 from gpt2lab.files.io import let_go
@@ -40,9 +40,9 @@ class PackedWeights:
         for i, row in enumerate(self.layers):
             self._plan_layer(row, f"h.{i}.", order)
         columns = params.get("lm_head.weight", params["wte.weight"])
-        gain, bias, factor = self._norm("ln_f", columns)
+        gain, bias, factor = self._norm("ln_f", columns, head_dtype(dtype))
         self.final = np.array([gain, bias], np.int64)
-        self.head = np.array(self._matrix(columns, None, factor), np.int64)
+        self.head = np.array(self._matrix(columns, None, factor, head_dtype(dtype)), np.int64)
         self.size = self._plan.size
 
     def build(self, config: Config, key: Callable[[], str] | None, threads: int) -> None:
@@ -64,7 +64,7 @@ class PackedWeights:
             (Layer.LN_2_G, "ln_2", "mlp.c_fc"),
         ):
             columns = self._params[f"{h}{behind}.weight"].T
-            row[first], row[first + 1], factors[behind] = self._norm(h + name, columns)
+            row[first], row[first + 1], factors[behind] = self._norm(h + name, columns, self._dtype)
         for first, name, by in (
             (Layer.QKV, "attn.c_attn", order),
             (Layer.PROJECT, "attn.c_proj", None),
@@ -72,7 +72,7 @@ class PackedWeights:
             (Layer.OUT, "mlp.c_proj", None),
         ):
             columns = self._params[f"{h}{name}.weight"].T
-            row[first], row[first + 1] = self._matrix(columns, by, factors.get(name))
+            row[first], row[first + 1] = self._matrix(columns, by, factors.get(name), self._dtype)
             row[first + 2] = self._vector(f"{h}{name}.bias", by)
 
     def _vector(self, name: str, order: Array | None = None, factor: Factor | None = None) -> int:
@@ -88,19 +88,19 @@ class PackedWeights:
 
         return self._plan.add((ceil_to(len(chosen), self._target.width),), np.float32, fill)
 
-    def _norm(self, name: str, columns: Array) -> tuple[int, int, Factor | None]:
+    def _norm(self, name: str, columns: Array, dtype: str) -> tuple[int, int, Factor | None]:
         """Plan gain and bias; for integers, also the factors that the matrix behind takes over."""
         gain, bias, factor = f"{name}.weight", f"{name}.bias", None
-        if self._dtype in INTEGERS:
+        if dtype in INTEGERS:
             norm = self._params[gain], self._params[bias]
-            factor = cache(lambda: evened(*norm, columns, self._dtype))
+            factor = cache(lambda: evened(*norm, columns, dtype))
         return self._vector(gain, factor=factor), self._vector(bias, factor=factor), factor
 
     def _matrix(
-        self, columns: Array, order: Array | None, factor: Factor | None
+        self, columns: Array, order: Array | None, factor: Factor | None, dtype: str
     ) -> tuple[int, int]:
         """Plan a matrix given as columns [N, K]. Returns the places of its panels and scales."""
-        target, dtype, kind = self._target, self._dtype, np.dtype(KINDS[self._dtype])
+        target, kind = self._target, np.dtype(KINDS[dtype])
         n = len(columns) if order is None else len(order)
         shape, scales = shapes(n, columns.shape[1], target, dtype)
         size = int(np.prod(shape)) * kind.itemsize
