@@ -65,11 +65,13 @@ def seconds(command: list[str], runs: int = 7) -> float:
 
 
 FIRST = """
-import resource, sys, time
+import sys, time
 import gpt2lab
 lm = gpt2lab.load(sys.argv[1] if sys.argv[1] else None, engine="cpu", dtype=sys.argv[2])
 next(lm.stream("Once upon a time", max_new_tokens=2, temperature=0))
-print(time.time() - float(sys.argv[3]), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+took = time.time() - float(sys.argv[3])
+from benchmarks.inference.one import peak
+print(took, peak())
 """
 
 
@@ -96,7 +98,7 @@ def starts() -> dict[str, float]:
     folder = default_folder()
     folder.mkdir(parents=True, exist_ok=True)
     for name, model in (("fable", ""), ("124M", str(prepare(folder)))):
-        for dtype in ("float32", "bfloat16", "int8"):
+        for dtype in ("float32", "bfloat16", "int8", "int4"):
             first_token(model, dtype, 1)  # compiles and packs
             seconds, peak = first_token(model, dtype)
             rows[f"{name} {dtype}: first token, s"] = seconds
