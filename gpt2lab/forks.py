@@ -6,6 +6,9 @@ library stay waited for, and the child hangs at its first product. So each piece
 a lock of its own thread, and a fork waits until all of these are free, for the length of a step at
 most.
 
+Properties that are computed once have no lock at all (`cached_property` here): functools' holds one
+for a whole class before Python 3.12, and two threads that compute the same value do no harm.
+
 Torch's threads do not come along either, and OpenMP would wait for them for ever. In a child torch
 therefore computes with one thread, as it does in the processes of its own DataLoader.
 """
@@ -19,7 +22,10 @@ import time
 from collections.abc import Callable
 from functools import partial
 from types import ModuleType
+from typing import Any, Generic, Self, TypeVar, overload
 from weakref import WeakSet
+
+T = TypeVar("T")
 
 PATIENCE = 60.0  # seconds that a fork waits for other threads, so that it never waits for ever
 
@@ -43,6 +49,25 @@ _own = _Own()
 
 #: `with whole():` a fork in another thread waits until the block has ended. Every step asks for it.
 whole: Callable[[], threading.RLock] = partial(getattr, _own, "lock")
+
+
+class cached_property(Generic[T]):
+    """A property that is computed when it is first read and kept in the object's `__dict__`."""
+
+    def __init__(self, function: Callable[[Any], T]) -> None:
+        self.function, self.__doc__ = function, function.__doc__
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+
+    @overload
+    def __get__(self, instance: object, owner: type) -> T: ...
+
+    def __get__(self, instance: object | None, owner: type) -> Self | T:
+        if instance is None:
+            return self
+        kept: T = instance.__dict__.setdefault(self.function.__name__, self.function(instance))
+        return kept
 
 
 def tame(torch: ModuleType) -> None:

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -184,6 +185,33 @@ def test_no_lock_stays_held_in_a_child(what):
     """A thread was making the fast encoder, or reading the model for its hash, when another forked:
     the lock was never given back in the child."""
     assert alone(fork_while_another_thread_is_busy, what) == ["0"]
+
+
+def property_while_another_thread_computes_it():
+    class Owner:
+        value = forks.cached_property(slow(lambda self: id(self)))
+
+    one, other = Owner(), Owner()
+    thread = threading.Thread(target=lambda: one.value)
+    thread.start()
+    time.sleep(0.1)
+    print(*ends([child(lambda: other.value == id(other))]))
+    thread.join()
+    print(one.value == id(one) and Owner.value.__doc__ is None)
+
+
+def test_a_property_that_is_computed_once_holds_no_lock():
+    """functools' holds one for the whole class before Python 3.12: one child of several hundred
+    hung at its first token, as another thread was asking for a setting when it was born."""
+    assert alone(property_while_another_thread_computes_it) == ["0", "True"]
+
+
+def test_the_package_uses_no_other_such_property():
+    for path in (Path(forks.__file__).parent).rglob("*.py"):
+        assert "import cached_property" not in path.read_text().replace(
+            "from gpt2lab.forks import cached_property", ""
+        ), path
+        assert "functools.cached_property" not in path.read_text(), path
 
 
 def test_a_fork_waits_for_other_threads_and_not_for_its_own(monkeypatch):

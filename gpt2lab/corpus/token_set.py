@@ -10,12 +10,13 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 import numpy as np
 
 from gpt2lab.errors import InputError
 from gpt2lab.files.io import in_parts
+from gpt2lab.forks import cached_property
 from gpt2lab.text.tokenizer import Tokenizer
 
 SPLITS = ("train", "val")

@@ -10,7 +10,6 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import islice
 from typing import Any, Protocol
 
@@ -18,6 +17,7 @@ from gpt2lab.checks import MOST, check_ids, one_of
 from gpt2lab.config import Config
 from gpt2lab.engines.cpu.draw.drawer import Plan
 from gpt2lab.errors import InputError, quoted
+from gpt2lab.forks import cached_property
 from gpt2lab.generation import aliases, defaults
 from gpt2lab.generation.plans import plan
 from gpt2lab.generation.sampling import NAMES, WRITING, Sampling, check_each

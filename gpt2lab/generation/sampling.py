@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
-from functools import cached_property, partial
+from functools import partial
 from itertools import islice
 from typing import Annotated, Any
 
@@ -124,16 +124,18 @@ class Sampling:
                 f"n {self.n} is more than num_beams {self.num_beams}; beams give one text each"
             )
         _check_order(self)
+        object.__setattr__(self, "_order", _order(self))
 
     @property
     def greedy(self) -> bool:
         """Whether nothing is drawn at random."""
         return self.temperature == 0
 
-    @cached_property  # asked for at every token
+    @property
     def order(self) -> tuple[str, ...]:
         """The names of the processors that these settings run, in the order in which they run."""
-        return _order(self)
+        order: tuple[str, ...] = vars(self)["_order"]  # asked for at every token
+        return order
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values, for JSON."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import fields
-from functools import cached_property
 from html import escape
 from typing import Any, Protocol
 
@@ -110,7 +109,7 @@ class Trace(dict[str, Array]):
         """Which of the texts is meant, as an int; InputError for another number."""
         return naming.in_range("text", row, len(self.tokens))
 
-    @cached_property
+    @forks.cached_property
     def pieces(self) -> list[str]:
         """The first text's tokens as text; ids in brackets where there is no tokenizer."""
         return pieces_of(self.tokenizer, self.tokens[0].tolist())

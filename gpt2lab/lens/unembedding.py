@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from html import escape
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 
 from gpt2lab.checks import one_of, whole
 from gpt2lab.errors import InputError
+from gpt2lab.forks import cached_property
 from gpt2lab.generation.sampler import log_softmax
 from gpt2lab.lens import hook_names as naming
 from gpt2lab.lens.prediction import MOST

@@ -12,7 +12,6 @@ import re
 import sys
 import threading
 from collections.abc import Collection, Iterator, Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -82,7 +81,7 @@ class CharacterEncoder:
             )
         return ids
 
-    @cached_property
+    @forks.cached_property
     def _id_of_code(self) -> np.ndarray:
         """Code point -> id, -1 where there is none."""
         known = {ord(c): token for c, token in self._vocab.items() if c not in self._added}
@@ -143,11 +142,11 @@ class PairEncoder:
         words = [merge_steps(word, self._ranks)[-1] for word in pretokenize(text)]
         return [vocab[piece] for word in words for piece in word]
 
-    @cached_property
+    @forks.cached_property
     def _ranks(self) -> dict[tuple[str, str], int]:
         return ranks_of(self._spec)
 
-    @cached_property
+    @forks.cached_property
     def _missing(self) -> frozenset[int]:
         """The bytes that the vocabulary cannot write; one of another kind knows what to do."""
         if self.kind == "library" or self._spec["model"].get("unk_token"):

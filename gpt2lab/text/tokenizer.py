@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from itertools import islice
 from operator import index
 from pathlib import Path
@@ -23,6 +23,7 @@ from gpt2lab.checks import one_of
 from gpt2lab.errors import InputError, few, quoted
 from gpt2lab.files.atomic import write_whole
 from gpt2lab.files.io import accessing, damaged, parsing
+from gpt2lab.forks import cached_property
 from gpt2lab.text.bpe import Word, pretokenize, symbols_to_bytes, word_steps
 from gpt2lab.text.encoders import CharacterEncoder, PairEncoder, split_names
 from gpt2lab.text.offsets import Span, spans_of

@@ -17,7 +17,6 @@ V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import cached_property
 from typing import Any, Protocol, Self, cast
 
 import numpy as np
@@ -244,7 +243,7 @@ class Block(nn.Module):
         m = self.drop(self.mlp(self.ln_2(x), at=at))
         return at("resid_post", x + at("mlp_out", m))  # [B, T, E]
 
-    @cached_property
+    @forks.cached_property
     def _used(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Weight and bias of each part in order of use: on modules every look-up takes time."""
         attn, mlp = self.attn, self.mlp
