@@ -38,6 +38,7 @@ from gpt2lab.lens.traces import (
 from gpt2lab.lens.unembedding import LogitLens, logit_lens, unembed
 from gpt2lab.pages import palette
 from gpt2lab.pages.document import document, part
+from gpt2lab.pages.editor import look_script
 from gpt2lab.pages.text import signs
 
 LIMIT = 40 * 2**20  # bytes of a page; browsers open more, but not at once
@@ -45,7 +46,6 @@ NEXT, LENS = 50, 10  # alternatives told after each token, and in each place of 
 LONG = 200  # tokens; beyond, queries and keys stand for the scores, and the data is compressed
 ROWS = 64  # of logits at once
 TEMPERATURES = tuple(round(0.1 * step, 1) for step in range(1, 21))
-SCRIPTS = ("kit", "state", "expected", "flow", "attention", "lens", "parts", "start")
 
 
 def render(model: TracedModel, tokens: list[int], *, layer_scores: bool = True) -> str:
@@ -74,13 +74,7 @@ def assemble(data: Mapping[str, Any]) -> str:
     first = "".join("".join(data["words"][str(one)]) for one in data["tokens"][:12])
     beginning = first.replace("·", " ").strip() + (" …" if len(data["tokens"]) > 12 else "")
     title = f"{data['model']['name']}, looked inside: {beginning}"
-    return document(title, body, style=part("look.css"), script=script())
-
-
-def script() -> str:
-    """The script of the page: its parts in one scope."""
-    parts = "\n".join(part(f"look.{name}.js") for name in SCRIPTS)
-    return f"'use strict';\n(async () => {{\n{parts}}})();"
+    return document(title, body, style=part("look.css"), script=look_script())
 
 
 def check_size(config: Config, count: int) -> None:

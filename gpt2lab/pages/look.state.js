@@ -126,30 +126,3 @@ function mark(node, on) {
   node.setAttribute('aria-selected', String(on));
   node.tabIndex = on ? 0 : -1;
 }
-
-// ---- The box beside the pointer.
-
-const tip = $('tip');
-function point(event) {
-  let node = event.target;
-  while (node && node !== document && !node.tip) node = node.parentNode;
-  if (!node || !node.tip) { tip.hidden = true; return; }
-  show(node.tip(event), event.clientX, event.clientY);
-}
-function show(content, x, y) {
-  if (!content) { tip.hidden = true; return; }
-  fill(tip, [content].flat());
-  tip.hidden = false;
-  const {width, height} = tip.getBoundingClientRect();
-  tip.style.left = Math.max(4, Math.min(x + 14, innerWidth - width - 8)) + 'px';
-  tip.style.top = (y + 18 + height > innerHeight ? Math.max(4, y - height - 12) : y + 18) + 'px';
-}
-document.addEventListener('mousemove', point);
-document.addEventListener('scroll', () => { tip.hidden = true; }, true);
-document.addEventListener('mouseleave', () => { tip.hidden = true; });
-document.addEventListener('focusin', event => {
-  const node = event.target;
-  if (!node.tip || !node.matches(':focus-visible')) { tip.hidden = true; return; }
-  const box = node.getBoundingClientRect();
-  show(node.tip({clientX: box.left, clientY: box.top}), box.left, box.bottom - 8);
-});
