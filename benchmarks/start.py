@@ -24,6 +24,7 @@ import gpt2lab
 
 from .inference.model import default_folder, prepare
 
+UNUSUAL = ("OPENBLAS_", "PYTHONDONTWRITEBYTECODE")  # settings that no user has, and that cost time
 NAME = re.compile(r"[A-Za-z0-9._-]*[A-Za-z0-9]")  # what a requirement begins with
 IMPORT = """
 import time, numpy
@@ -55,11 +56,18 @@ def installed(root: str = "gpt2lab") -> dict[str, int]:
     return sizes
 
 
+def usual(**more: str) -> dict[str, str]:
+    """The environment of a process, as users have it."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(UNUSUAL)} | more
+
+
 def seconds(command: list[str], runs: int = 7) -> float:
     times = []
     for _ in range(runs):
         start = time.perf_counter()
-        subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL)
+        subprocess.run(
+            command, check=True, capture_output=True, stdin=subprocess.DEVNULL, env=usual()
+        )
         times.append(time.perf_counter() - start)
     return statistics.median(times)
 
@@ -80,10 +88,7 @@ def first_token(model: str, dtype: str, runs: int = 5, **more: str) -> tuple[flo
     found = []
     for _ in range(runs):
         command = [sys.executable, "-c", FIRST, model, dtype, str(time.time())]
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS_")}
-        run = subprocess.run(
-            command, check=True, capture_output=True, text=True, env={**environment, **more}
-        )
+        run = subprocess.run(command, check=True, capture_output=True, text=True, env=usual(**more))
         found.append([float(word) for word in run.stdout.split()])
     return statistics.median(row[0] for row in found), statistics.median(row[1] for row in found)
 
@@ -110,7 +115,9 @@ def main() -> None:
     write = [sys.executable, "-m", "gpt2lab", "generate", "Once upon a time", "--seed", "1"]
     imports = [
         float(
-            subprocess.run([sys.executable, "-c", IMPORT], check=True, capture_output=True).stdout
+            subprocess.run(
+                [sys.executable, "-c", IMPORT], check=True, capture_output=True, env=usual()
+            ).stdout
         )
         for _ in range(7)
     ]

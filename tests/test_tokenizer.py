@@ -27,7 +27,7 @@ from gpt2lab.errors import InputError
 from gpt2lab.generation.stopping import StreamDecoder
 from gpt2lab.text import encoders
 from gpt2lab.text.bpe import byte_symbols, pretokenize, symbols_to_bytes
-from gpt2lab.text.tokenizer import Tokenizer, official
+from gpt2lab.text.tokenizer import Tokenizer, is_official, official
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
@@ -879,3 +879,12 @@ def test_the_library_is_made_for_what_plain_python_does_not_settle() -> None:
     for _ in range(20):
         tokenizer.encode("the and " * 30)
     assert has_engine(tokenizer)
+
+
+def test_gpt2s_own_vocabulary_is_not_read_beside_another(tmp_path):
+    """Each load of a model with another vocabulary read this one too, to compare the objects."""
+    official.cache_clear()
+    other = Tokenizer.characters("abc", ["<|endoftext|>"])
+    assert not is_official(other)
+    assert official.cache_info().currsize == 0
+    assert is_official(official())

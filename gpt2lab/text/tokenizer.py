@@ -386,3 +386,8 @@ class Tokenizer:
 def official() -> Tokenizer:
     """GPT-2's own tokenizer, 50257 tokens, bundled. The same object each time."""
     return Tokenizer.load(Path(__file__).parent.parent / "assets" / "gpt2" / "vocab.bpe")
+
+
+def is_official(tokenizer: Tokenizer) -> bool:
+    """Whether a tokenizer is the object that `official` gives; its file is not read for that."""
+    return official.cache_info().currsize > 0 and tokenizer is official()

@@ -12,7 +12,7 @@ from pathlib import Path
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError
 from gpt2lab.files.io import accessing
-from gpt2lab.text.tokenizer import Tokenizer, official
+from gpt2lab.text.tokenizer import Tokenizer, is_official, official
 
 OFFICIAL = 50257
 PADDED = 50304  # the next multiple of 64 and of 128, to which trainers round it up
@@ -67,7 +67,7 @@ def marked(config: Config, tokenizer: Tokenizer | None) -> tuple[Config, tuple[s
     A config.json is often another model's: its end tokens may be no token here, or one that never
     comes, and then <|endoftext|> would be printed for ever. So the vocabulary's ends a text too.
     """
-    if tokenizer is None or (tokenizer is official() and config.end_tokens):
+    if tokenizer is None or (is_official(tokenizer) and config.end_tokens):
         return config, ()
     end, ends, start = tokenizer.end_token, config.end_tokens, config.start_token
     notes: tuple[str, ...] = ()
