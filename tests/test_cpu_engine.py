@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ from gpt2lab.engines.cpu.packing import (
     shapes,
 )
 from gpt2lab.errors import Failure, InputError
+from gpt2lab.files import file_facts
 from gpt2lab.files.kept import keep
 
 from .support import TINY, drawn, new_ids, tiny_engine, tiny_params
@@ -698,6 +700,46 @@ def test_packed_weights_are_read_from_plain_files_only(own_cache, make):
     file.unlink()
     make(file)
     assert built(5) == 2
+
+
+def test_kept_weights_are_verified_once_a_day_and_when_they_change(own_cache, monkeypatch):
+    """Comparing the checksum of 124M's weights at each start took a quarter of it."""
+    found, real = [], packed_cache._crc
+    monkeypatch.setattr(packed_cache, "_crc", lambda block: found.append(1) or real(block))
+    assert built(5) == 2 and len(found) == 1  # written
+    [file] = (own_cache / "weights").glob("*.bin")
+
+    def aged(seconds):
+        """Starts that compare it; file_facts waits until a file's time is certain, as here."""
+        found.clear()
+        os.utime(file, (time.time() - seconds,) * 2)
+        monkeypatch.setattr(file_facts, "SETTLED", -1.0)
+        counts = []
+        for _ in range(3):
+            assert built(5) == 0
+            counts.append(len(found))
+        return counts
+
+    assert aged(100) == [1, 1, 1]  # the change of its time counts as a change
+    assert aged(packed_cache.DAY + 100) == [1, 2, 2]  # before its time is set, and after
+    assert file.stat().st_mtime > time.time() - 100  # so it is not the longest unused
+    raw = bytearray(file.read_bytes())
+    raw[-1000] ^= 1
+    file.write_bytes(raw)
+    assert built(5) == 2
+
+
+def test_kept_weights_are_mapped_and_outlive_their_file(own_cache):
+    """They count once for several processes, and a file that is deleted takes nothing away."""
+    plan = packed_cache.PackPlan()
+    plan.add((40 << 20,), np.uint8, lambda out: out.fill(7))
+    plan.build(lambda: "x")
+    block = plan.build(lambda: "x")
+    assert not block.flags.writeable and block.ctypes.data % 64 == 0
+    for file in (own_cache / "weights").iterdir():
+        file.unlink()
+    assert (block == 7).all()
+    assert (plan.build(lambda: "x") == 7).all()
 
 
 def test_small_models_are_not_kept(own_cache):

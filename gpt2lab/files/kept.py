@@ -55,14 +55,18 @@ def cache_folder(name: str) -> Path:
 
 
 def _make_room(folder: Path, most: int) -> None:
-    """Delete what was not used for the longest time, until the files have at most `most` bytes."""
+    """Delete what was not used for the longest time, until the files have at most `most` bytes.
+
+    Windows deletes no file that a process has mapped; it stays.
+    """
     found = sorted((s.st_mtime, s.st_size, p) for p in folder.iterdir() for s in [p.stat()])
     total = sum(size for _, size, _ in found)
     for _, size, path in found:
         if total <= most:
             return
-        path.unlink()
-        total -= size
+        with suppress(PermissionError):
+            path.unlink()
+            total -= size
 
 
 def keep(path: Path, *parts: bytes | memoryview, most: int) -> None:

@@ -1,16 +1,22 @@
 """Packed weights: one block of memory, kept on disk for the next start.
 
-A `PackPlan` lists arrays and how each is filled; `build` reads the block from the user's cache
+A `PackPlan` lists arrays and how each is filled; `build` maps the block from the user's cache
 folder where it was made before, else fills it and keeps it there. A file that is damaged, truncated
-or of another layout is made again. The block is read, not mapped: memory of its own can have large
-pages, and a file that goes away does not matter.
+or of another layout is made again.
+
+The block is mapped, not read: its pages are the page cache's, so a start copies nothing and several
+processes hold them once. Its checksum is compared when the file is new or has changed
+(`files.file_facts`), and once a day. Nothing writes into a kept file: it is made whole beside its
+name, and deleting it leaves a mapping as it is.
 """
 
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import struct
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -21,7 +27,8 @@ import numpy as np
 
 from gpt2lab.engines.cpu.layout import ceil_to
 from gpt2lab.errors import Failure, InputError
-from gpt2lab.files.io import check_regular
+from gpt2lab.files import file_facts
+from gpt2lab.files.io import check_regular, identity, map_bytes
 from gpt2lab.files.kept import cache_folder, keep
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -29,8 +36,9 @@ Fill = Callable[[Array], None]
 
 LEAST = 32 << 20  # smaller blocks are packed faster than found
 MOST = 8 << 30  # bytes that are kept in all; the longest unused go first
-_MAGIC = b"gpt2lab packed 1"
-_HEAD = struct.Struct("<16sQQ")  # magic, bytes, crc32c
+DAY = 86400.0  # seconds; used files get a new time, and are verified, this often
+_MAGIC = b"gpt2lab packed 2"
+_HEAD = struct.Struct("<16sQQ32x")  # magic, bytes, crc32c; the block begins at a multiple of 64
 _PART = 16 << 20
 
 
@@ -50,14 +58,15 @@ class PackPlan:
 
     def build(self, key: Callable[[], str] | None, threads: int = 1) -> Array:
         """The block, uint8. key: names the content exactly; None, or a small block, is not kept."""
+        file = _file(key()) if key is not None and self.size >= LEAST else None
+        if file is not None and (found := _mapped(file, self.size)) is not None:
+            return found
         raw = np.empty(self.size + 64, np.uint8)
         block = raw[-raw.ctypes.data % 64 :][: self.size]
-        file = _file(key()) if key is not None and self.size >= LEAST else None
-        if file is None or not _read(file, block):
-            with ThreadPoolExecutor(threads) as pool:  # NumPy copies without Python's lock
-                list(pool.map(lambda item: _fill(block, *item), self._items))
-            if file is not None:
-                keep(file, _HEAD.pack(_MAGIC, len(block), _crc(block)), block.data, most=MOST)
+        with ThreadPoolExecutor(threads) as pool:  # NumPy copies without Python's lock
+            list(pool.map(lambda item: _fill(block, *item), self._items))
+        if file is not None:
+            keep(file, _HEAD.pack(_MAGIC, len(block), _crc(block)), block.data, most=MOST)
         return block
 
 
@@ -87,27 +96,38 @@ def _file(key: str) -> Path | None:
 def _crc(block: Array) -> int:
     import google_crc32c
 
-    crc = 0
-    for start in range(0, len(block), _PART):
-        crc = google_crc32c.extend(crc, block[start : start + _PART].tobytes())
+    fixed, crc = block.view(), 0
+    fixed.flags.writeable = False  # the library takes no other memory
+    for start in range(0, len(fixed), _PART):
+        crc = google_crc32c.extend(crc, fixed[start : start + _PART])
     return int(crc)
 
 
-def _read(path: Path, block: Array) -> bool:
-    """Fill the block from a file; False when it is not there, damaged, or another's."""
+def _mapped(path: Path, size: int) -> Array | None:
+    """The block in a file; None when it is not there, damaged, or another's."""
     try:
-        if check_regular(path) != _HEAD.size + len(block):
-            return False
-        with path.open("rb") as file:
-            head = file.read(_HEAD.size)
-            if len(head) != _HEAD.size:
-                return False
-            magic, size, crc = _HEAD.unpack(head)
-            if magic != _MAGIC or size != len(block):
-                return False
-            if file.readinto(block.data) != size or file.read(1) or _crc(block) != crc:
-                return False
-        os.utime(path)
+        if check_regular(path) != _HEAD.size + size:
+            return None
+        files, raw = (identity(path),), map_bytes(path)
+        magic, length, crc = _HEAD.unpack(raw[: _HEAD.size].tobytes())
+        if magic != _MAGIC or length != size:
+            return None
+        block = raw[_HEAD.size :]
+        old = path.stat().st_mtime < time.time() - DAY
+        if old or file_facts.recall(files, "crc32c") != crc:
+            if _crc(block) != crc:
+                return None
+            file_facts.remember(files, "crc32c", crc)
+        if old:
+            os.utime(path)
     except (OSError, InputError):
-        return False
-    return True
+        return None
+    _expect(raw)
+    return block
+
+
+def _expect(raw: Array) -> None:
+    """Ask the system to read a mapped file ahead, all of which will be used."""
+    with suppress(AttributeError, OSError, ValueError):
+        base: Any = raw.base
+        base.base.madvise(mmap.MADV_WILLNEED)
