@@ -189,8 +189,7 @@ def test_attention_is_written_out_where_its_inside_is_watched(name, monkeypatch)
             return original(*a)
 
         monkeypatch.setattr(model, way, noted)
-    monkeypatch.setattr(model, "fuses", lambda x: True)
-    gpt = built()
+    gpt = built(fused=True)
     with hooks.watch(gpt, [name], layers=[1]) as values:
         gpt(ids)
     gpt(ids)

@@ -1,8 +1,7 @@
-"""A run in Python is heard, refused runs leave nothing, and auto is measured."""
+"""A run in Python is heard, and refused runs leave nothing."""
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
 
@@ -14,10 +13,9 @@ from gpt2lab.weights.hub import locate
 
 torch = pytest.importorskip("torch")
 
-from gpt2lab.config import Config
 from gpt2lab.corpus.open import open_set
 from gpt2lab.corpus.prepare import prepare
-from gpt2lab.train import machine, progress, report
+from gpt2lab.train import progress, report
 from gpt2lab.train import start as opening
 from gpt2lab.train.aliases import translate
 from gpt2lab.train.config import TrainConfig
@@ -165,61 +163,3 @@ def test_resume_from_another_runs_checkpoint_is_refused():
     with pytest.raises(InputError, match="resume_from_checkpoint"):
         translate({"resume_from_checkpoint": "other/step-00000001", "output_dir": "out"})
     assert translate({"resume_from_checkpoint": None})[0] == {}
-
-
-def test_auto_takes_the_dtype_that_is_measured_quicker(monkeypatch):
-    """By the processor's flags a Xeon without AMX trained in bfloat16 at 0.65 of the speed."""
-    config = Config(n_vocab=61, n_ctx=16, n_embd=8, n_head=2, n_layer=2)
-    for quick, slow in ((torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)):
-        times = {quick: 0.001, slow: 0.002}
-        monkeypatch.setattr(machine._Slice, "seconds", lambda self, d, t=times: t[d])
-        best, said = machine.choose_dtype("auto", torch.device("cpu"), config)
-        assert best == str(quick).removeprefix("torch.") and "1.0 ms" in said and "2.0 ms" in said
-
-
-@pytest.mark.parametrize("busy", [2, 3, 4, 5])
-def test_another_programs_load_does_not_choose_the_dtype(busy, monkeypatch):
-    """The best time of each dtype, all of one and then all of the other, was the loads' to decide.
-
-    Here the machine is ten times slower for all of some turns, then for a part of one.
-    """
-    taken: list[float] = []
-    monkeypatch.setattr(machine.time, "perf_counter", lambda: sum(taken))
-
-    def seconds(dtype):
-        load = 10 if len(taken) % 12 < busy or len(taken) == 13 else 1
-        taken.append(load * (0.002 if dtype == torch.bfloat16 else 0.001))
-        return taken[-1]
-
-    *_, ratio = machine._turns(seconds, 0.2)
-    assert ratio == pytest.approx(0.5)
-
-
-def test_the_measured_step_is_a_step_of_training():
-    """Both dtypes make their gradients through attention, MLP and head, weights in float32."""
-    config = Config(n_vocab=61, n_ctx=16, n_embd=8, n_head=2, n_layer=3)
-    before = torch.random.get_rng_state()
-    part = machine._Slice(config, 16)
-    assert part.model.head.shape == (21, 8) and part.tokens.shape[1] == 16
-    seen = []
-    for parameter in part.model.parameters():
-        parameter.register_post_accumulate_grad_hook(lambda p: seen.append(p.grad.isfinite().all()))
-    for dtype in (torch.float32, torch.bfloat16):
-        assert part.seconds(dtype) > 0
-    assert len(seen) == 2 * len(list(part.model.parameters())) and all(seen)
-    assert torch.equal(torch.random.get_rng_state(), before)  # a run is the same whatever is chosen
-
-
-def test_the_measured_dtype_is_told_and_kept(caplog, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        machine._Slice, "seconds", lambda self, d: 0.01 if d == torch.bfloat16 else 0.02
-    )
-    finetune("story.txt", out="run", **{**SMALL, "dtype": "auto"})
-    (said,) = [r.getMessage() for r in caplog.records if "dtype auto" in r.getMessage()]
-    made = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert made["settings"]["dtype"] == "bfloat16" and "dtype auto is bfloat16 here" in said
-    assert made["measured"] == [said]
-    monkeypatch.setattr(machine._Slice, "seconds", lambda self, d: 1 / 0)  # is not asked again
-    finetune("story.txt", out="run", resume=True, steps=3, dtype="auto", allow_changes=True)
-    made = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert made["settings"]["dtype"] == "bfloat16"

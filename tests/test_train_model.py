@@ -15,7 +15,7 @@ from .support import TINY, tiny_params
 torch = pytest.importorskip("torch")
 
 from gpt2lab.engines.torch import model
-from gpt2lab.train import loss, machine, optim
+from gpt2lab.train import loss, machine, optim, probe
 
 IDS = np.random.default_rng(5).integers(0, TINY.n_vocab, (3, 17))
 CONFIGS = {
@@ -252,12 +252,12 @@ def test_the_learning_rate_goes_from_peak_to_final():
 def test_a_quicker_product_is_kept_only_while_it_is_exact(monkeypatch):
     before = torch.get_float32_matmul_precision()
     try:
-        monkeypatch.setattr(machine, "_error_of_a_product", lambda: 1e-3)
-        assert not machine.quicken_float32()
+        monkeypatch.setattr(probe, "_error_of_a_product", lambda: 1e-3)
+        assert not probe.quicken_float32()
         assert torch.get_float32_matmul_precision() == "highest"
         monkeypatch.undo()
-        if machine.quicken_float32():
-            assert machine._error_of_a_product() < 2e-5
+        if probe.quicken_float32():
+            assert probe._error_of_a_product() < 2e-5
     finally:
         torch.set_float32_matmul_precision(before)
 

@@ -35,7 +35,8 @@ TRAINING: Headings = {
     "Validation, samples and checkpoints": ("validate", "val_every", "val_tokens", "patience",
                                             "save_every", "save_total_limit", "sample_every",
                                             "sample_length", "prompts", "log_every"),
-    "Hardware": ("device", "threads", "dtype", "compile", "recompute", "parallel"),
+    "Hardware": ("device", "threads", "dtype", "attention", "matmul", "loss",
+                 "compile", "recompute", "parallel"),
 }  # fmt: skip
 
 

@@ -12,6 +12,8 @@ from typing import Annotated, Any
 from gpt2lab.checks import number, one_of, whole
 from gpt2lab.errors import InputError, quoted
 
+#: Settings of the arithmetic on a CPU, besides the dtype.
+ARITHMETIC = ("attention", "matmul", "loss")
 BUDGETS = ("steps", "epochs", "tokens", "minutes")
 
 
@@ -77,6 +79,21 @@ class TrainConfig:
         str,
         "Precision of the computation: float32, bfloat16 (mixed precision) or auto, the faster "
         "of the two; the weights are float32.",
+    ] = "auto"
+    attention: Annotated[
+        str,
+        "Attention on a CPU: two 'products' with a softmax between, torch's 'fused' function, or "
+        "auto, the faster.",
+    ] = "auto"
+    matmul: Annotated[
+        str,
+        "Library of the float32 product on a CPU: torch's own 'blas', 'onednn' (only where it is "
+        "as exact), or auto, the faster.",
+    ] = "auto"
+    loss: Annotated[
+        str,
+        "Loss on a CPU: over 'pieces' of the logits, 'whole', or auto, the faster where all "
+        "logits are small.",
     ] = "auto"
     compile: Annotated[bool, "Compile each block with torch.compile."] = False
     recompute: Annotated[
@@ -199,6 +216,9 @@ _RANGES: dict[str, tuple[Any, ...]] = {
     "train_only": (one_of, ("all", "blocks")),
     "seed": (whole, 0, 2**63 - 1),
     "dtype": (one_of, ("auto", "float32", "bfloat16")),
+    "attention": (one_of, ("auto", "products", "fused")),
+    "matmul": (one_of, ("auto", "blas", "onednn")),
+    "loss": (one_of, ("auto", "pieces", "whole")),
     "parallel": (one_of, ("ddp", "fsdp")),
     "on_spike": (one_of, ("skip", "back", "stop")),
     "spike_sigma": (number, 0, 1e6),

@@ -23,11 +23,11 @@ from gpt2lab.engines.torch.model import GPT2
 from gpt2lab.errors import InputError
 from gpt2lab.train import step
 from gpt2lab.train.config import TrainConfig
-from gpt2lab.train.machine import choose_dtype
 from gpt2lab.train.optim import adamw
 from gpt2lab.train.optimizer_state import freeze, model_options
 from gpt2lab.train.parallel.group import Group
 from gpt2lab.train.parallel.sharding import held_part, mesh_of, shard
+from gpt2lab.train.probe import choose
 
 
 class _Meter(TorchDispatchMode):
@@ -86,7 +86,7 @@ def _rehearsal(config: Config, settings: TrainConfig, mesh: Any) -> Any:
     with torch.device("meta"):
         gpt = GPT2(config, **model_options(settings))
     freeze(gpt, settings)
-    objective: nn.Module = step.Objective(gpt)
+    objective: nn.Module = step.Objective(gpt, whole=settings.loss == "whole")
     objective = objective.to_empty(device=cpu) if mesh is None else shard(objective, mesh, cpu)
     return step.State(gpt, objective, adamw(gpt, settings.learning_rate))
 
@@ -128,8 +128,8 @@ def _one_or_two_parts(config: Config, settings: TrainConfig, world: int) -> Trai
         raise InputError(f"block_size {block} is more than the model's context {config.n_ctx}")
     rows = settings.micro_batch or settings.batch_size // world
     batch = rows * world * min(2, settings.batch_size // (rows * world))
-    dtype, _ = choose_dtype(settings.dtype, torch.device("cpu"), config, block)
-    return replace(settings, batch_size=batch, micro_batch=rows, block_size=block, dtype=dtype)
+    settings, _ = choose(config, replace(settings, block_size=block), rows)
+    return replace(settings, batch_size=batch, micro_batch=rows)
 
 
 def dry_run(config: Config, settings: TrainConfig, world: int) -> dict[str, int]:

@@ -106,15 +106,21 @@ class _InPieces(torch.autograd.Function):
 
 
 def cross_entropy(
-    h: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, scale: float
+    h: torch.Tensor,
+    head: torch.Tensor,
+    targets: torch.Tensor,
+    scale: float,
+    *,
+    whole: bool = False,
 ) -> torch.Tensor:
     """`scale` times the summed cross entropy of states h [R, E] times head [V, E] against targets.
 
     targets: ids [R], `IGNORED` where a row has none. The arithmetic is in h's dtype, the softmax in
-    float32 at least; the head's gradient has the head's dtype. Differentiable once. On a GPU torch
-    does it in one piece: there the memory is another question, and a kernel for each piece a cost.
+    float32 at least; the head's gradient has the head's dtype. Differentiable once. whole: make all
+    logits of a training pass at once, which spares small ones some calls; so it is on a GPU, where
+    the memory is another question, and a kernel for each piece a cost.
     """
-    if h.is_cuda:
+    if h.is_cuda or (whole and torch.is_grad_enabled()):
         return written_out(h, head, targets, scale)
     if not torch.is_grad_enabled():
         w, size = head.to(h.dtype), max(1, int(PIECE / (len(head) * 4)))

@@ -11,9 +11,9 @@ from gpt2lab.engines.torch import model
 from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.train import optim
 from gpt2lab.train.config import TrainConfig
-from gpt2lab.train.machine import DTYPES
 from gpt2lab.train.parallel.group import ALONE, Group
 from gpt2lab.train.parallel.sharding import fill
+from gpt2lab.train.probe import DTYPES
 from gpt2lab.train.spikes import Window
 from gpt2lab.train.step import Objective, State
 from gpt2lab.weights import Checkpoint
@@ -23,8 +23,12 @@ MOMENTS = ("exp_avg", "exp_avg_sq")  # what AdamW keeps for each number
 
 def model_options(settings: TrainConfig) -> dict[str, Any]:
     """Return the options of `GPT2` that the settings ask for."""
-    compute = DTYPES[settings.dtype]
-    return {"compute": compute, "dropout": settings.dropout, "recompute": settings.recompute}
+    return {
+        "compute": DTYPES[settings.dtype],
+        "dropout": settings.dropout,
+        "fused": settings.attention == "fused",
+        "recompute": settings.recompute,
+    }
 
 
 def freeze(gpt: model.GPT2, settings: TrainConfig) -> None:
@@ -55,7 +59,7 @@ def new_state(
     else:
         gpt = model.build(start.config, start.params, **options).to(device)
     freeze(gpt, settings)
-    objective = group.wrap(Objective(gpt), settings, device)
+    objective = group.wrap(Objective(gpt, whole=settings.loss == "whole"), settings, device)
     if sharded:
         fill(gpt, start.params)
     betas = (settings.beta1, settings.beta2)

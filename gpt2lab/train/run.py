@@ -19,7 +19,7 @@ from gpt2lab.config import Config
 from gpt2lab.corpus.batches import Evaluation
 from gpt2lab.errors import Failure, MissingExtraError
 from gpt2lab.lm import LM
-from gpt2lab.train import checkpoint_files, log, machine, report, spikes
+from gpt2lab.train import checkpoint_files, log, machine, probe, report, spikes
 from gpt2lab.train import step as loop
 from gpt2lab.train.saving import Record, RemovedError, Savable
 from gpt2lab.weights import Checkpoint
@@ -195,7 +195,7 @@ class Run(Savable):
             events = importlib.util.find_spec("tensorboardX") is not None
             self._journal = log.Journal(self.folder, after=self.state.step, tensorboard=events)
         self.group.at("training")
-        dtype = machine.DTYPES[self.settings.dtype]
+        dtype = probe.DTYPES[self.settings.dtype]
         self._peak = machine.matmul_speed(dtype, self.state.device)
         flops = flops_per_token(self.state.model.config, self.batches.block)
         kind = "resume" if self.state.step else "start"

@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -29,16 +30,20 @@ from gpt2lab.train.spikes import Window
 
 
 class Objective(nn.Module):
-    """Ids and targets to the loss that is minimised: the module that processes share or divide."""
+    """Ids and targets to the loss that is minimised: the module that processes share or divide.
 
-    def __init__(self, model: GPT2) -> None:
+    whole: make all logits at once.
+    """
+
+    def __init__(self, model: GPT2, *, whole: bool = False) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.whole = model, whole
 
     def forward(self, tokens: torch.Tensor, targets: torch.Tensor, scale: float) -> torch.Tensor:
         """scale times the summed cross entropy of targets [B, T] after ids [B, T]."""
         h = self.model.hidden(tokens).flatten(0, 1)  # [B T, E]
-        return cross_entropy(h, self.model.head, targets.flatten(), scale)
+        head = self.model.head
+        return cross_entropy(h, head, targets.flatten(), scale, whole=self.whole)
 
 
 @dataclass
@@ -56,6 +61,11 @@ class State:
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
+
+    @cached_property
+    def parameters(self) -> list[nn.Parameter]:
+        """All of the model: to find them takes time in every step."""
+        return list(self.model.parameters())
 
     @property
     def device(self) -> torch.device:
@@ -188,7 +198,8 @@ def one_step(
     The loss is divided by the number of targets of the whole step, so a batch in k parts has the
     gradient of the batch. Processes average gradients, hence `world` in the scale.
     """
-    state.objective.train()
+    if not state.objective.training:  # the walk through all modules takes time
+        state.objective.train()
     if config.dropout:
         torch.manual_seed(_seed(config.seed, state.step, group.rank))
     count = int(batch.lengths.sum())
@@ -197,7 +208,7 @@ def one_step(
     if loss is None:
         return None
     (loss,) = group.sum([loss / group.world])
-    norm = gradient_norm(state.model.parameters())
+    norm = gradient_norm(state.parameters)
     why = state.window.judge(loss, norm.item())
     if why is None:
         for part in state.optimizer.param_groups:

@@ -19,19 +19,6 @@ def _unkept() -> None:
     machine.keep_memory = lambda: False
 
 
-def _sdpa() -> None:
-    from gpt2lab.engines.torch import model
-
-    model.fuses = lambda x: True
-
-
-def _whole_logits() -> None:
-    from gpt2lab.train import loss
-    from gpt2lab.train import step as loop
-
-    loop.cross_entropy = loss.written_out
-
-
 def _foreach() -> None:
     """torch's default AdamW, and a pass of its own for clipping."""
     import torch
@@ -43,18 +30,9 @@ def _foreach() -> None:
     vars(torch.optim)["AdamW"] = Foreach
 
 
-def _mkl() -> None:
-    from gpt2lab.train import machine
-
-    machine.quicken_float32 = lambda: False
-
-
 WITHOUT: dict[str, Callable[[], None]] = {
     "kept memory": _unkept,
-    "written out attention": _sdpa,
-    "loss in pieces": _whole_logits,
     "fused AdamW": _foreach,
-    "oneDNN": _mkl,
 }
 
 
@@ -88,7 +66,8 @@ def train(
             device="cpu",
             threads=threads,
             **more,
-        )
+        ),
+        config,
     )
     start = Checkpoint(config, initialise(config, 0), None, "new")
     state = new_state(start, settings, device, ALONE)

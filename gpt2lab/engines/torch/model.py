@@ -144,17 +144,15 @@ def attend_fused(
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, dropout_p=dropout)
 
 
-def fuses(x: torch.Tensor) -> bool:
-    """Whether attention over x goes through torch's one function."""
-    return x.is_cuda
-
-
 class Attention(nn.Module):
     """Masked self-attention, with the fused query, key and value matrix of the official code.
 
     A hook on `scores` or `pattern` has them written out wherever they otherwise are not made.
     `pattern` is seen before its dropout: its rows sum to 1. With a past there are no inner values.
+    fused: go through torch's one function on a CPU too.
     """
+
+    fused = False
 
     def __init__(self, config: Config, layer: int, dropout: float) -> None:
         super().__init__()
@@ -180,7 +178,7 @@ class Attention(nn.Module):
         if at is not untouched and any(self._hooks_within):
             a = attend_written_out(q, k, v, *settings, at)
         else:
-            attend = attend_fused if fuses(x) else attend_written_out
+            attend = attend_fused if x.is_cuda or self.fused else attend_written_out
             a = attend(q, k, v, *settings)
         a = at("attn.z", a)  # [B, H, T, D]
         return self.c_proj(a.transpose(1, 2).flatten(2))  # [B, T, E]
@@ -268,9 +266,10 @@ class GPT2(nn.Module):
     """The whole of GPT-2; the keys of its state dict are the names of the checkpoints.
 
     compute: the dtype of the arithmetic, by default that of the parameters. dropout: after the
-    embeddings, on the attention weights and on what each half of a block adds. recompute: keep only
-    the input of each block for the backward pass (gradient checkpointing). tied: without a head of
-    its own, `lm_head.weight` [V, E]. The parameters are not set: see `with_parameters`.
+    embeddings, on the attention weights and on what each half of a block adds. fused: attention
+    by torch's one function on a CPU too. recompute: keep only the input of each block for the
+    backward pass (gradient checkpointing). tied: without a head of its own, `lm_head.weight`
+    [V, E]. The parameters are not set: see `with_parameters`.
 
     A block that is watched is neither compiled nor recomputed, so that a hook sees its value once
     a pass. `logits` is passed by `forward` alone: training makes its loss of what `hidden` gives.
@@ -282,6 +281,7 @@ class GPT2(nn.Module):
         *,
         compute: torch.dtype | None = None,
         dropout: float = 0.0,
+        fused: bool = False,
         recompute: bool = False,
         tied: bool = True,
     ) -> None:
@@ -294,6 +294,8 @@ class GPT2(nn.Module):
         self.wte = nn.Embedding(V, E, _weight=torch.empty(V, E))
         self.wpe = nn.Embedding(P, E, _weight=torch.empty(P, E))
         self.h = nn.ModuleList(Block(config, layer, dropout) for layer in range(config.n_layer))
+        for block in self.h:
+            cast(Block, block).attn.fused = fused
         self.ln_f = Norm(config.n_embd, config.layer_norm_epsilon)
         self.lm_head = None if tied else nn.Linear(config.n_embd, config.n_vocab, bias=False)
         self._all_hooks = hooks_of(self.modules())
