@@ -181,7 +181,7 @@ def settings_of(folder):
 
 
 def test_a_run_tells_its_arithmetic_and_resumes_with_it(caplog, tmp_path, monkeypatch):
-    """Also where the probe would now choose otherwise, and bit for bit."""
+    """Also where the probe would now choose otherwise."""
     fast(monkeypatch, "float32", "fused", "blas")
     finetune("story.txt", out="run", **SMALL)
     (said,) = [r.getMessage() for r in caplog.records if "auto is" in r.getMessage()]

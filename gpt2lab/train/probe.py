@@ -39,7 +39,7 @@ MARGIN = 1.03  # what another way of the same exactness must be faster by
 PROBE = 2.5e9  # operations of a pass by which it is measured: 50 ms on two slow cores
 SECONDS = 1.0
 PATIENCE = 8.0  # times that long: a machine that is too busy for three turns by then tells nothing
-FAR = 2.0  # a way that is so many times as slow in one turn is given up
+FAR = 2.0  # a way that is so many times as slow in one turn is dropped
 NARROW = 64  # width; below it a step is all calls, and the ways do not differ
 MOST = 1 << 18  # bytes of all that is remembered
 
