@@ -38,8 +38,8 @@ GAIN = 1.1  # what bfloat16 must be faster by, as it is the less exact one
 MARGIN = 1.03  # what another way of the same exactness must be faster by
 PROBE = 2.5e9  # operations of a pass by which it is measured: 50 ms on two slow cores
 SECONDS = 1.0
-PATIENCE = 8.0  # times that long: a machine that is too busy for three turns by then tells nothing
-FAR = 2.0  # a way that is so many times as slow in one turn is dropped
+PATIENCE = 8.0  # times that long: a machine too busy for three turns by then is not measured
+FAR = 2.0  # times as slow in one turn: not measured again
 NARROW = 64  # width; below it a step is all calls, and the ways do not differ
 MOST = 1 << 18  # bytes of all that is remembered
 
@@ -151,9 +151,9 @@ def _seconds_of_loss(config: Config, rows: int, dtype: str) -> Callable[[str], f
 def turns(
     run: Callable[[Way], float], ways: Sequence[Way], seconds: float
 ) -> dict[Way, list[float]]:
-    """The times of each way, turn after turn; empty if the machine is too busy to tell.
+    """The times of each way, turn after turn; empty if the machine is too busy.
 
-    Turns, as another program's load for a moment should decide nothing. A way that was a tenth
+    Turns, as another program's load for a moment should decide nothing. What was a tenth
     behind the best in each of three turns or more takes no further part, except for the first,
     which the others are compared with.
     """
