@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from gpt2lab.config import Config
+from gpt2lab.errors import Failure
 
 torch = pytest.importorskip("torch")
 
@@ -46,6 +47,8 @@ def fast(monkeypatch, *words, calls=None):
 
     monkeypatch.setattr(probe.Slice, "seconds", seconds)
     monkeypatch.setattr(probe, "_seconds_of_loss", lambda *_: lambda loss: 0.001)
+    monkeypatch.setattr(probe, "SECONDS", 0.01)
+    monkeypatch.setattr(probe, "PATIENCE", 1000)  # three turns, however busy the machine is
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -79,10 +82,10 @@ def test_dropout_and_narrow_models_choose_less(monkeypatch):
     fast(monkeypatch, "fused")
     assert probe.choose(SHAPE, replace(OPEN, dropout=0.1), 2)[0].attention == "products"
     narrow = replace(SHAPE, n_embd=8)
-    calls: list[probe.Arithmetic] = []
-    fast(monkeypatch, "bfloat16", calls=calls)
-    assert probe.choose(narrow, OPEN, 2)[0].dtype == "bfloat16"
-    assert {way.attention for way in calls} == {"products"}
+    monkeypatch.setattr(probe.Slice, "__init__", lambda *_: 1 / 0)
+    assert probe.choose(narrow, OPEN, 2) == (probe.plain(OPEN), "")
+    asked = replace(OPEN, dtype="bfloat16")
+    assert probe.choose(narrow, asked, 2)[0].dtype == "bfloat16"
 
 
 def test_small_gains_change_nothing(monkeypatch):
@@ -94,7 +97,19 @@ def test_small_gains_change_nothing(monkeypatch):
     assert found["attention"] == "products"
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b"[1]", b'{"chosen": 3, "why": 4}', None])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"",
+        b"{",
+        b"\xff",
+        b"[1]",
+        b"[" * 100_000,
+        b'{"chosen": 3, "why": 4}',
+        b" " * (1 << 19),
+        None,
+    ],
+)
 def test_a_choice_is_remembered_and_a_damaged_one_is_made_again(damage, monkeypatch):
     calls: list[probe.Arithmetic] = []
     fast(monkeypatch, "float32", "fused", calls=calls)
@@ -112,6 +127,38 @@ def test_a_choice_is_remembered_and_a_damaged_one_is_made_again(damage, monkeypa
     assert probe.choose(SHAPE, OPEN, 2)[0] == first and len(calls) > before
     assert json.loads(file.read_text())["chosen"]["attention"] == "fused"
     assert probe._file(SHAPE, OPEN, 3) != file
+
+
+def test_without_a_place_to_remember_each_run_measures(monkeypatch):
+    def none(name):
+        raise Failure("no folder for caches")
+
+    calls: list[probe.Arithmetic] = []
+    fast(monkeypatch, "float32", "fused", calls=calls)
+    monkeypatch.setattr(probe, "cache_folder", none)
+    first, _ = probe.choose(SHAPE, OPEN, 2)
+    before = len(calls)
+    assert probe.choose(SHAPE, OPEN, 2)[0] == first and len(calls) > before
+
+
+def test_a_folder_that_cannot_be_written_to_changes_nothing(tmp_path, monkeypatch):
+    """The choice holds for the run, and nothing is left behind."""
+    fast(monkeypatch, "float32", "fused")
+    (tmp_path / "place").write_text("no folder")
+    monkeypatch.setattr(probe, "cache_folder", lambda name: tmp_path / "place")
+    assert probe.choose(SHAPE, OPEN, 2)[0].attention == "fused"
+    assert (tmp_path / "place").read_text() == "no folder"
+
+
+def test_what_is_remembered_never_overrides_a_setting(monkeypatch):
+    """Not even where the file of one question holds the answer to another."""
+    fast(monkeypatch, "float32", "fused")
+    probe.choose(SHAPE, OPEN, 2)
+    given = replace(OPEN, attention="products")
+    file, other = probe._file(SHAPE, OPEN, 2), probe._file(SHAPE, given, 2)
+    assert file is not None and other is not None and file != other
+    other.write_bytes(file.read_bytes())
+    assert probe.choose(SHAPE, given, 2)[0].attention == "products"
 
 
 def test_a_machine_that_is_too_busy_keeps_the_plain_way_and_measures_again(monkeypatch):
@@ -199,6 +246,17 @@ def test_a_run_tells_its_arithmetic_and_resumes_with_it(caplog, tmp_path, monkey
         for name in ("run", "whole")
     ]
     assert all(began.items() <= state["settings"].items() for state in states)
+
+
+def test_a_product_that_rounds_here_is_replaced_with_a_warning(caplog, monkeypatch):
+    """A run that began with oneDNN's product and is resumed where that rounds to bfloat16."""
+    given = {"dtype": "float32", **probe.PLAIN}
+    finetune("story.txt", out="run", **SMALL, **given)
+    monkeypatch.setattr(probe, "_error_of_a_product", lambda: 1e-3)
+    caplog.clear()
+    finetune("story.txt", out="run", resume=True, steps=3, allow_changes=True)
+    assert [r for r in caplog.records if "onednn rounds" in r.getMessage()]
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_an_older_run_goes_on_as_it_was(tmp_path, monkeypatch):

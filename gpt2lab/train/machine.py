@@ -47,8 +47,18 @@ def ready(
     else:
         rows = settings.micro_batch or max(1, settings.batch_size // group.world)
         settings, why = group.agree(lambda: probe.choose(config, settings, rows))
-    probe.use_matmul(settings.matmul)
-    return replace(settings, device=str(device)), device, [why] if why else []
+    notes = [why, _take_matmul(settings, group)]
+    return replace(settings, device=str(device)), device, [note for note in notes if note]
+
+
+def _take_matmul(settings: TrainConfig, group: Group) -> str:
+    """Take the same float32 product in all processes; return why it is not that of the settings."""
+    if not group.any(not probe.use_matmul(settings.matmul)):
+        return ""
+    probe.use_matmul("blas")
+    if settings.dtype != "float32":
+        return ""
+    return "matmul onednn rounds float32 to bfloat16 on this processor; blas is used instead"
 
 
 def _dtype_of(device: torch.device) -> str:

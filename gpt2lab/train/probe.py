@@ -25,6 +25,7 @@ from gpt2lab.config import Config
 from gpt2lab.engines.torch.model import GPT2, Block
 from gpt2lab.errors import Failure, InputError
 from gpt2lab.files.io import contents
+from gpt2lab.files.json_files import checked_keys, parse_json
 from gpt2lab.files.kept import cache_folder, keep
 from gpt2lab.train.config import ARITHMETIC, TrainConfig
 from gpt2lab.train.loss import PIECE, cross_entropy
@@ -40,11 +41,12 @@ PROBE = 2.5e9  # operations of a pass by which it is measured: 50 ms on two slow
 SECONDS = 1.0
 PATIENCE = 8.0  # times that long: a machine too busy for three turns by then is not measured
 FAR = 2.0  # times as slow in one turn: not measured again
-NARROW = 64  # width; below it a step is all calls, and the ways do not differ
+NARROW = 64  # width; below it a step is all calls: nothing is measured, and little would differ
 MOST = 1 << 18  # bytes of all that is remembered
 
 #: What runs did before anything but the dtype was measured, and what the others are compared with.
 PLAIN = {"attention": "products", "matmul": "onednn", "loss": "pieces"}
+OPEN = ("dtype", *ARITHMETIC)  # the settings that are chosen where they are "auto"
 
 
 @dataclass(frozen=True)
@@ -237,7 +239,7 @@ def _loss(config: Config, settings: TrainConfig, rows: int, way: Arithmetic) -> 
     """In pieces, unless the whole logits are small and measured to be faster."""
     if settings.loss != "auto":
         return settings.loss
-    if rows * config.n_vocab * 4 > PIECE or config.n_embd < NARROW:
+    if rows * config.n_vocab * 4 > PIECE:
         return "pieces"
     use_matmul(way.matmul)
     run = _seconds_of_loss(config, rows, way.dtype)
@@ -251,9 +253,6 @@ def measured(config: Config, settings: TrainConfig, rows: int) -> tuple[dict[str
     rows: sequences at a time in one process. Takes about a second.
     """
     ways = _ways(settings)
-    if config.n_embd < NARROW:
-        ways = [way for way in ways if way.attention == ways[0].attention]
-        ways = [way for way in ways if way.matmul == ways[0].matmul]
     length = settings.block_size or config.n_ctx
     times: dict[Arithmetic, list[float]] = {}
     if len(ways) > 1:
@@ -287,7 +286,7 @@ def _file(config: Config, settings: TrainConfig, rows: int) -> Path | None:
     """Where the choice for this machine, torch, shape and what is left open is remembered."""
     shape = (config.n_embd, config.n_head, config.n_layer, config.mlp_width, config.n_vocab,
              config.activation_function, settings.block_size or config.n_ctx, rows)  # fmt: skip
-    asked = [getattr(settings, name) for name in ("dtype", *ARITHMETIC)]
+    asked = [getattr(settings, name) for name in OPEN]
     place = (_processor(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads())
     key = repr((__version__, torch.__version__, place, shape, asked, settings.dropout > 0))
     with suppress(Failure):
@@ -299,15 +298,16 @@ def _recalled(file: Path | None, settings: TrainConfig) -> tuple[dict[str, Any],
     """What is remembered; None for what is missing, damaged or not what the settings allow."""
     if file is None:
         return None
-    with suppress(Failure, InputError, OSError, ValueError, LookupError, TypeError, AttributeError):
-        values = json.loads(contents(file, MOST))
-        chosen, why = values["chosen"], values["why"]
-        if chosen.keys() != {"dtype", *ARITHMETIC} or not isinstance(why, str):
+    with suppress(InputError):
+        values = parse_json(contents(file, MOST), str(file))
+        checked_keys(values, str(file), {"chosen": (dict,), "why": (str,)})
+        chosen = checked_keys(values["chosen"], str(file), dict.fromkeys(OPEN, (str,)))
+        if chosen.keys() != set(OPEN) or "auto" in chosen.values():
             return None
-        asked = {name: getattr(settings, name) for name in chosen}
-        if all(asked[name] in ("auto", chosen[name]) for name in chosen):
-            replace(settings, **chosen)  # raises InputError for a word that is none
-            return chosen, why
+        replace(settings, **chosen)  # raises InputError for an unknown choice
+        asked = {name: getattr(settings, name) for name in OPEN}
+        if all(asked[name] in ("auto", chosen[name]) for name in OPEN):
+            return chosen, values["why"]
     return None
 
 
@@ -316,8 +316,8 @@ def choose(config: Config, settings: TrainConfig, rows: int) -> tuple[TrainConfi
 
     Measured for this machine and shape, or remembered. rows: sequences at a time in one process.
     """
-    if all(getattr(settings, name) != "auto" for name in ("dtype", *ARITHMETIC)):
-        return settings, ""
+    if all(getattr(settings, name) != "auto" for name in OPEN) or config.n_embd < NARROW:
+        return plain(settings), ""
     file = _file(config, settings, rows)
     found = _recalled(file, settings)
     if found is not None:
@@ -337,4 +337,6 @@ def choose(config: Config, settings: TrainConfig, rows: int) -> tuple[TrainConfi
 def plain(settings: TrainConfig) -> TrainConfig:
     """The settings with what is open as it was in runs before anything of it was measured."""
     usual: dict[str, Any] = {"dtype": "float32", **PLAIN}
+    if settings.matmul == "auto" and not quicken_float32():
+        usual["matmul"] = "blas"
     return replace(settings, **{k: v for k, v in usual.items() if getattr(settings, k) == "auto"})

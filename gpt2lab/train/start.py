@@ -21,11 +21,11 @@ from gpt2lab.engines.torch import model
 from gpt2lab.errors import InputError
 from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.train import checkpoint_files
-from gpt2lab.train.config import ARITHMETIC, BUDGETS, TrainConfig, changes
+from gpt2lab.train.config import BUDGETS, TrainConfig, changes
 from gpt2lab.train.machine import ready
 from gpt2lab.train.optimizer_state import new_state
 from gpt2lab.train.parallel.group import ALONE, Group
-from gpt2lab.train.probe import plain
+from gpt2lab.train.probe import OPEN, plain
 from gpt2lab.train.run import Run
 from gpt2lab.train.run_folder import (
     BEST,
@@ -285,7 +285,9 @@ def resume(
         begin = huggingface.load(newest)
         restarts = values["data"] == made.get("before")
         settings = _agreed(old, settings, begin.config, allow_changes or restarts)
-        settings, device, _ = ready(settings)
+        settings, device, notes = ready(settings, group=group)
+        for line in notes:
+            log.warning(line)
         now = [BatchSize(values["step"], 0, settings.batch_size)]
         batches = batches_of(sets, settings, now if restarts else _sizes(sets, values, settings))
         if batches.fingerprint != values["data"] and not restarts:
@@ -313,7 +315,7 @@ def _agreed(
         return old
     new = _with_block(new, config)
     old = plain(old)  # older runs name no arithmetic
-    kept = {n: getattr(old, n) for n in ("dtype", *ARITHMETIC) if getattr(new, n) == "auto"}
+    kept = {n: getattr(old, n) for n in OPEN if getattr(new, n) == "auto"}
     new = replace(new, **kept)
     changed = changes(old, new)
     if changed and not allow_changes:

@@ -15,13 +15,13 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import torch
 from torch import nn
 
 from gpt2lab.corpus.batches import Batches, Evaluation, TrainingBatch
 from gpt2lab.engines.torch.model import GPT2
+from gpt2lab.forks import cached_property
 from gpt2lab.train.config import TrainConfig
 from gpt2lab.train.loss import IGNORED, cross_entropy
 from gpt2lab.train.optim import gradient_norm, learning_rate, update
