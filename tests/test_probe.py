@@ -13,12 +13,14 @@ from gpt2lab.errors import Failure
 torch = pytest.importorskip("torch")
 
 from gpt2lab.init import initialise
-from gpt2lab.train import probe, report
+from gpt2lab.train import machine, probe, report
 from gpt2lab.train.config import ARITHMETIC, TrainConfig
 from gpt2lab.train.finetune import finetune
 from gpt2lab.train.optimizer_state import new_state
 from gpt2lab.train.parallel.group import ALONE
 from gpt2lab.weights import Checkpoint
+
+from .test_distributed import LIMIT, together
 
 SHAPE = Config(n_vocab=61, n_ctx=16, n_embd=64, n_head=2, n_layer=2)
 OPEN = TrainConfig(steps=2, batch_size=2, block_size=8)
@@ -273,7 +275,29 @@ def test_an_older_run_goes_on_as_it_was(tmp_path, monkeypatch):
     fast(monkeypatch, "fused")
     old = TrainConfig.from_dict(settings_of(tmp_path / "run"))
     assert old.attention == "auto" and probe.plain(old).attention == "products"
-    from gpt2lab.train.machine import ready
-
-    settings, _, notes = ready(old)
+    settings, _, notes = machine.ready(old)
     assert probe.PLAIN.items() <= settings.to_dict().items() and notes == []
+
+
+# ---- Several processes.
+
+
+def _ready_with(group, own_product):
+    """The arithmetic of a process whose own choice would be another than that of the first."""
+    chosen = {"dtype": "float32", "attention": "fused", "matmul": "onednn", "loss": "whole"}
+    probe.measured = lambda *_: (chosen, "measured") if group.first else 1 / 0
+    probe.quicken_float32 = lambda: own_product or group.first
+    torch.set_float32_matmul_precision("medium" if own_product or group.first else "highest")
+    settings, _, notes = machine.ready(OPEN, SHAPE, group)
+    names = ("dtype", "attention", "matmul", "loss")
+    return [getattr(settings, n) for n in names], notes, torch.get_float32_matmul_precision()
+
+
+@pytest.mark.parametrize("own_product", [True, False])
+def test_all_processes_take_the_choice_and_the_product_of_the_first(own_product, tmp_path):
+    """Where oneDNN's product rounds in one of them, all take the other."""
+    said = together(2, tmp_path / "said", _ready_with, own_product, timeout=LIMIT)
+    arithmetic, notes, precision = said[0]
+    assert arithmetic == ["float32", "fused", "onednn", "whole"] and said[1] == said[0]
+    assert notes[0].startswith("measured") and precision == ("medium" if own_product else "highest")
+    assert any("onednn rounds" in note for note in notes) != own_product
