@@ -19,21 +19,22 @@ function python(value) {
 }
 /** The text up to the cursor and the settings as a command, a program and a request. */
 export function copies(prompt, settings, model) {
-  const {logit_bias: bias = {}, bad_words: words = [], ...plain} = settings;
-  const flags = Object.entries(plain).map(([name, value]) => '--' + name.replaceAll('_', '-') + ' ' + value);
-  const biases = Object.entries(bias).map(([id, value]) => '--logit-bias ' + id + '=' + value);
+  const {logit_bias: bias = {}, bad_words: words = [], n, ...plain} = settings, load = model.source ? python(model.source) : '';
+  const banned = words.map(one => [one[0], '-inf']); // the command takes ids there, and bad words as text
+  const flags = [...Object.entries(plain).map(([name, value]) => '--' + name.replaceAll('_', '-') + ' ' + value), '-n ' + n,
+    ...[...Object.entries(bias), ...banned].map(([id, value]) => '--logit-bias ' + id + '=' + value)];
   const named = Object.entries(settings).map(([name, value]) => name + '=' + python(value));
   const {max_new_tokens: most, ...rest} = settings, base = new URL('.', app.backend.address.href).href;
   return {
-    shell: words.length ? null : ['gpt2lab generate', prompt ? shell(prompt) : '', '-m', shell(model.path || model.id), ...flags, ...biases].filter(Boolean).join(' '),
-    python: 'import gpt2lab\n\nlm = gpt2lab.load(' + python(model.path || model.id) + ')\nprint(lm.generate(' + python(prompt) + ', ' + named.join(', ') + '))\n',
+    shell: ['gpt2lab generate', model.source ? '-m ' + shell(model.source) : '', ...flags, prompt ? '-- ' + shell(prompt) : '--unconditional'].filter(Boolean).join(' '),
+    python: 'import gpt2lab\n\nlm = gpt2lab.load(' + load + ')\nprint(lm.generate(' + python(prompt) + ', ' + named.join(', ') + '))\n',
     curl: 'curl -s ' + base + "v1/completions -H 'Content-Type: application/json' -d " +
       shell(JSON.stringify({model: model.id, prompt, max_tokens: most, ...rest})),
   };
 }
 function drawCopies() {
   const ways = copies(doc.text().slice(0, cursor()), asked(), app.model);
-  fill($('copymenu'), Object.entries(ways).map(([name, text]) => h('button', {class: 'plain', disabled: text === null,
+  fill($('copymenu'), Object.entries(ways).map(([name, text]) => h('button', {class: 'plain',
     onclick: () => copy(text)}, t('copy_' + name))), h('button', {class: 'plain', onclick: link}, t('copyLink')));
 }
 async function copy(text) {
@@ -144,6 +145,9 @@ export function start() {
   document.addEventListener('keydown', event => {
     if (event.key === 'Escape') for (const one of document.querySelectorAll('details.menu[open]')) one.open = false;
   });
-  doc.watch(what => { if (what === 'all') drawDocuments(); });
+  doc.watch(what => {
+    if (what === 'all') drawDocuments();
+    else if (what === 'text' && $('documents').options[0]) $('documents').options[0].text = store.titleOf(doc.open);
+  });
   drawDocuments();
 }

@@ -52,7 +52,7 @@ function scoreSoon(delay = 120) {
 async function score() {
   if (scoring) { again = true; return; }
   const text = doc.text();
-  if (!text) { known = {text: '', ids: [], bytes: [], logprobs: [], ranks: [], entropies: [], found: []}; hereSoon(); return; }
+  if (!text) { known = {text: '', ids: [], bytes: [], logprobs: [], ranks: [], entropies: [], found: []}; $('layer').dataset.state = 'known'; hereSoon(); return; }
   if (text === known.text && known.model === app.model.id) return;
   scoring = true;
   try {
@@ -61,6 +61,7 @@ async function score() {
       known = {...found, text, model: app.model.id, found: pieces(text, found.bytes.map(one => one.length))};
       found.ids.forEach((id, i) => names(id, found.bytes[i]));
       page.known(text, known.found);
+      $('layer').dataset.state = 'known';
       hereSoon();
     } else { again = true; }
   } catch (error) { failed(error); }
@@ -71,6 +72,11 @@ async function score() {
 // ---- The text itself.
 
 let shown = '';
+function draw(text) {
+  page.show(text);
+  shown = text;
+  $('layer').dataset.state = 'new';
+}
 /** Draw the document after a change that was not typed. */
 function refresh() {
   const text = doc.text(), area = $('area');
@@ -82,13 +88,12 @@ function refresh() {
     area.value = text;
     if (focused || running) area.setSelectionRange(Math.min(from, text.length), Math.min(to, text.length));
   }
-  if (shown !== text) { page.show(text); shown = text; }
+  if (shown !== text) draw(text);
   scoreSoon(running ? 250 : 120);
 }
 function typed() {
   const text = $('area').value;
-  page.show(text);
-  shown = text;
+  draw(text);
   dropSuggestions();
   doc.change(tree.edit(doc.open.tree, text), 'typing');
   hereSoon();
@@ -258,7 +263,7 @@ async function more(tokens, name, x, y) {
 export function view(logits, i, count = 10) {
   const seen = {tokens: known.ids.slice(0, i), promptLength: writtenFrom(i)};
   const {left, reasons} = process(logits, doc.open.settings, seen), before = softmax(logits), now = softmax(left);
-  const ids = [...new Set([...best(logits, count), ...best(left, Math.min(5, count))])].slice(0, count + 3);
+  const ids = [...new Set([...best(logits, count), ...best(left, 4).filter(id => left[id] > -Infinity)])];
   return {ids, before, after: now, reasons, rows: ids.map(id => ({id, before: before[id], after: now[id], reason: reasons.get(id)}))};
 }
 /** Where the model's own words around token i begin: penalties for written tokens count from there. */
