@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 import gpt2lab
 from gpt2lab.train import report
-from gpt2lab.train.aliases import NAMES, RULES, TOLD, translate
+from gpt2lab.train.aliases import TABLE, translate
 from gpt2lab.train.config import TrainConfig
 from gpt2lab.train.finetune import finetune
 
@@ -58,18 +58,17 @@ def no_report(monkeypatch):
         ({"optimizer": "adam"}, {}),
     ],
 )  # fmt: skip
-def test_words_are_translated_each_with_a_note(theirs, ours):
-    found, notes = translate(theirs)
-    assert found == ours
+def test_words_are_translated_each_with_a_note(theirs, ours, caplog):
+    assert translate(theirs) == ours
     for word in theirs:
-        if word in NAMES or word in TOLD:
-            assert any(note.startswith(word) for note in notes), word
+        if word in TABLE and not TABLE[word].convert:
+            assert any(note.startswith(word) for note in caplog.messages), word
 
 
 def test_a_device_s_batch_counts_for_each_process():
     words = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
-    assert translate(words, world=3)[0]["batch_size"] == 24
-    assert translate({"per_device_train_batch_size": 4}, world=3)[0]["batch_size"] == 12
+    assert translate(words, world=3)["batch_size"] == 24
+    assert translate({"per_device_train_batch_size": 4}, world=3)["batch_size"] == 12
 
 
 @pytest.mark.parametrize(
@@ -77,7 +76,7 @@ def test_a_device_s_batch_counts_for_each_process():
     [
         ({"steps": -1}, "steps -1 is endless in gpt-2-simple"),
         ({"optimizer": "sgd"}, "optimizer 'sgd' is not offered"),
-        ({"max_steps": 5, "steps": 6}, "max_steps and steps are the same setting"),
+        ({"max_steps": 5, "steps": 6}, "steps is given twice, once as max_steps"),
     ],
 )
 def test_what_cannot_be_is_told(theirs, message):
@@ -89,9 +88,8 @@ def test_every_translated_word_leads_to_a_setting():
     from gpt2lab.train.launch import MORE
 
     known = {*TrainConfig.__dataclass_fields__, *MORE, "text"}
-    assert set(NAMES.values()) <= known
-    assert not set(NAMES) & set(RULES)
-    assert not set(NAMES) & known
+    assert {alias.own for alias in TABLE.values() if alias.own} <= known
+    assert not set(TABLE) & known
 
 
 def test_tuning_in_the_words_of_the_trainer(tmp_path, caplog):
@@ -102,7 +100,7 @@ def test_tuning_in_the_words_of_the_trainer(tmp_path, caplog):
         per_device_train_batch_size=4, save_steps=5, save_total_limit=1, learning_rate=1e-3,
         sample_every=0,
     )  # fmt: skip
-    assert "num_train_epochs is epochs here" in caplog.messages
+    assert "num_train_epochs is taken as epochs" in caplog.messages
     assert isinstance(lm, gpt2lab.LM)
     before = gpt2lab.load().score(STORY[:200]).perplexity
     assert lm.score(STORY[:200]).perplexity < before

@@ -81,10 +81,10 @@ def test_a_model_and_a_shape_are_refused():
 @pytest.mark.parametrize("word", ["evaluation_strategy", "eval_strategy"])
 def test_a_strategy_of_no_switches_validation_off(word):
     """It was left out with a note, and the run validated and held texts out all the same."""
-    assert translate({word: "no"})[0] == {"validate": False}
-    assert translate({word: "steps"})[0] == {}
-    assert translate({"do_eval": False})[0] == {"validate": False}
-    assert translate({"save_strategy": "no"})[0] == {"save_every": 0}
+    assert translate({word: "no"}) == {"validate": False}
+    assert translate({word: "steps"}) == {}
+    assert translate({"do_eval": False}) == {"validate": False}
+    assert translate({"save_strategy": "no"}) == {"save_every": 0}
 
 
 def test_without_validation_nothing_is_held_out(tmp_path):
@@ -108,5 +108,5 @@ def test_the_command_understands_other_trainers():
             ["cat.txt", *words, *shape, "--vocabulary", str(FABLE), "--sample-every", "0"],
             standalone_mode=False,
         )
-    assert "output_dir is out here" in said
+    assert "output_dir is taken as out" in said
     assert run_folder.settings_of(run_folder.Path("run")).batch_size == 2

@@ -193,7 +193,7 @@ def test_finetune_understands_other_trainers(text, tmp_path):
         "finetune", text, "--output_dir", folder, "--max_steps", 2, "--block_size", 16,
         "--per_device_train_batch_size", 2, "--save-steps", 1, "--sample-every", 0,
     )  # fmt: skip
-    assert "note: output_dir is out here" in done.stderr
+    assert "note: output_dir is taken as out" in done.stderr
     assert "2 steps, the budget is used up" in done.stdout
     simple = gpt2lab(
         "finetune", "--dataset", text, "--run_name", "r", "--checkpoint_dir", tmp_path / "ck",

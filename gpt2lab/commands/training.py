@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from gpt2lab.train.parallel.group import Group
     from gpt2lab.train.run import Run
 
-log = logging.getLogger(__name__)
-
 #: Exit codes of a run that was stopped and saved: 128 and the signal, as a shell has it.
 STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
@@ -33,9 +30,8 @@ STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
 SPELLING = {"token_normalize_func": lambda word: word.replace("_", "-")}
 
 
-#: The kinds of other trainers' words that are none of our fields.
+#: The kinds of other trainers' words that are none of our fields; the rest are texts.
 KINDS: dict[str, Any] = {
-    **dict.fromkeys(("output_dir", "dataset", "model_name"), str),
     **dict.fromkeys(
         ("per_device_train_batch_size", "gradient_accumulation_steps", "accumulate_gradients"), int
     ),
@@ -50,8 +46,8 @@ KINDS: dict[str, Any] = {
 def _trainer_options(function: Any) -> Any:
     """Add other trainers' flags, hidden in --help; `train.aliases` lists what they mean."""
     kinds = field_kinds(TrainConfig)
-    for word in (*aliases.NAMES, *aliases.TOLD, *aliases.RULES):
-        kind = KINDS.get(word) or kinds.get(aliases.NAMES.get(word, ""), str)
+    for word, alias in aliases.TABLE.items():
+        kind = KINDS.get(word) or kinds.get(alias.own, str)
         flag = {"is_flag": True, "default": None} if kind is bool else {"type": kind}
         spelt = f"--{word.replace('_', '-')}"
         function = click.option(spelt, word, hidden=True, **flag)(function)
@@ -100,9 +96,7 @@ def train(texts: Sequence[str], given: Mapping[str, Any], *, tunes: bool, as_jso
     from gpt2lab.train.launch import prepare_run
 
     with joined(given.get("device")) as group:
-        ours, notes = aliases.translate(given, group.world)
-        for note in notes:
-            log.warning(note)
+        ours = aliases.translate(given, group.world)
         named = ours.pop("text", None)
         if texts and named:
             raise InputError("the text is given twice, as an argument and by --dataset; give one")

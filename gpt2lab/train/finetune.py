@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,12 @@ from gpt2lab.train.launch import prepare_run
 Text = str | Path | Sequence[str | Path] | None
 Callback = Callable[[dict[str, Any]], None]
 
-log = logging.getLogger(__name__)
-
 
 def _trained(
     text: Text, given: dict[str, Any], tunes: bool, verbose: bool, callback: Callback | None
 ) -> LM:
     with progress.shown(verbose):
-        ours, notes = translate(given)
-        for note in notes:
-            log.warning(note)
+        ours = translate(given)
         named = ours.pop("text", None)  # gpt-2-simple's name of it
         if text is not None and named is not None:
             raise InputError("the text is given twice, as an argument and as dataset; give one")
@@ -50,9 +45,9 @@ def finetune(
     log.jsonl).
     given: model (the bundled one by default), out (the run's folder, "finetuned"), val, held_out,
     overwrite, resume, how texts are read (the fields of `documents.Reading`), every field of
-    `TrainConfig`; or other trainers' words for them, each with a warning (`translate`): output_dir,
-    num_train_epochs, per_device_train_batch_size, save_steps, run_name, restore_from,
-    accumulate_gradients and so on. Raises InputError for what does not fit.
+    `TrainConfig`; or other trainers' words for them, each explained by a warning once in a process
+    (`translate`): output_dir, num_train_epochs, per_device_train_batch_size, save_steps, run_name,
+    restore_from, accumulate_gradients and so on. Raises InputError for what does not fit.
     """
     return _trained(text, given, True, verbose, callback)
 
