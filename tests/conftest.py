@@ -93,3 +93,11 @@ def run(capsys, monkeypatch):
 def names_not_yet_explained():
     """A foreign name is explained once in a process; each test is one."""
     aliases.explained.clear()
+
+
+@pytest.fixture
+def usual_arithmetic(monkeypatch):
+    """Runs in this process do not measure how to compute; `test_probe.py` is for that."""
+    from gpt2lab.train import probe
+
+    monkeypatch.setattr(probe, "choose", lambda config, settings, rows: (probe.plain(settings), ""))

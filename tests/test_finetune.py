@@ -20,7 +20,7 @@ STORY = "Once upon a time there was a little fox who liked to sing at night. " *
 
 
 @pytest.fixture(autouse=True)
-def no_report(monkeypatch):
+def no_report(monkeypatch, usual_arithmetic):
     monkeypatch.setattr(report, "write", lambda *args: None)
 
 

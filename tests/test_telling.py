@@ -26,7 +26,7 @@ SMALL = {"steps": 2, "batch_size": 2, "block_size": 8, "sample_every": 0, "dtype
 
 
 @pytest.fixture(autouse=True)
-def no_report(monkeypatch, tmp_path):
+def no_report(monkeypatch, tmp_path, usual_arithmetic):
     monkeypatch.setattr(report, "write", lambda *args: None)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "story.txt").write_text(STORY)

@@ -27,7 +27,8 @@ from .test_distributed import LIMIT, begin, together
 
 TEXT = "The cat sat on the mat and sang to the moon. The dog ran after the red ball. " * 40
 SHAPE = ["--layers", "1", "--heads", "2", "--width", "16", "--context", "16"]
-SMALL = ["--batch-size", "4", "--sample-every", "0", "--threads", "1", "--dtype", "float32"]
+SMALL = ["--batch-size", "4", "--sample-every", "0", "--threads", "1"]
+SMALL += ["--dtype", "float32", "--attention", "products", "--matmul", "onednn", "--loss", "pieces"]
 
 
 def command(warm_command, *words, world=1):

@@ -36,7 +36,7 @@ def settings_of_torch():
 
 
 @pytest.fixture(autouse=True)
-def no_report(run, monkeypatch):
+def no_report(run, monkeypatch, usual_arithmetic):
     """Drawing takes a second; the one run that all share has its report."""
     assert (run / "report.html").is_file()
     monkeypatch.setattr(report, "write", lambda *args: None)

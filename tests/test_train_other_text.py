@@ -24,7 +24,7 @@ SMALL = {"block_size": 16, "batch_size": 2, "sample_every": 0, "dtype": "float32
 
 
 @pytest.fixture(autouse=True)
-def no_report(monkeypatch):
+def no_report(monkeypatch, usual_arithmetic):
     monkeypatch.setattr(report, "write", lambda *args: None)
 
 
