@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from gpt2lab.errors import Failure
 torch = pytest.importorskip("torch")
 
 from gpt2lab.init import initialise
-from gpt2lab.train import machine, probe, report
+from gpt2lab.train import machine, probe, remembered, report
 from gpt2lab.train.config import ARITHMETIC, TrainConfig
 from gpt2lab.train.finetune import finetune
 from gpt2lab.train.optimizer_state import new_state
@@ -137,7 +138,7 @@ def test_without_a_place_to_remember_each_run_measures(monkeypatch):
 
     calls: list[probe.Arithmetic] = []
     fast(monkeypatch, "float32", "fused", calls=calls)
-    monkeypatch.setattr(probe, "cache_folder", none)
+    monkeypatch.setattr(remembered, "cache_folder", none)
     first, _ = probe.choose(SHAPE, OPEN, 2)
     before = len(calls)
     assert probe.choose(SHAPE, OPEN, 2)[0] == first and len(calls) > before
@@ -147,7 +148,7 @@ def test_a_folder_that_cannot_be_written_to_changes_nothing(tmp_path, monkeypatc
     """The choice holds for the run, and nothing is left behind."""
     fast(monkeypatch, "float32", "fused")
     (tmp_path / "place").write_text("no folder")
-    monkeypatch.setattr(probe, "cache_folder", lambda name: tmp_path / "place")
+    monkeypatch.setattr(remembered, "cache_folder", lambda name: tmp_path / "place")
     assert probe.choose(SHAPE, OPEN, 2)[0].attention == "fused"
     assert (tmp_path / "place").read_text() == "no folder"
 
@@ -161,6 +162,32 @@ def test_what_is_remembered_never_overrides_a_setting(monkeypatch):
     assert file is not None and other is not None and file != other
     other.write_bytes(file.read_bytes())
     assert probe.choose(SHAPE, given, 2)[0].attention == "products"
+
+
+def test_models_verbose_lists_how_training_computes_here(run, monkeypatch):
+    """The latest first, without what another processor or no gpt2lab wrote."""
+    fast(monkeypatch, "float32", "fused", "blas")
+    probe.choose(SHAPE, OPEN, 2)
+    probe.choose(SHAPE, replace(OPEN, block_size=4), 2)
+    file = probe._file(SHAPE, replace(OPEN, block_size=4), 2)
+    assert file is not None
+    os.utime(file, (1, 1))
+    (file.parent / "broken.json").write_text("{")
+    other = json.loads(file.read_text())
+    other |= {"processor": "another", "shape": "another"}
+    (file.parent / "other.json").write_text(json.dumps(other))
+    same = file.with_name("same.json")
+    same.write_bytes(file.read_bytes())
+    os.utime(same, (1, 1))
+    _, _, said = run("models", "--verbose")
+    lines = [line for line in said.splitlines() if "training measured" in line]
+    threads = torch.get_num_threads()
+    assert lines == [
+        f"note: training measured: 2 layers, 64 wide, 2 x {length} tokens, vocabulary 61, threads "
+        f"{threads}: float32 by blas, attention fused, loss pieces"
+        for length in (8, 4)
+    ]
+    assert "training measured" not in run("models")[2]
 
 
 def test_a_machine_that_is_too_busy_keeps_the_plain_way_and_measures_again(monkeypatch):
@@ -235,7 +262,7 @@ def test_a_run_tells_its_arithmetic_and_resumes_with_it(caplog, tmp_path, monkey
     finetune("story.txt", out="run", **SMALL)
     (said,) = [r.getMessage() for r in caplog.records if "auto is" in r.getMessage()]
     made = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert "float32 blas, attention fused" in said and made["measured"] == [said]
+    assert "float32 by blas, attention fused" in said and made["measured"] == [said]
     began = {"dtype": "float32", "attention": "fused", "matmul": "blas", "loss": "pieces"}
     assert began.items() <= made["settings"].items()
     finetune("story.txt", out="whole", **{**SMALL, "steps": 4})

@@ -148,6 +148,13 @@ def _engines() -> list[str]:
     ]
 
 
+def _training() -> list[str]:
+    """How runs compute on this machine, as they measured it, for stderr."""
+    from gpt2lab.train import remembered
+
+    return [f"training measured: {line}" for line in remembered.listing()]
+
+
 @click.command(
     epilog="Example: gpt2lab models runs/ --json",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -155,7 +162,10 @@ def _engines() -> list[str]:
 @click.argument("folders", nargs=-1, metavar="[FOLDER]...")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 @click.option(
-    "-v", "--verbose", is_flag=True, help="Also show the path of each model and the engines."
+    "-v",
+    "--verbose",
+    is_flag=True,
+    help="Also show the path of each model, the engines, and how training computes here.",
 )
 @click.option(
     "--check",
@@ -193,7 +203,7 @@ def command(folders: tuple[str, ...], as_json: bool, verbose: bool, check: bool)
         rows = [["name", "file", "checksum", "compared"], *(_checked(*line) for line in checks)]
         click.echo("\n" + printable(table(rows, (0, 1, 2, 3))))
     if not as_json:
-        for note in [*_notes(listed, folders), *(_engines() if verbose else [])]:
+        for note in [*_notes(listed, folders), *(_engines() + _training() if verbose else [])]:
             click.echo(f"note: {note}", err=True)
     if any(line.fault for _, line in checks):
         raise SystemExit(1)

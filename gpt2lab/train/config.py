@@ -12,8 +12,8 @@ from typing import Annotated, Any
 from gpt2lab.checks import number, one_of, whole
 from gpt2lab.errors import InputError, quoted
 
-#: Settings of the arithmetic on a CPU, besides the dtype.
-ARITHMETIC = ("attention", "matmul", "loss")
+#: Settings of the arithmetic on a CPU, which are chosen by measuring where they are "auto".
+ARITHMETIC = ("dtype", "attention", "matmul", "loss")
 BUDGETS = ("steps", "epochs", "tokens", "minutes")
 
 

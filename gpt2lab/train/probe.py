@@ -8,13 +8,9 @@ taking turns on a part of the model. All choices give the same losses up to roun
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import platform
 import time
-from collections.abc import Callable, Hashable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -23,12 +19,9 @@ from typing import Any, TypeVar
 from gpt2lab import __version__
 from gpt2lab.config import Config
 from gpt2lab.engines.torch.model import GPT2, Block
-from gpt2lab.errors import Failure, InputError
-from gpt2lab.files.io import contents
-from gpt2lab.files.json_files import checked_keys, parse_json
-from gpt2lab.files.kept import cache_folder, keep
 from gpt2lab.train.config import ARITHMETIC, TrainConfig
 from gpt2lab.train.loss import PIECE, cross_entropy
+from gpt2lab.train.remembered import Choice, file_of, in_words, recall, remember
 
 import torch  # isort: skip  (after the model, which names the extra that it is in)
 
@@ -42,11 +35,9 @@ SECONDS = 1.0
 PATIENCE = 8.0  # times that long: a machine too busy for three turns by then is not measured
 FAR = 2.0  # times as slow in one turn: not measured again
 NARROW = 64  # width; below it a step is all calls: nothing is measured, and little would differ
-MOST = 1 << 18  # bytes of all that is remembered
 
 #: What runs did before anything but the dtype was measured, and what the others are compared with.
 PLAIN = {"attention": "products", "matmul": "onednn", "loss": "pieces"}
-OPEN = ("dtype", *ARITHMETIC)  # the settings that are chosen where they are "auto"
 
 
 @dataclass(frozen=True)
@@ -58,7 +49,7 @@ class Arithmetic:
     attention: str
 
     def __str__(self) -> str:
-        product = f" {self.matmul}" if self.dtype == "float32" else ""
+        product = f" by {self.matmul}" if self.dtype == "float32" else ""
         return f"{self.dtype}{product}, attention {self.attention}"
 
 
@@ -247,7 +238,7 @@ def _loss(config: Config, settings: TrainConfig, rows: int, way: Arithmetic) -> 
     return "whole" if times and gains(times)["whole"] > MARGIN else "pieces"
 
 
-def measured(config: Config, settings: TrainConfig, rows: int) -> tuple[dict[str, Any], str]:
+def measured(config: Config, settings: TrainConfig, rows: int) -> tuple[Choice, str]:
     """Return what is fastest as settings, and the figures; nothing if the machine is too busy.
 
     rows: sequences at a time in one process. Takes about a second.
@@ -261,54 +252,39 @@ def measured(config: Config, settings: TrainConfig, rows: int) -> tuple[dict[str
             return {}, ""
     way = fastest(times) if times else ways[0]
     loss = _loss(config, settings, rows * length, way)
-    chosen: dict[str, Any] = {**vars(way), "loss": loss}
+    chosen = {**vars(way), "loss": loss}
     figures = "; ".join(f"{way} {1000 * median(own):.1f} ms" for way, own in times.items())
     if not figures:
         return chosen, ""
     return chosen, (
-        f"auto is {way}, loss {loss} here; one layer and its share of the head take: {figures}"
+        f"auto is {in_words(chosen)} here; one layer and its share of the head take: {figures}"
     )
 
 
 # ---- Remembering.
 
 
-def _processor() -> str:
-    """The name of the processor."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+def _shape(config: Config, settings: TrainConfig, rows: int) -> str:
+    """What was measured, in words."""
+    length = settings.block_size or config.n_ctx
+    return (
+        f"{config.n_layer} layers, {config.n_embd} wide, {rows} x {length} tokens, "
+        f"vocabulary {config.n_vocab}, threads {torch.get_num_threads()}"
+    )
 
 
 def _file(config: Config, settings: TrainConfig, rows: int) -> Path | None:
-    """Where the choice for this machine, torch, shape and what is left open is remembered."""
-    shape = (config.n_embd, config.n_head, config.n_layer, config.mlp_width, config.n_vocab,
-             config.activation_function, settings.block_size or config.n_ctx, rows)  # fmt: skip
-    asked = [getattr(settings, name) for name in OPEN]
-    place = (_processor(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads())
-    key = repr((__version__, torch.__version__, place, shape, asked, settings.dropout > 0))
-    with suppress(Failure):
-        return cache_folder("training") / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.json"
-    return None
+    """Where the choice for this torch, shape and open settings is remembered."""
+    shape = (config.n_head, config.mlp_width, config.activation_function, settings.dropout > 0)
+    asked = [getattr(settings, name) for name in ARITHMETIC]
+    versions = (__version__, torch.__version__, torch.backends.cpu.get_cpu_capability())
+    return file_of(versions, _shape(config, settings, rows), shape, asked)
 
 
-def _recalled(file: Path | None, settings: TrainConfig) -> tuple[dict[str, Any], str] | None:
-    """What is remembered; None for what is missing, damaged or not what the settings allow."""
-    if file is None:
-        return None
-    with suppress(InputError):
-        values = parse_json(contents(file, MOST), str(file))
-        checked_keys(values, str(file), {"chosen": (dict,), "why": (str,)})
-        chosen = checked_keys(values["chosen"], str(file), dict.fromkeys(OPEN, (str,)))
-        if chosen.keys() != set(OPEN) or "auto" in chosen.values():
-            return None
-        replace(settings, **chosen)  # raises InputError for an unknown choice
-        asked = {name: getattr(settings, name) for name in OPEN}
-        if all(asked[name] in ("auto", chosen[name]) for name in OPEN):
-            return chosen, values["why"]
-    return None
+def _with(settings: TrainConfig, chosen: Mapping[str, str]) -> TrainConfig:
+    """The settings with these values; mypy knows no names of fields."""
+    values: dict[str, Any] = dict(chosen)
+    return replace(settings, **values)
 
 
 def choose(config: Config, settings: TrainConfig, rows: int) -> tuple[TrainConfig, str]:
@@ -316,22 +292,21 @@ def choose(config: Config, settings: TrainConfig, rows: int) -> tuple[TrainConfi
 
     Measured for this machine and shape, or remembered. rows: sequences at a time in one process.
     """
-    if all(getattr(settings, name) != "auto" for name in OPEN) or config.n_embd < NARROW:
+    if all(getattr(settings, name) != "auto" for name in ARITHMETIC) or config.n_embd < NARROW:
         return plain(settings), ""
     file = _file(config, settings, rows)
-    found = _recalled(file, settings)
+    found = recall(file, settings)
     if found is not None:
         chosen, why = found
-        return replace(settings, **chosen), f"{why} (remembered)" if why else ""
+        return _with(settings, chosen), f"{why} (remembered)" if why else ""
     chosen, why = measured(config, settings, rows)
     if not chosen:
         return plain(settings), (
             "the machine is too busy to measure which arithmetic is fastest; "
             f"it stays at {_ways(settings)[0]}"
         )
-    if file is not None:
-        keep(file, json.dumps({"chosen": chosen, "why": why}).encode(), most=MOST)
-    return replace(settings, **chosen), why
+    remember(file, _shape(config, settings, rows), chosen, why)
+    return _with(settings, chosen), why
 
 
 def plain(settings: TrainConfig) -> TrainConfig:

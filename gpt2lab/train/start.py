@@ -21,11 +21,11 @@ from gpt2lab.engines.torch import model
 from gpt2lab.errors import InputError
 from gpt2lab.text.tokenizer import Tokenizer
 from gpt2lab.train import checkpoint_files
-from gpt2lab.train.config import BUDGETS, TrainConfig, changes
+from gpt2lab.train.config import ARITHMETIC, BUDGETS, TrainConfig, changes
 from gpt2lab.train.machine import ready
 from gpt2lab.train.optimizer_state import new_state
 from gpt2lab.train.parallel.group import ALONE, Group
-from gpt2lab.train.probe import OPEN, plain
+from gpt2lab.train.probe import plain
 from gpt2lab.train.run import Run
 from gpt2lab.train.run_folder import (
     BEST,
@@ -315,7 +315,7 @@ def _agreed(
         return old
     new = _with_block(new, config)
     old = plain(old)  # older runs name no arithmetic
-    kept = {n: getattr(old, n) for n in OPEN if getattr(new, n) == "auto"}
+    kept = {n: getattr(old, n) for n in ARITHMETIC if getattr(new, n) == "auto"}
     new = replace(new, **kept)
     changed = changes(old, new)
     if changed and not allow_changes:
