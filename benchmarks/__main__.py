@@ -10,6 +10,7 @@ NAMES = (
     "inference",
     "sampling",
     "scoring",
+    "compression",
     "training",
     "looking",
     "quality",

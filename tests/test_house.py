@@ -31,7 +31,7 @@ FLOORS = [
     {"corpus", "lens"},
     {"records"},
     {"lm"},
-    {"chat", "train"},
+    {"chat", "compression", "train"},
     {"commands"},
 ]
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}

@@ -30,6 +30,8 @@ VERBS = {
     "tokenize": "Turn text into tokens and back; show the merges; learn a vocabulary.",
     "score": "Compute the log-probability and perplexity of a text.",
     "look": "Look inside a model: surprisal, logit lens, attention heads.",
+    "compress": "Compress a file with a model.",
+    "decompress": "Restore a compressed file to the bit.",
     "prepare": "Tokenize texts into shards for training.",
     "train": "Train a model from scratch or continue training one.",
     "finetune": "Fine-tune a model on your own texts.",
