@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 from .editor_server import Calls, serving
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
+expect.set_options(timeout=30_000)
 START = "localStorage.setItem('gpt2lab.seen', '1')"  # no tour
 
 

@@ -48,12 +48,8 @@ SETTINGS = [
     {"top_p": 0.9},
     {"top_p": 0.31, "temperature": 1.4},
     {"min_p": 0.1, "temperature": 1.2},
-    {"typical_p": 0.6},
-    {"epsilon_cutoff": 0.01},
-    {"eta_cutoff": 0.02},
     {"repetition_penalty": 1.3},
     {"presence_penalty": 0.7, "frequency_penalty": 0.4, "top_k": 40},
-    {"no_repeat_ngram_size": 2},
     {"bad_words": [[3], [7, 9], [9, 4]], "logit_bias": {"11": 4.5, "2": -3.25}},
     {"temperature": 0.8, "top_k": 30, "top_p": 0.8, "min_p": 0.02, "repetition_penalty": 1.1},
 ]

@@ -1,8 +1,8 @@
 // Compare: two checkpoints or two settings on one prompt: the texts, the first token that differs, and
 // how far apart the distributions are at each position.
 
-import {$, h, fill, warm, paint, fixed, swatches} from './kit.js';
-import {app, t, failed, say, word, onChange, textOfBytes} from './editor.state.js';
+import {$, h, fill, warm, paint, fixed} from './kit.js';
+import {app, t, failed, say, word, onChange, textOfBytes, scale} from './editor.state.js';
 import * as doc from './editor.document.js';
 import {process, softmax} from './editor.sampling.js';
 
@@ -83,7 +83,7 @@ function drawDistances(found, bytes) {
     const node = h('span', {class: 'tok', tip: () => [word(textOfBytes(bytes[k])), '\nKL(1‖2) ' + told(ab) + ', KL(2‖1) ' + told(ba)]}, textOfBytes(bytes[k]));
     paint(node, warm(Math.min(ab, 2 * FAR) / FAR));
     return node;
-  })), h('p', {class: 'legend'}, '0 ', swatches(warm, 0), ' ', t('klLegend', FAR)),
+  })), h('p', {class: 'legend'}, scale(warm, 0, 0, t('klLegend', FAR))),
   h('p', {class: 'small muted'}, t('klAbout', found.length)));
 }
 function side(i) {
@@ -94,7 +94,7 @@ function side(i) {
       const input = h('input', {class: 'pad', type: 'number', min, max, step, id: 'side-' + i + '-' + name});
       input.value = sides[i][name];
       return [h('label', {for: 'side-' + i + '-' + name}, t('knob_' + name)), input];
-    })), h('div', {class: 'prose answer', id: 'text-' + i, tabindex: 0, 'aria-label': t('side', i + 1)}));
+    })), h('div', {class: 'prose answer', id: 'text-' + i, tabindex: 0, role: 'group', 'aria-label': t('side', i + 1)}));
 }
 function build() {
   const prompt = $('compare-text')?.value ?? '';

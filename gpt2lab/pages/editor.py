@@ -78,12 +78,17 @@ def _texts() -> dict[str, tuple[str, str]]:
     return found
 
 
+def _light(text: str) -> str:
+    """A text without its indentation, which is a twelfth of the bytes; no string spans lines."""
+    return re.sub(r"^ +", "", text, flags=re.MULTILINE)
+
+
 @cache
 def files() -> Mapping[str, PageFile]:
     """Every file of the page by its name; "index.html" is the page itself."""
     return MappingProxyType(
         {
-            name: PageFile(text.encode(), f"{kind}; charset=utf-8")
+            name: PageFile(_light(text).encode(), f"{kind}; charset=utf-8")
             for name, (text, kind) in _texts().items()
         }
     )

@@ -1,15 +1,13 @@
 // Read: how well the model expected a text, token by token; two texts side by side; and which words
 // made a word, by leaving out one at a time.
 
-import {$, h, fill, warm, diverging, paint, percent, fixed, significant, swatches} from './kit.js';
-import {app, t, failed, say, word, onChange, textOfBytes, number} from './editor.state.js';
+import {$, h, fill, warm, diverging, paint, percent, fixed, significant} from './kit.js';
+import {app, t, failed, say, word, onChange, textOfBytes, number, SURPRISING, LIMITS, bits, bucket, scale, told} from './editor.state.js';
 import * as doc from './editor.document.js';
 import {pieces} from './editor.surface.js';
 import * as store from './editor.store.js';
 
-const SURPRISING = 8, ROWS = 400, WORDS = 48; // nats; rows of the table; words that are left out
-const RANKS = [[1, '1'], [10, '2–10'], [100, '11–100'], [1000, '101–1,000'], [Infinity, '']];
-const bits = nats => nats / Math.LN2;
+const ROWS = 400, WORDS = 48; // rows of the table; words that are left out
 let texts = ['', ''], found = [null, null], busy = null;
 
 /** What a text comes to: sums of its tokens' scores. */
@@ -44,16 +42,13 @@ function facts(one) {
     .map(([name, value]) => [h('dt', null, t(name)), h('dd', null, value)]));
 }
 function coloured(one) {
-  return h('div', {class: 'prose coloured', tabindex: 0, 'aria-label': t('coloured')}, pieces(one.text, one.bytes.map(raw => raw.length)).map(piece => {
+  return h('div', {class: 'prose coloured', tabindex: 0, role: 'group', 'aria-label': t('coloured')}, pieces(one.text, one.bytes.map(raw => raw.length)).map(piece => {
     const nats = Math.max(...piece.tokens.map(i => -(one.logprobs[i] ?? 0)));
     const node = h('span', {class: 'tok', tip: () => told(one, piece.tokens), onclick: () => attribute(one, piece)}, piece.text);
     if (piece.tokens.length) paint(node, warm(nats / SURPRISING));
     return node;
   }));
 }
-const told = (one, tokens) => tokens.map(i => h('div', null, h('b', null, word(textOfBytes(one.bytes[i]))), '  ', one.logprobs[i] === null ? t('firstToken')
-  : t('tokenFacts', percent(Math.exp(one.logprobs[i])), number(one.ranks[i]), fixed(bits(-one.logprobs[i]), 2))));
-
 function histogram(title, counts, names) {
   const most = Math.max(1, ...counts);
   return h('div', null, h('h3', null, title), h('table', {class: 'bars'}, counts.map((count, k) => {
@@ -63,13 +58,13 @@ function histogram(title, counts, names) {
   })));
 }
 function histograms(one) {
-  const ranks = RANKS.map(() => 0), surprise = Array(8).fill(0);
+  const ranks = LIMITS.map(() => 0), surprise = Array(8).fill(0);
   one.logprobs.forEach((x, i) => {
     if (x === null) return;
-    ranks[RANKS.findIndex(([limit]) => one.ranks[i] <= limit)]++;
+    ranks[bucket(one.ranks[i])]++;
     surprise[Math.min(7, Math.floor(bits(-x) / 2))]++;
   });
-  return h('div', {class: 'two'}, histogram(t('ranks'), ranks, RANKS.map(([, name]) => name || t('beyond'))),
+  return h('div', {class: 'two'}, histogram(t('ranks'), ranks, LIMITS.map(limit => (limit < Infinity ? '≤ ' + number(limit) : t('beyond')))),
     histogram(t('surprisals'), surprise, surprise.map((_, k) => (k < 7 ? 2 * k + '–' + (2 * k + 2) : '14 +'))));
 }
 function table(one, places) {
@@ -84,7 +79,7 @@ function column(one, i) {
   const places = one.ids.map((_, k) => k), worst = [...places].filter(k => one.logprobs[k] !== null)
     .sort((a, b) => one.logprobs[a] - one.logprobs[b]).slice(0, 10);
   return h('div', {class: 'card'}, found[0] && found[1] ? h('h2', {class: 'h3'}, t('textNumber', i + 1)) : null, facts(one), coloured(one),
-    h('p', {class: 'legend'}, '0 ', swatches(warm, 0), ' ', t('bitsOrMore', fixed(bits(SURPRISING), 1))),
+    h('p', {class: 'legend'}, scale(warm, 0, 0, t('bitsOrMore', fixed(bits(SURPRISING), 1)))),
     h('p', {class: 'small muted'}, t('attributionHint')), h('div', {id: 'made-' + i}),
     histograms(one), h('h3', null, t('mostSurprising')), h('div', {class: 'scroll'}, table(one, worst)),
     h('details', null, h('summary', null, t('tokenTable')), h('div', {class: 'scroll tall', tabindex: 0, role: 'group', 'aria-label': t('tokenTable')}, table(one, places.slice(0, ROWS))),
@@ -131,7 +126,7 @@ async function attribute(one, piece) {
         paint(node, diverging(change[k] / most));
         return node;
       }), h('b', null, own)),
-      h('p', {class: 'legend'}, fixed(-bits(most), 2), ' ', swatches(diverging, -1), ' ', fixed(bits(most), 2), ' ', t('bitsLost')));
+      h('p', {class: 'legend'}, scale(diverging, -1, fixed(-bits(most), 2), fixed(bits(most), 2) + ' ' + t('bitsLost'))));
   } catch (error) { failed(error); fill(place); }
 }
 

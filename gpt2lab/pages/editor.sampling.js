@@ -1,17 +1,22 @@
 // What the settings do to logits, with the reason why a token is out: the processors of
-// gpt2lab/generation/processors.py in their order, in float32 as there. A test compares both.
+// gpt2lab/generation/processors.py that the page has sliders for, in float32. A test compares both.
 
 const f32 = Math.fround;
 
 /** The neutral settings: each of them changes nothing. */
-export const NEUTRAL = {temperature: 1, top_k: 0, top_p: 1, min_p: 0, typical_p: 1, epsilon_cutoff: 0,
-  eta_cutoff: 0, repetition_penalty: 1, presence_penalty: 0, frequency_penalty: 0,
-  no_repeat_ngram_size: 0, logit_bias: {}, bad_words: []};
+export const NEUTRAL = {temperature: 1, top_k: 0, top_p: 1, min_p: 0, repetition_penalty: 1,
+  presence_penalty: 0, frequency_penalty: 0, logit_bias: {}, bad_words: []};
 
+/** The largest of many numbers; `Math.max` takes only so many. */
+function greatest(values) {
+  let most = -Infinity;
+  for (const x of values) if (x > most) most = x;
+  return most;
+}
 /** The probabilities of logits in float64. */
 export function softmax(logits) {
-  let most = -Infinity, total = 0;
-  for (const x of logits) if (x > most) most = x;
+  const most = greatest(logits);
+  let total = 0;
   const p = new Float64Array(logits.length);
   for (let i = 0; i < p.length; i++) total += p[i] = Math.exp(f32(logits[i] - most));
   for (let i = 0; i < p.length; i++) p[i] /= total;
@@ -24,12 +29,6 @@ const only = (logits, kept) => logits.map((x, i) => (kept(i) ? x : -Infinity));
 export function largest(values, count) {
   const sorted = Float64Array.from(values).sort();
   return sorted[Math.max(0, sorted.length - count)];
-}
-
-function entropy(p) {
-  let sum = 0;
-  for (const x of p) if (x > 0) sum -= x * Math.log(x);
-  return sum;
 }
 
 const PROCESSORS = {
@@ -54,15 +53,6 @@ const PROCESSORS = {
     for (const [id, n] of counts) logits[id] = f32(logits[id] - f32(f32(s.frequency_penalty) * n));
     return logits;
   },
-  no_repeat_ngram(logits, s, {tokens}) {
-    const size = s.no_repeat_ngram_size, start = tokens.length - size + 1;
-    for (let i = 0; i < start; i++) {
-      let same = true;
-      for (let j = 0; j < size - 1; j++) same &&= tokens[i + j] === tokens[start + j];
-      if (same) logits[tokens[i + size - 1]] = -Infinity;
-    }
-    return logits;
-  },
   bad_words(logits, s, {tokens}) {
     for (const word of s.bad_words) {
       const start = word.slice(0, -1), from = tokens.length - start.length;
@@ -76,7 +66,7 @@ const PROCESSORS = {
     return only(logits, i => logits[i] >= border);
   },
   top_p(logits, s) {
-    const p = softmax(logits), low = Math.min((1 - s.top_p) / p.length, Math.max(...block(p)));
+    const p = softmax(logits), low = Math.min((1 - s.top_p) / p.length, greatest(p));
     const rising = p.filter(x => x >= low).sort();
     let sum = 0;
     for (const x of rising) sum += x;
@@ -93,41 +83,16 @@ const PROCESSORS = {
     return only(logits, i => p[i] > border || (p[i] === border && extra-- <= 0));
   },
   min_p(logits, s) {
-    const p = softmax(logits), border = s.min_p * Math.max(...block(p));
+    const p = softmax(logits), border = s.min_p * greatest(p);
     return only(logits, i => !(p[i] < border));
   },
-  typical_p(logits, s) {
-    const p = softmax(logits), mean = entropy(p);
-    const distance = Array.from(p, x => Math.abs(-Math.log(x) - mean));
-    const order = Array.from(p.keys()).sort((a, b) => distance[a] - distance[b] || a - b);
-    let mass = 0, last = 0;
-    while (last < order.length - 1 && (mass += p[order[last]]) < s.typical_p) last++;
-    const border = distance[order[last]];
-    return only(logits, i => !(distance[i] > border) || i === order[0]);
-  },
-  epsilon_cutoff(logits, s) {
-    const p = softmax(logits), best = largest(logits, 1);
-    return only(logits, i => !(p[i] < s.epsilon_cutoff) || logits[i] >= best);
-  },
-  eta_cutoff(logits, s) {
-    const p = softmax(logits), best = largest(logits, 1);
-    const border = Math.min(s.eta_cutoff, Math.sqrt(s.eta_cutoff) * Math.exp(-entropy(p)));
-    return only(logits, i => !(p[i] < border) || logits[i] >= best);
-  },
 };
-const SHAPE = ['temperature', 'top_k', 'top_p', 'min_p', 'typical_p', 'epsilon_cutoff', 'eta_cutoff'];
-const SETTING = {no_repeat_ngram: 'no_repeat_ngram_size'};
+const SHAPE = ['temperature', 'top_k', 'top_p', 'min_p'];
 
-/** The largest of many numbers in a list of one: `Math.max` takes only so many arguments. */
-function block(values) {
-  let most = -Infinity;
-  for (const x of values) if (x > most) most = x;
-  return [most];
-}
 const written = seen => seen.tokens.slice(seen.promptLength);
 
 function isSet(s, name) {
-  const value = s[SETTING[name] || name], neutral = NEUTRAL[SETTING[name] || name];
+  const value = s[name], neutral = NEUTRAL[name];
   return typeof neutral === 'object' ? Object.keys(value || {}).length > 0 : value !== undefined && value !== neutral;
 }
 

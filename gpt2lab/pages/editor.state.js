@@ -1,6 +1,6 @@
 // What all views share: the server, the chosen model, the language, the line of status.
 
-import {$, h, fill, percent} from './kit.js';
+import {$, h, fill, percent, fixed, swatches} from './kit.js';
 import {WORDS} from './editor.words.js';
 import * as doc from './editor.document.js';
 
@@ -55,6 +55,17 @@ export const plainWord = text => text.replace(/[\p{C}\p{Z}]/gu, sign);
 
 /** A probability in a narrow column. */
 export const share = p => (p > 0 && p < 1e-4 ? '<0.01%' : percent(p));
+
+// ---- Scores of tokens.
+
+export const SURPRISING = 8; // nats, the end of the scale, as on the page of `look`
+export const LIMITS = [1, 10, 100, 1000, Infinity]; // of the ranks that share a colour
+export const bucket = rank => LIMITS.findIndex(limit => rank <= limit);
+export const bits = nats => nats / Math.LN2;
+/** A line for each token of scores: the token, its probability, rank and surprisal. */
+export const told = (scores, tokens) => tokens.map(i => h('div', null, h('b', null, word(textOfBytes(scores.bytes[i]))), '  ',
+  scores.logprobs[i] === null ? t('firstToken') : t('tokenFacts', percent(Math.exp(scores.logprobs[i])), number(scores.ranks[i]), fixed(bits(-scores.logprobs[i]), 2))));
+export const scale = (colour, from, low, high) => [low + ' ', swatches(colour, from), ' ' + high];
 
 // ---- What is asked of the model, once.
 

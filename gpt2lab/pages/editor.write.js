@@ -1,15 +1,11 @@
 // Write: the text, its colours, suggestions, generation at the cursor, branches.
 
-import {$, h, fill, warm, swatches, css, percent, fixed, show as tipShow} from './kit.js';
-import {app, t, say, failed, word, names, after, onChange, textOfBytes, number, share} from './editor.state.js';
+import {$, h, fill, warm, css, fixed, show as tipShow} from './kit.js';
+import {app, t, say, failed, word, names, after, onChange, number, share, SURPRISING, LIMITS, bits, bucket, scale, told as facts} from './editor.state.js';
 import * as doc from './editor.document.js';
 import * as tree from './editor.tree.js';
 import {surface, pieces} from './editor.surface.js';
 import {process, softmax, best} from './editor.sampling.js';
-
-const SURPRISING = 8; // nats, the end of the scale, as on the page of `look`
-const RANKS = [[1, '1'], [10, '10'], [100, '100'], [1000, '1,000'], [Infinity, '']];
-const bucket = rank => RANKS.findIndex(([limit]) => rank <= limit);
 
 /** What is known of the shown text: {text, ids, bytes, logprobs, ranks, entropies, found}. */
 export let known = {text: '', ids: [], bytes: [], logprobs: [], ranks: [], found: []};
@@ -29,11 +25,9 @@ function colour(tokens) {
   return mode === 'rank' ? warm(bucket(value) / 4) : warm(value / Math.log(app.model.n_vocab));
 }
 function drawLegend() {
-  const bits = x => fixed(x / Math.LN2, 1);
-  const made = {none: () => [], surprisal: () => ['0 ', swatches(warm, 0), ' ' + t('bitsOrMore', bits(SURPRISING))],
-    rank: () => [t('rankTo'), ' ', RANKS.map(([, name], i) =>
-      [h('span', {style: {background: css(warm(i / 4))}}), name || t('beyond')])],
-    entropy: () => ['0 ', swatches(warm, 0), ' ' + t('bitsEntropy', bits(Math.log(app.model.n_vocab)))]};
+  const made = {none: () => [], surprisal: () => scale(warm, 0, 0, t('bitsOrMore', fixed(bits(SURPRISING), 1))),
+    rank: () => [t('rankTo'), ' ', LIMITS.map((limit, i) => [h('span', {style: {background: css(warm(i / 4))}}), limit < Infinity ? number(limit) : t('beyond')])],
+    entropy: () => scale(warm, 0, 0, t('bitsEntropy', fixed(bits(Math.log(app.model.n_vocab)), 1)))};
   fill($('legend'), made[mode]());
 }
 function drawModes() {
@@ -275,12 +269,7 @@ function writtenFrom(i) {
   return first && first.tokens.length ? Math.min(i, first.tokens[0]) : i;
 }
 function told(tokens, rows) {
-  const lines = tokens.map(i => {
-    const p = known.logprobs[i] === null ? null : Math.exp(known.logprobs[i]);
-    return h('div', null, h('b', null, word(textOfBytes(known.bytes[i]))), p === null ? '  ' + t('firstToken')
-      : '  ' + t('tokenFacts', percent(p), number(known.ranks[i]), fixed(-known.logprobs[i] / Math.LN2, 2)));
-  });
-  return [lines, rows && h('table', {class: 'alternatives'}, h('tr', null, h('th'), h('th', {class: 'num'}, t('before')), h('th', {class: 'num'}, t('after'))),
+  return [facts(known, tokens), rows && h('table', {class: 'alternatives'}, h('tr', null, h('th'), h('th', {class: 'num'}, t('before')), h('th', {class: 'num'}, t('after'))),
     rows.rows.map(row => h('tr', {class: row.reason ? 'out' : null}, h('td', null, word(names(row.id))),
       h('td', {class: 'num'}, share(row.before)), h('td', {class: 'num'}, row.reason ? t('why_' + row.reason) : share(row.after)))))];
 }
