@@ -83,10 +83,17 @@ class Slots(ABC):
         assert 0 <= length <= self._lengths[slot]
         self._lengths[slot] = length
 
-    def fork(self, slot: int) -> int:
-        """A new slot with a copy of all that this one holds."""
-        length, other = self.length(slot), self.new()
-        self._copy(slot, other, length)
+    def fork(self, slot: int, length: int | None = None) -> int:
+        """A new slot with a copy of the first `length` tokens of this one, all by default."""
+        held = self.length(slot)
+        length = held if length is None else length
+        assert 0 <= length <= held
+        other = self.new()
+        try:
+            self._copy(slot, other, length)
+        except BaseException:
+            self.free(other)
+            raise
         self._lengths[other] = length
         return other
 

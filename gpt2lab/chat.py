@@ -6,14 +6,15 @@ ends where the next speaker would begin, and the oldest turns go when the window
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
 from gpt2lab.errors import InputError
+from gpt2lab.generation.batch import Batch
 from gpt2lab.generation.generate import Piece, pieces
-from gpt2lab.generation.request import requests
+from gpt2lab.generation.request import Request, requests
 from gpt2lab.generation.sampling import Sampling
 from gpt2lab.lm import LM, load
 from gpt2lab.text.tokenizer import Allowed
@@ -26,7 +27,8 @@ class Chat:
     you, them: the names of the two speakers. opening: text before the first line, never trimmed.
     settings: keyword arguments of `Sampling`. turns: (speaker, text), oldest first.
     dropped: how many of the turns the last prompt had to leave out. allowed_special: the special
-    tokens that names and messages may spell, or "all".
+    tokens that names and messages may spell, or "all". What the engine has read of the script stays
+    in its KV cache (`Batch`, reuse), so that an answer begins as fast in a long talk as in a short.
     """
 
     lm: LM
@@ -37,6 +39,7 @@ class Chat:
     turns: list[tuple[str, str]] = field(default_factory=list)
     dropped: int = 0
     allowed_special: Allowed = ()
+    _batch: Batch | None = field(default=None, init=False, repr=False, compare=False)
 
     def prompt(self) -> str:
         """The script so far, up to where the reply begins, cut by whole turns to fit the window."""
@@ -76,9 +79,18 @@ class Chat:
             self.turns.pop()  # it counts when the answer begins
         s = replace(s, stop=(f"\n{self.you}:", f"\n{self.them}:", *s.stop), n=1)
         asked = requests([lm.encode(script, self.allowed_special)], s, lm.config, lm.tokenizer)
-        return self._keep(message, pieces(lm.engine, lm.tokenizer, asked))
+        return self._keep(message, self._answer(asked))
 
-    def _keep(self, message: str, answer: Iterator[Piece]) -> Generator[Piece, None, None]:
+    def _answer(self, asked: list[Request]) -> Generator[Piece, None, None]:
+        """The pieces of an answer, in the batch of the last one where no other answer is in it."""
+        engine = self.lm.engine
+        if self._batch is None or self._batch.engine is not engine or len(self._batch):
+            self._batch = Batch(engine)
+        yield from pieces(engine, self.lm.tokenizer, asked, batch=self._batch)
+
+    def _keep(
+        self, message: str, answer: Generator[Piece, None, None]
+    ) -> Generator[Piece, None, None]:
         said: list[str] = []
         try:
             for piece in answer:
@@ -86,6 +98,7 @@ class Chat:
                 yield piece
         finally:
             self.turns += [(self.you, message), (self.them, "".join(said).strip())]
+            answer.close()
 
     def undo(self) -> bool:
         """Take the last exchange back; False when there is none."""

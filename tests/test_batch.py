@@ -78,7 +78,8 @@ def test_joining_leaving_and_chunks_change_no_bit(name, seed):
             if row.finish_reason is None and dice.random() < 0.02:
                 batch.cancel(row)
                 cancelled.add(row)
-    assert len(batch) == 0 and len(batch._cache) == 0 and not batch._prompts
+    assert len(batch) == 0 and not batch._prompts
+    assert len(batch._cache) == len(batch._prefixes)
     for row, tokens in found.items():
         expected = alone(name, row.request, row.index)
         if row in cancelled:
@@ -105,6 +106,7 @@ class Counted:
 
     def __init__(self, engine: Any) -> None:
         self.inner, self.config, self.cache = engine, engine.config, engine.cache
+        self.name = engine.name
         self.calls: list[Any] = []
 
     def step(self, cache: Any, slots: Any, tokens: Any, wanted: Any = None) -> Any:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,19 +21,22 @@ from gpt2lab.engines.protocol import Engine
 from gpt2lab.errors import InputError
 from gpt2lab.generation.beam import Search
 from gpt2lab.generation.draws import RowAsked, draw_rows
+from gpt2lab.generation.prefixes import LEAST, Prefixes
 from gpt2lab.generation.request import Request
 
 CHUNK = 252  # tokens: as many as the cpu engine sends through the layers together
+Lacking = tuple[Sequence, list[int]]  # and the tokens that its slot does not hold yet
 
 
 @dataclass(eq=False)
 class _Prompt(Sequence):
     """A prompt that rows begin from: read once, then forked; the last row takes its slot.
 
-    waiting: how many rows have yet to begin.
+    waiting: how many rows have yet to begin. cached: how many of its tokens were in memory.
     """
 
     waiting: int = 0
+    cached: int = 0
 
 
 @dataclass(eq=False, kw_only=True)
@@ -42,11 +45,12 @@ class Row(Sequence):
 
     tokens: prompt and new ids. finish_reason: None while it waits or runs, then "stop" (an end
     token), "length", "cancelled", "error" (`error` says why) or "absent" (beam search found fewer
-    texts than `index`).
+    texts than `index`). cached: how many tokens of the prompt were in memory when it began.
     """
 
     request: Request
     index: int = 0
+    cached: int = 0
     finish_reason: str | None = None
     error: InputError | None = None
 
@@ -99,6 +103,10 @@ class Batch:
     prompt delays no other for long. Where the bits would depend on it (`cache.chunked` is False),
     each prompt is read at once instead.
     cache_bytes: limit of the KV cache; a row waits until its prompt and answer fit beside others.
+    reuse: bytes of ended rows that are kept for prompts that begin like them (`prefixes`); 0 reads
+    every prompt whole, None is one row of full length. The bits are the same; where they would not
+    be (`cache.chunked` is False: numpy and torch sum differently for another number of tokens),
+    nothing is reused.
     """
 
     def __init__(
@@ -108,14 +116,22 @@ class Batch:
         rows: int = 16,
         chunk: int = CHUNK,
         cache_bytes: float = math.inf,
+        reuse: float | None = None,
     ) -> None:
-        self.engine, self._most, self._chunk = engine, rows, chunk
-        self._cache = engine.cache()
-        self._positions = cache_bytes // self._cache.position_bytes
+        self.engine, self.rows, self._chunk = engine, rows, chunk
+        self._limits = cache_bytes, reuse
+        self._open()
         self._queue: deque[Row] = deque()
         self._running: list[Row | _Beams] = []
         self._prompts: dict[tuple[int, ...], _Prompt] = {}
         self._in_use = threading.Lock()
+
+    def _open(self) -> None:
+        """Take a cache of what the engine is now: `engines.fallback` begins as another one."""
+        cache_bytes, reuse = self._limits
+        self._name, self._cache = self.engine.name, self.engine.cache()
+        self._positions = cache_bytes // self._cache.position_bytes
+        self._prefixes = Prefixes(self._cache, reuse)
 
     def __len__(self) -> int:
         """How many rows wait or run."""
@@ -124,6 +140,8 @@ class Batch:
     def add(self, request: Request, index: int = 0) -> Row:
         """Queue sample `index` of a request; InputError where the cache could never hold it."""
         with self._alone():
+            if not self and self.engine.name != self._name:
+                self._open()
             if self._room(request) > self._positions:
                 raise InputError(
                     f"prompt and answer take up to {self._room(request)} positions of the KV cache "
@@ -175,9 +193,11 @@ class Batch:
             row, running = self._queue[0], [member.request for member in self._running]
             beams = sum(r.sampling.num_beams for r in [*running, row.request])
             positions = sum(map(self._room, [*running, row.request]))
-            if running and (beams > self._most or positions > self._positions):
+            if running and (beams > self.rows or positions > self._positions):
                 break
             self._queue.popleft()
+            self._prefixes.touch(list(row.request.prompt))
+            self._prefixes.shrink(self._positions - positions)
             if row.request.sampling.num_beams == 1:
                 self._running.append(row)
                 continue
@@ -198,6 +218,8 @@ class Batch:
                 last = prompt.waiting == len(member.rows)
                 first.slot = prompt.slot if last else self._cache.fork(prompt.slot)
                 first.logits, prompt.slot = prompt.logits, -1 if last else prompt.slot
+                for row in member.rows:
+                    row.cached = prompt.cached
                 self._leave(prompt, member.request, len(member.rows))
 
     def _leave(self, prompt: _Prompt, request: Request, rows: int) -> None:
@@ -206,26 +228,29 @@ class Batch:
         if not prompt.waiting:
             del self._prompts[request.prompt]
             if prompt.slot >= 0:
-                self._cache.free(prompt.slot)
+                self._prefixes.keep(prompt)
 
     # ---- A step.
 
     def _read(self) -> None:
         """Run the engine over what slots lack: up to `chunk` tokens, single ones first."""
-        lacking = []
-        for member in self._running:
-            for sequence in self._unread(member):
-                if sequence.slot < 0:
-                    sequence.slot = self._cache.new()
-                s, n_ctx = member.request.sampling, self.engine.config.n_ctx
-                lacking.append((sequence, sequence.lacking(self._cache, n_ctx, s.window_keep)))
-        for part in self._parts(list({id(pair[0]): pair for pair in lacking}.values())):
+        for part in self._parts(self._lacking()):
             slots = [sequence.slot for sequence, _, _ in part]
             whole = [sequence for sequence, _, rest in part if not rest]
             wanted = None if len(whole) == len(part) else [not rest for _, _, rest in part]
             logits = self.engine.step(self._cache, slots, [new for _, new, _ in part], wanted)
             for sequence, row in zip(whole, logits, strict=True):
                 sequence.logits = row  # [V]
+
+    def _lacking(self) -> list[Lacking]:
+        """What slots lack, and prompts without a slot yet; each once, in the order of the rows."""
+        n_ctx, found = self.engine.config.n_ctx, dict[int, Lacking]()
+        for member in self._running:
+            keep = member.request.sampling.window_keep
+            for q in self._unread(member):
+                new = q.tokens if q.slot < 0 else q.lacking(self._cache, n_ctx, keep)
+                found[id(q)] = q, new
+        return [*found.values()]
 
     def _unread(self, member: Row | _Beams) -> list[Sequence]:
         """The sequences of a running member, or the prompt that it begins from, without logits."""
@@ -234,22 +259,37 @@ class Batch:
             own = [self._prompts[member.request.prompt]]
         return [sequence for sequence in own if sequence.logits is None]
 
-    def _parts(
-        self, lacking: list[tuple[Sequence, list[int]]]
-    ) -> Iterator[list[tuple[Sequence, list[int], int]]]:
+    def _parts(self, lacking: list[Lacking]) -> Iterator[list[tuple[Sequence, list[int], int]]]:
         """Calls of the engine: (sequence, its next tokens, how many it will still lack)."""
-        singles = [(sequence, new, 0) for sequence, new in lacking if len(new) == 1]
-        longer = [(sequence, new) for sequence, new in lacking if len(new) > 1]
+        singles = [(q, self._start(q, new), 0) for q, new in lacking if len(new) == 1]
+        longer = [(q, new) for q, new in lacking if len(new) > 1]
         if not self._cache.chunked:
-            yield from ([(sequence, new, 0)] for sequence, new in longer)
+            yield from ([(q, self._start(q, new), 0)] for q, new in longer)
             longer = []
         left = max(1, self._chunk - len(singles))
-        for sequence, new in longer:
-            if left:
+        for place, (sequence, new) in enumerate(longer):
+            if left and (new := self._start(sequence, new, longer[:place])):
                 singles.append((sequence, new[:left], len(new[left:])))
                 left -= len(new[:left])
         if singles:
             yield singles
+
+    def _start(
+        self, sequence: Sequence, new: list[int], ahead: Iterable[Lacking] = ()
+    ) -> list[int]:
+        """What a sequence lacks, in a slot from now on; of a prompt, all behind a known beginning.
+
+        Nothing for now where a prompt ahead of it, which is being read, will soon know more of it.
+        """
+        if sequence.slot >= 0:
+            return new
+        assert isinstance(sequence, _Prompt)
+        running = [q for member in self._running for q in member.sequences]
+        prefix = self._prefixes.best(new, [*running, *self._prompts.values()])
+        if self._prefixes.coming(new, [q for q, _ in ahead]) >= prefix.length + LEAST:
+            return []
+        sequence.slot, sequence.cached = self._prefixes.begin(prefix), prefix.length
+        return new[prefix.length :]
 
     def _draw(self) -> list[Token]:
         """The new tokens of all members whose logits are there."""
@@ -328,5 +368,5 @@ class Batch:
         self._running.remove(member)
         for sequence in member.sequences:
             if sequence.slot >= 0:
-                self._cache.free(sequence.slot)
-                sequence.slot = -1
+                self._prefixes.keep(sequence, whole=reason != "error")
+        self._prefixes.shrink(self._positions - sum(self._room(m.request) for m in self._running))

@@ -65,16 +65,34 @@ def pieces(
     *,
     indices: Sequence[int] | None = None,
     batch_size: int = 16,
+    batch: Batch | None = None,
 ) -> Iterator[Piece]:
     """The samples of every request as pieces of text. Without a tokenizer the texts stay empty.
 
-    indices: which of the n samples, all by default. batch_size: how many rows run at once.
+    indices: which of the n samples, all by default. batch_size: how many rows run at once. batch:
+    one of this engine without rows, whose kept rows serve this call, and those of this call the
+    next one.
     """
     whole("batch_size", batch_size, 1)
-    batch, waiting = Batch(engine, rows=batch_size), _samples(requests, indices)
+    batch = Batch(engine, rows=batch_size) if batch is None else batch
     rows: dict[Row, tuple[int, Writer]] = {}
+    try:
+        yield from _pieces(batch, tokenizer, requests, _samples(requests, indices), rows)
+    finally:
+        for row in rows:  # of a call that ended early
+            batch.cancel(row)
+
+
+def _pieces(
+    batch: Batch,
+    tokenizer: Tokenizer | None,
+    requests: Sequence[Request],
+    waiting: Iterator[list[tuple[int, int]]],
+    rows: dict[Row, tuple[int, Writer]],
+) -> Iterator[Piece]:
+    """`pieces` of samples that wait to be queued; rows: those that are on their way."""
     while True:
-        while len(batch) <= batch_size and (group := next(waiting, None)):
+        while len(batch) <= batch.rows and (group := next(waiting, None)):
             for place, index in group:
                 writer = Writer(tokenizer, requests[place].sampling)
                 rows[batch.add(requests[place], index)] = (place, writer)
