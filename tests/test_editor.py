@@ -438,10 +438,41 @@ def test_a_document_comes_back_from_its_file(desk, tmp_path):
     assert desk.page.locator(".branchcard").count() == 3
 
 
+def test_a_tree_goes_through_openloom(desk, tmp_path):
+    """The names of OpenLoom 1.0 (its pages Nodes and Loom Trees)."""
+    desk.write(STORY)
+    desk.page.click("#branches")
+    desk.wait_generated()
+    desk.page.locator(".branchcard").nth(1).click()
+    desk.page.click("#files summary")
+    with desk.page.expect_download() as found:
+        desk.page.get_by_role("button", name="Save as OpenLoom").click()
+    file = tmp_path / "tree.openloom.json"
+    found.value.save_as(file)
+    tree = json.loads(file.read_text(encoding="utf-8"))
+    nodes = tree["nodes"]
+    root = nodes[tree["rootNodeId"]]
+    assert (root["text"], root["author"], root["parentId"]) == (STORY, "user", None)
+    branches = [nodes[one] for one in root["childrenIds"]]
+    assert [one["author"] for one in branches] == ["assistant"] * 3
+    assert STORY + nodes[tree["currentNodeId"]]["text"] == desk.text()
+    file.write_text(re.sub(r'"(\d)"', r'"node-\1"', file.read_text(encoding="utf-8")))
+    text = desk.text()
+    desk.page.get_by_role("button", name="New", exact=True).click()
+    desk.page.click("#files summary")
+    desk.page.set_input_files("#import", file)
+    desk.expect(desk.page.locator("#status")).to_contain_text("is open")
+    assert desk.text() == text
+    assert desk.page.locator(".branchcard .prose").all_text_contents() == [
+        one["text"] for one in branches
+    ]
+
+
 @pytest.mark.parametrize(
     "content",
     ["{", "[]", '{"format": "gpt2lab-editor", "version": 9}', '{"format": "gpt2lab-editor", '
-     '"version": 1, "tree": {"nodes": {"0": {"parent": null, "text": "", "children": [0]}}}}'],
+     '"version": 1, "tree": {"nodes": {"0": {"parent": null, "text": "", "children": [0]}}}}',
+     '{"rootNodeId": "a", "nodes": {"a": {"text": "", "childrenIds": ["b"]}}}'],
 )  # fmt: skip
 def test_a_file_that_is_no_document_changes_nothing(desk, tmp_path, content):
     desk.write("Still here")

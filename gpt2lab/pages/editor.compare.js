@@ -98,7 +98,7 @@ function side(i) {
 }
 function build() {
   const prompt = $('compare-text')?.value ?? '';
-  sides ||= [own(), {...own(), model: app.models[1]?.id ?? app.model.id, temperature: app.models[1] ? own().temperature : 0}];
+  sides ||= [own(), app.models[1] ? {...own(), model: app.models[1].id} : {...own(), temperature: own().temperature + 0.4, top_p: 1}];
   fill($('compare'), h('textarea', {class: 'pad', id: 'compare-text', rows: 3, 'aria-label': t('prompt'), placeholder: t('prompt')}),
     h('div', {class: 'row above'}, h('button', {class: 'main', id: 'run', onclick: run}, t('compareBoth')), h('button', {onclick: () => control?.abort()}, t('stop'))),
     h('div', {class: 'two'}, side(0), side(1)), h('p', {id: 'diverges'}), h('div', {id: 'distances'}));

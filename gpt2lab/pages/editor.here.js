@@ -143,6 +143,6 @@ export function start() {
     if (what === 'all') drawKnobs();
     if (what === 'settings' && document.activeElement?.id !== 'knob-seed' && $('knob-seed')) $('knob-seed').value = doc.open.settings.seed;
   });
-  onChange(drawKnobs);
+  onChange(what => { if (what === 'theme') drawFuture(); else if (what !== 'view') drawKnobs(); });
   drawKnobs();
 }

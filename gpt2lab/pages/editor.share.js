@@ -77,16 +77,17 @@ export async function shared() {
 // ---- Files and documents.
 
 const FILES = {
-  json: ['application/json', () => store.toJson(doc.open)],
-  txt: ['text/plain', () => doc.text()],
-  md: ['text/markdown', () => store.toMarkdown(doc.open)],
+  json: ['.json', 'application/json', () => store.toJson(doc.open)],
+  openloom: ['.openloom.json', 'application/json', () => store.toOpenLoom(doc.open)],
+  txt: ['.txt', 'text/plain', () => doc.text()],
+  md: ['.md', 'text/markdown', () => store.toMarkdown(doc.open)],
 };
 function drawFiles() {
   const name = (store.titleOf(doc.open).replace(/[^\p{L}\p{N}]+/gu, '-').replace(/^-|-$/g, '') || 'text').slice(0, 40);
   const input = h('input', {type: 'file', accept: '.json,.txt,.md', id: 'import', class: 'hide', onchange: () => read(input.files[0])});
   fill($('filemenu'), h('button', {class: 'plain', onclick: fresh}, t('newDocument')),
     h('label', {for: 'import', class: 'plain file'}, t('openFile')), input,
-    Object.entries(FILES).map(([kind, [type, make]]) => h('button', {class: 'plain', onclick: () => store.download(name + '.' + kind, make(), type + ';charset=utf-8')}, t('save_' + kind))),
+    Object.entries(FILES).map(([kind, [end, type, make]]) => h('button', {class: 'plain', onclick: () => store.download(name + end, make(), type + ';charset=utf-8')}, t('save_' + kind))),
     h('button', {class: 'plain', onclick: remove}, t('deleteDocument')));
 }
 async function read(file) {

@@ -68,9 +68,32 @@ const plain = document => ({format: 'gpt2lab-editor', version: VERSION, saved: D
 
 export const toJson = document => JSON.stringify(plain(document), null, 1) + '\n';
 
-/** A document from JSON; an Error that says what is wrong. */
+/** The tree as OpenLoom 1.0, the shared format of loom programs: our nodes under its names. */
+export function toOpenLoom(document) {
+  const when = new Date().toISOString(), {nodes, current} = document.tree;
+  const found = Object.values(nodes).map(node => [node.id, {id: String(node.id), text: node.text,
+    author: node.by === 'model' ? 'assistant' : 'user', modelId: node.made?.model || '', createdTime: when,
+    parentId: node.parent === null ? null : String(node.parent), childrenIds: node.children.map(String),
+    rememberedChildId: node.children.includes(document.last[node.id]) ? String(document.last[node.id]) : null}]);
+  return JSON.stringify({id: document.id, title: titleOf(document), description: null, lastModified: when,
+    systemMessage: '', rootNodeId: '0', currentNodeId: String(current), nodes: Object.fromEntries(found), bookmarkedNodes: {}}, null, 1) + '\n';
+}
+function fromOpenLoom(value) {
+  const ids = [value.rootNodeId], nodes = {}, seen = new Set(ids);
+  for (let i = 0; i < ids.length; i++) {
+    const node = value.nodes[ids[i]], children = node?.childrenIds;
+    if (!Array.isArray(children)) throw new Error('node ' + String(ids[i]).slice(0, 40) + ' is missing, or has no childrenIds');
+    for (const child of children) if (!seen.has(child)) { seen.add(child); ids.push(child); }
+    nodes[i] = {id: i, parent: i ? 0 : null, text: node.text, children: children.map(child => ids.indexOf(child)),
+      by: node.author === 'assistant' ? 'model' : 'person', made: node.modelId ? {model: node.modelId} : null};
+  }
+  return {name: String(value.title || ''), tree: {nodes, current: Math.max(0, ids.indexOf(value.currentNodeId))}};
+}
+
+/** A document from JSON, ours or OpenLoom's; an Error that says what is wrong. */
 export function fromJson(text) {
-  const value = JSON.parse(text);
+  let value = JSON.parse(text);
+  if (value?.rootNodeId !== undefined && value.nodes) value = {format: 'gpt2lab-editor', version: VERSION, ...fromOpenLoom(value)};
   if (!value || value.format !== 'gpt2lab-editor') throw new Error('the file is not a document of this editor');
   if (value.version > VERSION) throw new Error('the file has version ' + value.version + ', this editor reads up to ' + VERSION);
   const words = value.talk && Array.isArray(value.talk.turns) ? value.talk.turns.filter(one =>

@@ -36,7 +36,7 @@ export const WORDS = {
   why_bad_words: ['banned', '已禁用'], why_logit_bias: ['bias', '偏置'],
   copy_shell: ['Command line', '命令行'], copy_python: ['Python', 'Python'], copy_curl: ['curl', 'curl'], copyLink: ['Link to this text', '本文链接'], copied: ['Copied.', '已复制。'],
   badLink: ['The link is incomplete, so an empty document is shown; ask for it again.', '链接不完整，因此显示空文档；请重新获取链接。'],
-  newDocument: ['New', '新建'], openFile: ['Open a file …', '打开文件……'], save_json: ['Save as JSON', '保存为 JSON'], save_txt: ['Save the text', '保存文本'], save_md: ['Save every branch as Markdown', '将所有分支保存为 Markdown'],
+  newDocument: ['New', '新建'], openFile: ['Open a file …', '打开文件……'], save_json: ['Save as JSON', '保存为 JSON'], save_openloom: ['Save as OpenLoom', '保存为 OpenLoom'], save_txt: ['Save the text', '保存文本'], save_md: ['Save every branch as Markdown', '将所有分支保存为 Markdown'],
   deleteDocument: ['Delete this document', '删除此文档'], deleted: ['The document is deleted.', '文档已删除。'], opened: ['{0} is open.', '已打开 {0}。'],
   cannotOpen: ['{0} cannot be opened: {1}', '无法打开 {0}：{1}'], openElsewhere: ['The document is open in another tab; close it there first.', '该文档已在另一个标签页中打开；请先在那里关闭。'],
   notSaved: ['The browser keeps no more ({0}); save the document as a file, or delete others.', '浏览器无法再保存（{0}）；请将文档另存为文件，或删除其他文档。'],

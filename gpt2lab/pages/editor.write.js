@@ -365,6 +365,7 @@ export function start() {
   });
   onChange(what => {
     if (what === 'model') { scoreSoon(0); drawLegend(); }
+    if (what === 'theme') { page.repaint(); drawLegend(); drawSoon(); }
     if (what === 'language') { drawModes(); drawLegend(); drawSoon(); hereSoon(); }
   });
   drawModes();
