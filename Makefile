@@ -17,7 +17,7 @@ install: $(VENV)/installed
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,train,demo]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,train,demo,serve]'
 	touch $@
 
 bench: install

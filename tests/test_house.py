@@ -32,6 +32,7 @@ FLOORS = [
     {"records"},
     {"lm"},
     {"chat", "compression", "train"},
+    {"server"},
     {"commands"},
 ]
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}
@@ -146,7 +147,17 @@ def test_every_library_that_is_imported_is_declared():
     assert foreign <= declared
 
 
-HEAVY = ["torch", "transformers", "tensorflow", "numba", "starlette", "uvicorn", "gradio", "jax"]
+HEAVY = [
+    "torch",
+    "transformers",
+    "tensorflow",
+    "numba",
+    "starlette",
+    "uvicorn",
+    "msgspec",
+    "gradio",
+    "jax",
+]
 
 
 def run(code: str) -> str:
