@@ -18,7 +18,6 @@ from gpt2lab.engines.wanted import Wanted, largest
 from gpt2lab.errors import InputError
 from gpt2lab.generation import sampler
 from gpt2lab.generation.generate import pieces
-from gpt2lab.generation.request import requests
 from gpt2lab.lens import page as look_page
 from gpt2lab.pages.editor import POLICY, files
 
@@ -89,9 +88,7 @@ class Calls:
             given.pop(name, None)
         given["bad_words"] = tuple(map(tuple, given.get("bad_words", ())))
         given["logit_bias"] = {int(k): v for k, v in given.get("logit_bias", {}).items()}
-        prompt = self.lm.encode(body["prompt"] or None)
-        settings = self.lm.settings(len(prompt), **given)
-        asked = requests([prompt], settings, self.lm.config, self.lm.tokenizer)
+        asked = self.lm.requests([body["prompt"] or None], given.pop("overflow", "refuse"), given)
         made = pieces(self.lm.engine, self.lm.tokenizer, asked)
         self.running += 1
         try:

@@ -361,6 +361,23 @@ def test_a_thousand_tokens_take_less_than_50_ms_a_keystroke(desk, fable):
     desk.fill(text)
     assert desk.page.locator("#layer .tok").count() == 1000
     assert desk.page.evaluate(STROKES) < 50
+    text = desk.text()
+    desk.cursor(len(text))
+    desk.page.keyboard.press("Control+Enter")  # past the window, which moves on
+    desk.wait_generated()
+    assert len(desk.text()) > len(text) and desk.text().startswith(text)
+
+
+def test_undo_while_the_model_generates_stops_it(desk):
+    desk.slide("max_new_tokens", 200)
+    desk.write(STORY)
+    desk.page.click("#generate")
+    desk.wait("() => document.getElementById('area').value.length > 80")
+    desk.page.keyboard.press("Control+z")
+    assert desk.text() == STORY
+    desk.page.click("#branches")
+    desk.wait_generated()
+    assert desk.text() == STORY
 
 
 # ---- Ways out of the page.

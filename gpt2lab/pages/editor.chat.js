@@ -32,7 +32,7 @@ async function reply(turns) {
     [prompt, dropped] = [found.text, found.first];
     const answer = {who: them, text: ''};
     doc.talk({turns: [...turns, answer]});
-    const settings = {...asked({n: 1}), stop: ['\n' + you + ':', '\n' + them + ':']};
+    const {overflow, ...settings} = {...asked({n: 1}), stop: ['\n' + you + ':', '\n' + them + ':']};
     await app.backend.stream(app.model.id, prompt, settings, ({text}) => {
       answer.text = answer.text ? answer.text + text : text.trimStart();
       doc.talk({turns: [...turns, answer]});

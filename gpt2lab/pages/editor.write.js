@@ -102,8 +102,12 @@ export function asked(more = {}) {
   for (const [name, value] of Object.entries(neutral)) if (s[name] !== value) found[name] = s[name];
   if (Object.keys(s.logit_bias).length) found.logit_bias = s.logit_bias;
   if (s.bad_words.length) found.bad_words = s.bad_words;
+  if (known.ids.length + s.max_new_tokens > app.model.n_ctx) found.overflow = 'tail'; // the window moves on
   return {...found, max_new_tokens: s.max_new_tokens, n: s.n, seed: s.seed};
 }
+/** Undo and redo end a generation first, whose nodes they may take away. */
+const undo = () => { stop(); doc.undo(); };
+const redo = () => { stop(); doc.redo(); };
 export const cursor = () => $('area').selectionStart;
 
 /** Continue the text at the cursor n times; one continuation goes into the text, several are cards. */
@@ -219,7 +223,7 @@ function ghostKey({key: name, shiftKey}) {
   return {ArrowDown: move(1), ArrowUp: move(-1), Enter: accept, Tab: accept, ArrowRight: accept}[name];
 }
 const ctrlKey = ({key: name, shiftKey}) => ({Enter: () => generate(shiftKey ? doc.open.settings.n : 1),
-  z: shiftKey ? doc.redo : doc.undo, Z: doc.redo, y: doc.redo}[name]);
+  z: shiftKey ? redo : undo, Z: redo, y: redo}[name]);
 function altKey({key: name}) {
   if (/^[1-9]$/.test(name)) return () => pick(Number(name) - 1);
   const where = {ArrowLeft: 'parent', ArrowRight: 'child', ArrowUp: 'previous', ArrowDown: 'next'}[name];
@@ -344,7 +348,7 @@ export function start() {
   area.addEventListener('input', typed);
   area.addEventListener('keydown', key);
   area.addEventListener('beforeinput', event => {
-    const step = {historyUndo: doc.undo, historyRedo: doc.redo}[event.inputType];
+    const step = {historyUndo: undo, historyRedo: redo}[event.inputType];
     if (step) { event.preventDefault(); step(); }
   });
   area.addEventListener('mousemove', hover);
@@ -355,8 +359,8 @@ export function start() {
   $('generate').addEventListener('click', () => generate(1));
   $('branches').addEventListener('click', () => generate(doc.open.settings.n));
   $('stop').addEventListener('click', stop);
-  $('undo').addEventListener('click', doc.undo);
-  $('redo').addEventListener('click', doc.redo);
+  $('undo').addEventListener('click', undo);
+  $('redo').addEventListener('click', redo);
   $('treebox').addEventListener('toggle', drawSoon);
   doc.watch(what => {
     if (what === 'all') { stop(); known = {...known, text: '', model: ''}; }
