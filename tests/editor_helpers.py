@@ -64,7 +64,7 @@ class Desk:
             self.wrong.append(f"console: {message.text}")
 
     def ready(self) -> None:
-        self.page.wait_for_function("window.ready === true")
+        self.page.wait_for_function("() => window.ready === true")
 
     def wait(self, expression: str, argument: Any = None) -> None:
         self.page.wait_for_function(expression, arg=argument)

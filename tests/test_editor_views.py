@@ -179,7 +179,7 @@ def test_both_languages_and_the_first_visit(window, served):
     context = window.new_context(locale="zh-CN")
     page = context.new_page()
     page.goto(served)
-    page.wait_for_function("window.ready === true")
+    page.wait_for_function("() => window.ready === true")
     assert page.locator("#tour li").count() == 5
     page.click("#tour .main")
     assert page.locator("#generate").text_content() == "生成"
@@ -187,7 +187,7 @@ def test_both_languages_and_the_first_visit(window, served):
     page.click("#language")
     assert page.locator("#generate").text_content() == "Generate"
     page.reload()
-    page.wait_for_function("window.ready === true")
+    page.wait_for_function("() => window.ready === true")
     assert page.locator("#generate").text_content() == "Generate"
     assert not page.locator("#tour").is_visible()
     context.close()

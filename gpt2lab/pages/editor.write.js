@@ -43,19 +43,22 @@ function scoreSoon(delay = 120) {
   clearTimeout(soon);
   soon = setTimeout(score, delay);
 }
+function colourAll(text) {
+  page.known(text, known.found);
+  $('layer').dataset.state = 'known';
+}
 async function score() {
   if (scoring) { again = true; return; }
   const text = doc.text();
   if (!text) { known = {text: '', ids: [], bytes: [], logprobs: [], ranks: [], entropies: [], found: []}; $('layer').dataset.state = 'known'; hereSoon(); return; }
-  if (text === known.text && known.model === app.model.id) return;
+  if (text === known.text && known.model === app.model.id) { colourAll(text); return; }
   scoring = true;
   try {
     const [found] = await app.backend.score(app.model.id, [text]);
     if (doc.text() === text) {
       known = {...found, text, model: app.model.id, found: pieces(text, found.bytes.map(one => one.length))};
       found.ids.forEach((id, i) => names(id, found.bytes[i]));
-      page.known(text, known.found);
-      $('layer').dataset.state = 'known';
+      colourAll(text);
       hereSoon();
     } else { again = true; }
   } catch (error) { failed(error); }
