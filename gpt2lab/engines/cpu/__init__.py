@@ -15,6 +15,7 @@ In the order of reading:
     cache  buffers  engine   slots; the memory of a step; the engine
     draw/                    drawing the next tokens of many rows
     compile_cache  packed_cache    what is kept on disk for the next start
+    elf_loader               kernels from there without LLVM
 
 To add an instruction set:
 

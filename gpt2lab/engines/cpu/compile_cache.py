@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2lab import forks
-from gpt2lab.engines.cpu import cpu_features
+from gpt2lab.engines.cpu import cpu_features, elf_loader
 from gpt2lab.engines.cpu.cpu_features import Target
 from gpt2lab.errors import Failure
 from gpt2lab.files.kept import cache_folder, keep
@@ -46,13 +46,11 @@ _ARGUMENTS = {"run": 3, "crew": 5, "draw": 3}
 @cache
 def _key(target: Target, draws: bool) -> str:
     """A short hash of all that object code depends on."""
-    import llvmlite
-
     digest = hashlib.sha256()
     here = Path(__file__).parent
     for source in (*_SOURCES, *(_DRAW_SOURCES if draws else ())):
         digest.update((here / source).read_bytes())
-    parts = (llvmlite.__version__, platform.platform(), cpu_features.features()[0], target)
+    parts = (cpu_features.compiler(), platform.platform(), cpu_features.features()[0], target)
     digest.update(repr(parts).encode())
     return digest.hexdigest()[:16]
 
@@ -160,19 +158,27 @@ def _target_machine(target: Target) -> Any:
 
 
 def _give_symbols() -> None:
-    """Tell the linker where the few C functions are that kernels may call."""
+    """Tell LLVM's linker where the C functions are."""
     import llvmlite.binding as llvm
 
-    windows, library = platform.system() == "Windows", _libc()
-    for name in ("memcpy", "memset", "memmove"):  # LLVM makes them of plain loops
-        llvm.add_symbol(name, _address(getattr(library, name)))
-    if windows:
-        yielding = ctypes.windll.kernel32.SwitchToThread  # type: ignore[attr-defined,unused-ignore]
-    else:
-        yielding = library.sched_yield
-    llvm.add_symbol("gpt2lab_yield", _address(yielding))
-    # Numba's code to free an array; arrays here are views of addresses, so it is never reached.
-    llvm.add_symbol("NRT_MemInfo_call_dtor", _address(_abort()))
+    for name in _FUNCTIONS:
+        llvm.add_symbol(name, _function(name))
+
+
+#: The few C functions that kernels may call. The first three LLVM makes of plain loops; the last is
+#: Numba's code to free an array: arrays here are views of addresses, so it is never reached.
+_FUNCTIONS = ("memcpy", "memset", "memmove", "gpt2lab_yield", "NRT_MemInfo_call_dtor")
+
+
+def _function(name: str) -> int:
+    """The address of one of `_FUNCTIONS`."""
+    if name == "NRT_MemInfo_call_dtor":
+        return _address(_abort())
+    if name != "gpt2lab_yield":
+        return _address(getattr(_libc(), name))
+    if platform.system() == "Windows":
+        return _address(ctypes.windll.kernel32.SwitchToThread)  # type: ignore[attr-defined,unused-ignore]
+    return _address(_libc().sched_yield)
 
 
 def _libc() -> Any:
@@ -195,17 +201,26 @@ class CompiledCode:
     """Object code that has been loaded: C functions that run without Python's lock."""
 
     def __init__(self, code: bytes, name: str, target: Target) -> None:
-        import llvmlite.binding as llvm
-
-        tm = _target_machine(target)
-        _give_symbols()
-        engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), tm)
-        engine.add_object_file(llvm.ObjectFileRef.from_data(code))
-        engine.finalize_object()
-        _engines.append(engine)
-        self.address = engine.get_function_address(f"gpt2lab_{name}")
+        self.address = _address_in(code, f"gpt2lab_{name}", target)
         kinds = [ctypes.c_int64] * _ARGUMENTS[name]
         self.call = ctypes.CFUNCTYPE(None, *kinds)(self.address)
+
+
+def _address_in(code: bytes, name: str, target: Target) -> int:
+    """Load object code, without LLVM where that can be, and give the address of its function."""
+    with suppress(elf_loader.NotLoadable):
+        loaded = elf_loader.LoadedCode(code, _function)
+        _engines.append(loaded)
+        return loaded.address(name)
+    import llvmlite.binding as llvm
+
+    tm = _target_machine(target)
+    _give_symbols()
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), tm)
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    _engines.append(engine)
+    return int(engine.get_function_address(name))
 
 
 _loaded: dict[tuple[str, Target], CompiledCode] = {}

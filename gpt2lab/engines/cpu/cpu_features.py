@@ -7,15 +7,20 @@ processor's own list of features, and `gpt2lab models --verbose` says which one 
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import platform
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from gpt2lab import forks
 from gpt2lab.engines.cpu.layout import STEP, KStep
+from gpt2lab.errors import InputError
+from gpt2lab.files import file_facts
+from gpt2lab.files.io import Identity, identity
 
 
 @dataclass(frozen=True)
@@ -88,17 +93,77 @@ def target_of(machine: str, features: frozenset[str]) -> Target | None:
     return None
 
 
+class Host(NamedTuple):
+    """What LLVM says: its version (llvmlite's), its name for this processor, the features."""
+
+    compiler: str
+    name: str
+    features: frozenset[str]
+
+
 @cache
-def features() -> tuple[str, frozenset[str]]:
-    """LLVM's name for this processor and the features that it has."""
+def _host() -> Host:
+    """What LLVM says of this machine, remembered: importing it takes longer than a warm start."""
+    library, processor = _llvm_library(), _processor()
+    what = f"host {processor}"
+    if library and processor and (found := _as_host(file_facts.recall([library], what))):
+        return found
+    found = _asked()
+    if library and processor:
+        file_facts.remember([library], what, [*found[:2], sorted(found.features)])
+    return found
+
+
+def _asked() -> Host:
+    import llvmlite
     import llvmlite.binding as llvm
 
     with forks.whole():  # llvmlite has a lock of its own
-        found, name = llvm.get_host_cpu_features(), llvm.get_host_cpu_name()
-    names = {name for name, has in found.items() if has}
+        has, name = llvm.get_host_cpu_features(), llvm.get_host_cpu_name()
+    names = {name for name, there in has.items() if there}
     if platform.machine().lower() in ("aarch64", "arm64"):  # LLVM asks for few, on macOS for none
         names |= {"neon", "dotprod"} if _dotprod() else {"neon"}
-    return name, frozenset(names)
+    return Host(llvmlite.__version__, name, frozenset(names))
+
+
+def _llvm_library() -> Identity | None:
+    """The file of LLVM, None where it is not found; what LLVM says is remembered beside it."""
+    spec = find_spec("llvmlite")
+    try:
+        folder = Path(spec.origin).parent if spec and spec.origin else None
+        return identity(folder / "binding" / "libllvmlite.so") if folder else None
+    except InputError:
+        return None
+
+
+def _processor() -> str:
+    """A hash of how the system describes the first processor; "" where it does not."""
+    try:
+        first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
+    except (OSError, ValueError):
+        return ""
+    lines = [line for line in first.splitlines() if "MHz" not in line]  # which changes all the time
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _as_host(value: Any) -> Host | None:
+    """A remembered value, None where it is none, or of another form."""
+    try:
+        version, name, features = value
+        texts = all(isinstance(text, str) for text in (version, name, *features))
+    except (TypeError, ValueError):
+        return None
+    return Host(version, name, frozenset(features)) if texts else None
+
+
+def compiler() -> str:
+    """The version of llvmlite, and with it of LLVM."""
+    return _host().compiler
+
+
+def features() -> tuple[str, frozenset[str]]:
+    """LLVM's name for this processor and the features that it has."""
+    return _host()[1:]
 
 
 def _dotprod() -> bool:
