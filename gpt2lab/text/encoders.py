@@ -11,7 +11,7 @@ import json
 import re
 import sys
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from gpt2lab.errors import InputError, quoted
 from gpt2lab.files.visible import reason
 from gpt2lab.text.bpe import BYTES, merge_steps, pretokenize
 from gpt2lab.text.tokenizer_config import Spec
-from gpt2lab.text.tokenizer_json import Kind, added_ids, ranks_of, without_holes
+from gpt2lab.text.tokenizer_json import Kind, added_ids, plain, ranks_of, without_holes
 from gpt2lab.text.tokenizers_library import Library
 
 SHORT = 300  # characters of a text that plain Python may encode,
@@ -143,7 +143,7 @@ class PairEncoder:
         return [vocab[piece] for word in words for piece in word]
 
     @forks.cached_property
-    def _ranks(self) -> dict[tuple[str, str], int]:
+    def _ranks(self) -> Mapping[tuple[str, str], int]:
         return ranks_of(self._spec)
 
     @forks.cached_property
@@ -176,7 +176,7 @@ class PairEncoder:
     def _made(self, allowed: Collection[str]) -> Any:
         added = self._spec["added_tokens"]
         kept = [entry for entry in added if not entry["special"] or entry["content"] in allowed]
-        spec = {**self._spec, "added_tokens": kept}
+        spec = {**plain(self._spec), "added_tokens": kept}
         if self.kind == "library":
             return Library(spec, self._where, self._clean)
         import fastokens

@@ -10,7 +10,7 @@ Source: openai/gpt-2 `src/encoder.py` (the pattern, the merges).
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 from operator import index
@@ -24,9 +24,11 @@ from gpt2lab.errors import InputError, few, quoted
 from gpt2lab.files.atomic import write_whole
 from gpt2lab.files.io import accessing, damaged, parsing
 from gpt2lab.forks import cached_property
+from gpt2lab.text import kept_vocabulary
 from gpt2lab.text.bpe import Word, pretokenize, symbols_to_bytes, word_steps
 from gpt2lab.text.encoders import CharacterEncoder, PairEncoder, split_names
 from gpt2lab.text.offsets import Span, spans_of
+from gpt2lab.text.packed_vocabulary import Names
 from gpt2lab.text.tokenizer_config import END_OF_TEXT, KEPT, Settings, Spec, name_of, template
 from gpt2lab.text.tokenizer_json import (
     Kind,
@@ -35,6 +37,7 @@ from gpt2lab.text.tokenizer_json import (
     characters_spec,
     checked_spec,
     kind_of,
+    plain,
     ranks_of,
 )
 from gpt2lab.text.vocabulary import load_spec, texts_of
@@ -77,13 +80,13 @@ def _as_list(ids: Ids, n_vocab: int) -> list[int]:
 class _ByteTable(dict[int, bytes]):
     """id -> its bytes, worked out when it is first asked for: one text needs few of 50,000."""
 
-    def __init__(self, names: list[str], plain: Collection[int]) -> None:
-        """names: by id, "" where there is none. plain: ids whose name is text, not symbols."""
+    def __init__(self, name_of: Callable[[int], str], plain: Collection[int]) -> None:
+        """name_of: gives the name of an id, "" for none. plain: ids whose name is plain text."""
         super().__init__()
-        self._names, self._plain = names, plain
+        self._name_of, self._plain = name_of, plain
 
     def __missing__(self, token: int) -> bytes:
-        name = self._names[token]
+        name = self._name_of(token)
         self[token] = name.encode() if token in self._plain else symbols_to_bytes(name)
         return self[token]
 
@@ -127,9 +130,10 @@ class Tokenizer:
         )
         self.kind: Kind = self._encoder.kind
         self._library = self._encoder.library
-        own = self._spec["model"]["vocab"]
-        self._vocab: dict[str, int] = self._library.vocab if self._library else own
-        self.n_vocab = 1 + max([*self._vocab.values(), *self._added.values()])
+        own: Mapping[str, int] = self._spec["model"]["vocab"]
+        self._vocab = self._library.vocab if self._library else own
+        ids = [len(own) - 1] if isinstance(own, Names) else self._vocab.values()
+        self.n_vocab = 1 + max([*ids, *self._added.values()])
         self.end_token = self.named("eos_token") or self.special_tokens.get(END_OF_TEXT)
         around = (*self.before, *self.after)
         if not all(type(token) is int and 0 <= token < self.n_vocab for token in around):
@@ -148,8 +152,12 @@ class Tokenizer:
         added_tokens.json beside them say. Raises InputError, in one line, for files that are
         missing, cut off, damaged or do not belong together.
         """
-        spec, settings, notes = load_spec(Path(path))
-        return cls(spec, str(path), settings, notes)
+        where, path, files = str(path), Path(path), kept_vocabulary.files_of(Path(path))
+        spec, settings, notes = kept_vocabulary.recall(path, files) or load_spec(path)
+        made = cls(spec, where, settings, notes)
+        if made.kind == "bpe":
+            kept_vocabulary.remember(path, files, made._spec, settings, notes)
+        return made
 
     @classmethod
     def from_bpe(
@@ -177,7 +185,7 @@ class Tokenizer:
         return f"Tokenizer({self.kind}, n_vocab={self.n_vocab}, end_token={self.end_token})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Tokenizer, (self._spec, self._where, self.settings, self.notes)
+        return Tokenizer, (plain(self._spec), self._where, self.settings, self.notes)
 
     @property
     def is_local(self) -> bool:
@@ -323,11 +331,12 @@ class Tokenizer:
 
     @cached_property
     def _bytes(self) -> _ByteTable:
-        names = [""] * self.n_vocab
-        for name, token in {**self._vocab, **self._added}.items():
-            names[token] = name
-        characters = self.kind == "characters"
-        return _ByteTable(names, range(self.n_vocab) if characters else {*self._added.values()})
+        own, added = self._vocab, {token: name for name, token in self._added.items()}
+        if isinstance(own, Names):
+            return _ByteTable(lambda token: added.get(token) or own.name(token), added)
+        names = {token: name for name, token in own.items()} | added
+        is_text = range(self.n_vocab) if self.kind == "characters" else added
+        return _ByteTable(lambda token: names.get(token, ""), is_text)
 
     # the algorithm in the open
 
@@ -369,15 +378,11 @@ class Tokenizer:
     def save(self, folder: Path | str) -> None:
         """Write the Hugging Face layout: tokenizer.json, tokenizer_config.json, and for BPE
         vocab.json and merges.txt. Each file is replaced whole; other files are left alone."""
-        folder = Path(folder)
+        folder, spec = Path(folder), plain(self._spec)
         with accessing(folder, "made"):
             folder.mkdir(parents=True, exist_ok=True)
-        texts = texts_of(
-            self._spec,
-            self.settings,
-            byte_level=self.kind in ("bpe", "other"),
-            has_end=self.end_token is not None,
-        )
+        byte_level, has_end = self.kind in ("bpe", "other"), self.end_token is not None
+        texts = texts_of(spec, self.settings, byte_level=byte_level, has_end=has_end)
         for name, text in texts.items():
             write_whole(folder / name, text)
 

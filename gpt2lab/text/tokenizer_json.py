@@ -16,6 +16,7 @@ from typing import Any, Literal
 from gpt2lab.errors import InputError, quoted
 from gpt2lab.files.io import damaged
 from gpt2lab.text.bpe import byte_symbols
+from gpt2lab.text.packed_vocabulary import Names, Ranks
 from gpt2lab.text.tokenizer_config import FLAGS, Spec, added_token, parts_of
 
 MAX_ID = 2**24 - 1  # no vocabulary comes near; a damaged id must not allocate gigabytes
@@ -115,6 +116,8 @@ def checked_spec(spec: Spec, where: str) -> Spec:
     Raises InputError, and for a file of another form anything.
     """
     model = spec["model"]
+    if isinstance(model.get("vocab"), Names):  # which was checked before it was kept
+        return spec
     kind = model.get("type", "BPE" if "merges" in model else None)
     if kind not in ("BPE", "Unigram", "WordPiece", "WordLevel"):
         raise InputError(f"{where}: its model is {quoted(kind)}, which is unknown; pass token ids")
@@ -152,13 +155,12 @@ def _is_gpt2_pipeline(spec: Spec) -> bool:
 
 def _is_characters(spec: Spec) -> bool:
     added = {entry["content"] for entry in spec["added_tokens"]}
-    names = [name for name in spec["model"]["vocab"] if name not in added]
     return (
         spec["decoder"] == CHARACTER_DECODER
         and spec["normalizer"] is None
         and spec["pre_tokenizer"] is None
         and not spec["model"]["merges"]
-        and all(len(name) == 1 for name in names)
+        and all(len(name) == 1 for name in spec["model"]["vocab"] if name not in added)
     )
 
 
@@ -185,9 +187,20 @@ def added_ids(spec: Spec, special: bool = False) -> dict[str, int]:
     return {entry["content"]: entry["id"] for entry in kept}
 
 
-def ranks_of(spec: Spec) -> dict[tuple[str, str], int]:
+def ranks_of(spec: Spec) -> Mapping[tuple[str, str], int]:
     """The merges of a BPE, numbered in the order in which they were learned."""
+    if isinstance(spec["model"]["merges"], Ranks):
+        return spec["model"]["merges"]
     return {(left, right): rank for rank, (left, right) in enumerate(spec["model"]["merges"])}
+
+
+def plain(spec: Spec) -> Spec:
+    """The same as plain dicts and lists, where the vocabulary is a packed one."""
+    model = spec["model"]
+    if not isinstance(model["vocab"], Names):
+        return spec
+    vocab = {name: token for token, name in enumerate(model["vocab"])}
+    return {**spec, "model": {**model, "vocab": vocab, "merges": list(map(list, model["merges"]))}}
 
 
 def without_holes(vocab: Mapping[str, int]) -> dict[str, int]:

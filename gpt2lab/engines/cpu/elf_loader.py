@@ -98,7 +98,7 @@ def _relocations(code: bytes, sections: list[Section]) -> Iterator[tuple[int, in
 def linked(code: bytes, address: Callable[[str], int]) -> tuple[bytearray, dict[str, int]]:
     """The memory of an object, which may be at any address, and the places of its names.
 
-    address: gives that of a C function. The table of those that are called stands at the end.
+    address: gives that of a C function. A table of those that are called is at the end.
     """
     sections, table = _sections(code)
     symbols, slots = _symbols(code, sections), dict[str, int]()
