@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -15,13 +13,15 @@ from gpt2lab.files.io import accessing
 
 def write_whole(path: Path, *parts: str | bytes | memoryview) -> None:
     """Write a file whole or not at all: beside it, under a name of our own, and then renamed."""
-    part = path.with_name(f".{uuid.uuid4().hex}.part")
+    part = path.with_name(f".{os.urandom(16).hex()}.part")
     try:
         with accessing(path, "written"):
             with part.open("wb") as file:
                 for data in parts:
                     file.write(data.encode("utf-8") if isinstance(data, str) else data)
             if path.exists():
+                import shutil
+
                 shutil.copymode(path, part)
             part.replace(path)
     finally:
@@ -43,6 +43,8 @@ def sync(path: Path) -> None:
 
 def _discard(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
+        import shutil
+
         shutil.rmtree(path, ignore_errors=True)
     else:
         with suppress(OSError):
@@ -83,7 +85,7 @@ def new_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
             f"{target}: exists already; choose another folder, or replace it with --force"
         )
     made = [parent for parent in target.parents if not parent.exists()]
-    temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
+    temporary = target.with_name(f".{os.urandom(16).hex()}.tmp")
     try:
         with accessing(target, "written"):
             temporary.mkdir(parents=True)

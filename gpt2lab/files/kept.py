@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -32,6 +30,8 @@ def _cache_roots() -> Iterator[Path]:
         usual = os.path.expanduser("~/.cache")  # noqa: PTH111 - no error where there is no home
     if Path(usual).is_absolute():
         yield Path(usual) / "gpt2lab"
+    import tempfile
+
     user = env.get("USERNAME", "user") if os.name == "nt" else os.getuid()
     yield Path(tempfile.gettempdir()) / f"gpt2lab-{user}"
 
@@ -75,6 +75,8 @@ def keep(path: Path, *parts: bytes | memoryview, most: int) -> None:
     most: bytes that the files of the folder may have together; those longest unused are deleted.
     """
     size = sum(memoryview(part).nbytes for part in parts)
+    import shutil
+
     with suppress(OSError, InputError, Failure):
         _make_room(path.parent, most - size)
         if shutil.disk_usage(path.parent).free >= 2 * size:

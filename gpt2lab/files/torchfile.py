@@ -12,12 +12,11 @@ from __future__ import annotations
 import io
 import math
 import struct
-import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -34,6 +33,9 @@ from gpt2lab.files.io import (
 )
 from gpt2lab.files.tensor_bytes import WIDTHS, floats
 from gpt2lab.files.visible import shown
+
+if TYPE_CHECKING:
+    import zipfile
 
 ZIP_MAGIC, ZIP_END = b"PK\x03\x04", b"PK\x05\x06"
 DIRECTORY = 1 << 22  # bytes of a zip's; an entry has about 80
@@ -222,6 +224,8 @@ def _directory(path: Path, data: np.ndarray) -> list[zipfile.ZipInfo]:
     """The entries in the order of the file, each held against the header before its bytes."""
     if _directory_size(data) > DIRECTORY:
         raise damaged(path, f"its zip directory has more than {DIRECTORY} bytes")
+    import zipfile
+
     with parsing(path, "a whole zip file"), zipfile.ZipFile(path) as archive:
         infos = sorted(archive.infolist(), key=lambda info: info.header_offset)
         for info in infos:

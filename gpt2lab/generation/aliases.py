@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import fields
 from functools import partial
@@ -82,6 +81,8 @@ def translate(given: Mapping[str, Any], prompt_length: int = 0) -> Settings:
     """Settings under any known name, under ours; an unknown name is an error."""
     own = {field.name for field in fields(Sampling)}
     for name in given.keys() - own - TABLE.keys():
+        import difflib
+
         near = difflib.get_close_matches(name, [*own, *TABLE], n=1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(own))}"
         raise InputError(f"setting {quoted(name)} is unknown; {hint}")

@@ -6,7 +6,7 @@ Everything is checked here, once; the batch and what is below it trust a request
 from __future__ import annotations
 
 import logging
-import secrets
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -166,7 +166,7 @@ def settings(given: Mapping[str, Any], model: Model, prompt_length: int = 0) -> 
 def resolve(s: Sampling, config: Config, tokenizer: Tokenizer | None) -> Sampling:
     """The settings with nothing left open: seed, end tokens, words as ids. Records hold these."""
     stop_tokens = config.end_tokens if s.stop_tokens is None else s.stop_tokens
-    seed = secrets.randbits(32) if s.seed is None else int(s.seed)
+    seed = int.from_bytes(os.urandom(4), "little") if s.seed is None else int(s.seed)
     words = [v for word in s.bad_words for v in _spellings(word, tokenizer)]
     bias = {_one_token(key, tokenizer): value for key, value in s.logit_bias.items()}
     for name, ids in (

@@ -15,11 +15,13 @@ from gpt2lab.generation.batch import Token
 from gpt2lab.generation.sampling import Sampling
 from gpt2lab.text.tokenizer import Tokenizer
 
+# Patterns are texts, compiled by `re.compile` when they are first used and remembered there: that
+# takes 4 ms, and few starts need them.
 _CLOSING = "\"'\u201d\u2019)\\]»"
-_SENTENCE = re.compile(rf"[.!?\u2026]+[{_CLOSING}]*(?=\s)|[。！？]+[」』”’）]*(?=[\s\S])")
-_ABBREVIATION = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|vs|etc|e\.g|i\.e|[A-Z])\.$")
-_PARAGRAPH = re.compile(r"\n[^\S\n]*\n")
-_BLANK_LINE_MAYBE = re.compile(r"\n[^\S\n]*$")
+_SENTENCE = rf"[.!?\u2026]+[{_CLOSING}]*(?=\s)|[。！？]+[」』”’）]*(?=[\s\S])"
+_ABBREVIATION = r"\b(?:Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|vs|etc|e\.g|i\.e|[A-Z])\.$"
+_PARAGRAPH = r"\n[^\S\n]*\n"
+_BLANK_LINE_MAYBE = r"\n[^\S\n]*$"
 
 
 def _sentence_end(text: str, start: int) -> int | None:
@@ -28,8 +30,9 @@ def _sentence_end(text: str, start: int) -> int | None:
     A mark counts when white space follows it, so 3.14 and an ellipsis in the making do not; some
     abbreviations and initials are left out.
     """
-    for match in _SENTENCE.finditer(text, max(0, start - 8)):
-        if match.end() >= max(start, 1) and not _ABBREVIATION.search(text, 0, match.start() + 1):
+    abbreviation = re.compile(_ABBREVIATION)
+    for match in re.compile(_SENTENCE).finditer(text, max(0, start - 8)):
+        if match.end() >= max(start, 1) and not abbreviation.search(text, 0, match.start() + 1):
             return match.end()
     return None
 
@@ -39,7 +42,7 @@ def _paragraph_end(text: str, start: int) -> int | None:
     begun = re.search(r"\S", text)
     if begun is None:
         return None
-    match = _PARAGRAPH.search(text, max(begun.start(), start))
+    match = re.compile(_PARAGRAPH).search(text, max(begun.start(), start))
     return match.start() if match else None
 
 
@@ -130,7 +133,7 @@ class Writer:
         """How many characters at the end may turn out to begin a stop string or a blank line."""
         held = 0
         if self._settings.end_on == "paragraph":
-            line = _BLANK_LINE_MAYBE.search(self.text, self._shown)
+            line = re.compile(_BLANK_LINE_MAYBE).search(self.text, self._shown)
             held = len(self.text) - line.start() if line else 0
         most = max((len(stop) - 1 for stop in self._settings.stop), default=0)
         for size in range(min(most, len(self.text) - self._shown), held, -1):

@@ -12,18 +12,20 @@ import hashlib
 import logging
 import platform
 import stat
-import subprocess
 import sys
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpt2lab import forks
 from gpt2lab.engines.cpu import cpu_features, elf_loader
 from gpt2lab.engines.cpu.cpu_features import Target
 from gpt2lab.errors import Failure
 from gpt2lab.files.kept import cache_folder, keep
+
+if TYPE_CHECKING:
+    import subprocess
 
 log = logging.getLogger(__name__)
 
@@ -286,6 +288,8 @@ def in_background(weights: str = "", cache: str = "") -> subprocess.Popen[bytes]
     """
     if not sys.executable:
         return None
+    import subprocess
+
     code = _CODE.format(path=sys.path, weights=weights, cache=cache)
     nothing = subprocess.DEVNULL
     try:

@@ -18,7 +18,6 @@ import os
 import struct
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -63,6 +62,8 @@ class PackPlan:
             return found
         raw = np.empty(self.size + 64, np.uint8)
         block = raw[-raw.ctypes.data % 64 :][: self.size]
+        from concurrent.futures import ThreadPoolExecutor
+
         with ThreadPoolExecutor(threads) as pool:  # NumPy copies without Python's lock
             list(pool.map(lambda item: _fill(block, *item), self._items))
         if file is not None:
