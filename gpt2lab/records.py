@@ -92,7 +92,9 @@ def _spelled(engine: Mapping[str, Any]) -> str:
 
 
 def _same(one: Any, other: Mapping[str, Any]) -> bool:
-    """Whether a record's engine is this one; a record may hold anything, also arrays."""
-    return {str(k): quoted(v) for k, v in islice(one.items(), 9)} == {
-        k: quoted(v) for k, v in other.items()
-    }
+    """Whether a record's engine is this one; a record may hold anything, also arrays.
+
+    An earlier version's records name no product.
+    """
+    here = {k: quoted(v) for k, v in other.items() if k != "product" or k in one}
+    return {str(k): quoted(v) for k, v in islice(one.items(), 9)} == here

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gpt2lab import Sampling, engines, reference
+from gpt2lab import Sampling, engines, records, reference
 from gpt2lab.config import Config
 from gpt2lab.engines import fallback
 from gpt2lab.engines.cpu import compile_cache, cpu_features, packed_cache
@@ -316,7 +316,9 @@ def _paths():
         return [target] if target != cpu_features.here() else []
     avx2 = has - {name for name in has if name.startswith(("avx512", "avxvnni", "avx10"))}
     plain = has - {"avx512bf16", "avx512vnni", "avxvnni"}
-    found = [cpu_features.target_of("x86_64", frozenset(f)) for f in (avx2, plain)]
+    pairs = has | {"clzero"} if "avx512bf16" in has else plain  # AMD's choice
+    found = [cpu_features.target_of("x86_64", frozenset(f)) for f in (avx2, plain, pairs)]
+    found = list(dict.fromkeys(found))
     return [target for target in found if target and target != cpu_features.here()]
 
 
@@ -341,8 +343,13 @@ def test_paths_of_other_machines(params, target, dtype):
         ("AMD64", "avx2 fma avxvnni", ("x86 AVX2, VNNI", "shift", "vnni")),
         (
             "x86_64",
-            "avx2 fma avx512f avx512bw avx512vl avx512dq avx512vnni avx512bf16",
+            "avx2 fma avx512f avx512bw avx512vl avx512dq avx512vnni avx512bf16 clzero",
             ("x86 AVX-512, BF16, VNNI", "pairs", "vnni"),
+        ),
+        (  # Intel, where pairs of bfloat16 are slower than float32
+            "x86_64",
+            "avx2 fma avx512f avx512bw avx512vl avx512dq avx512vnni avx512bf16",
+            ("x86 AVX-512, VNNI", "shift", "vnni"),
         ),
         ("aarch64", "neon dotprod", ("Arm NEON, dot", "shift", "dot")),
         ("arm64", "neon", ("Arm NEON", "shift", "int16")),
@@ -351,6 +358,21 @@ def test_paths_of_other_machines(params, target, dtype):
 def test_the_path_is_chosen_by_features(cpu, features, expected):
     target = cpu_features.target_of(cpu, frozenset(features.split()))
     assert (target.name, target.bfloat16, target.int8) == expected
+
+
+def test_a_record_names_how_weights_are_multiplied(params):
+    """bfloat16 by pairs and widened give other bits; float32 has one way alone."""
+    engines_ = {dtype: CpuEngine(CONFIG, params, dtype) for dtype in ("float32", "bfloat16")}
+    told = {dtype: engines.described(engine) for dtype, engine in engines_.items()}
+    assert "product" not in told["float32"]
+    assert told["bfloat16"]["product"] == cpu_features.here().bfloat16
+    model, here = {"name": "m", "sha256": "0"}, told["bfloat16"]
+    earlier = {key: value for key, value in here.items() if key != "product"}
+    for engine in (here, earlier):  # records of an earlier version do not name it
+        records.check_origin({"model": model, "engine": engine}, records.Origin(model, here))
+    with pytest.raises(InputError, match=r"product other, this is .*product (shift|pairs)"):
+        other = {"model": model, "engine": here | {"product": "other"}}
+        records.check_origin(other, records.Origin(model, here))
 
 
 @pytest.mark.parametrize(("cpu", "features"), [("x86_64", "sse4.2"), ("riscv64", "v")])

@@ -87,7 +87,7 @@ def acting(engine: Engine, acts: LinearActs | None, reference: Callable[[], Nump
 def described(engine: Engine) -> dict[str, Any]:
     """What a text depends on beside weights and settings, as plain values for a record."""
     found = {"name": engine.name, "dtype": engine.dtype}
-    for more in ("cache_dtype", "device", "acts"):
+    for more in ("cache_dtype", "product", "device", "acts"):
         if getattr(engine, more, None) is not None:
             found[more] = getattr(engine, more)
     return found

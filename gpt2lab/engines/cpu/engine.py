@@ -91,6 +91,14 @@ class CpuEngine:
         self._weights = self._packed(params, key)
         self._buffers = StepBuffers(self._job, target, target.step(self.dtype), self.threads)
 
+    @property
+    def product(self) -> str | None:
+        """How weights of this dtype are multiplied here (`cpu_features.Target`), for a record.
+
+        None for float32, which every machine multiplies in one way.
+        """
+        return None if self.dtype == "float32" else self.target.product(self.dtype)
+
     def cache(self, slots: int | None = None) -> CpuCache:
         """An empty cache; `slots` limits how many sequences it holds."""
         return CpuCache(self.memory, slots)
