@@ -17,8 +17,10 @@ import pytest
 from click.testing import CliRunner
 
 from gpt2lab import weights
+from gpt2lab.commands import models
 from gpt2lab.commands.models import command, disk, short
 from gpt2lab.config import SIZES, Config, parameter_shapes
+from gpt2lab.engines.cpu import cpu_features
 from gpt2lab.errors import InputError
 from gpt2lab.files import safetensors_file, torchfile
 from gpt2lab.text.bpe import byte_symbols
@@ -430,6 +432,39 @@ def test_the_table() -> None:
     assert "not here: 124M, 355M, 774M, 1558M; fetch one: gpt2lab download 124M" in done.stderr
     shown = CliRunner().invoke(command, ["--verbose"]).stdout
     assert str(Path("mine").absolute()) in shown
+
+
+@pytest.mark.skipif(bool(cpu_features.why_not()), reason=cpu_features.why_not())
+def test_verbose_names_the_processor_the_reasons_and_the_caches(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for name, file, content in (
+        ("kernels", "run-x.o", "x" * 1500),
+        ("weights", "y.bin", "yy"),
+    ):
+        (tmp_path / "gpt2lab" / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+        (tmp_path / "gpt2lab" / name / file).write_text(content)
+    done = CliRunner().invoke(command, ["--verbose"])
+    assert done.exit_code == 0
+    assert re.search(
+        r"processor: [\w.-]+; bfloat16 so because .+; int8 and int4 because it .+", done.stderr
+    )
+    assert "kernels, also of other versions: 1 file, 1.5 kB, in " in done.stderr
+    assert "packed weights: 1 file, 2 B, in " in done.stderr
+    assert "vocabularies: 0 files, 0 B" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("features", "said"),
+    [
+        ("avx512bf16 avx512vnni", "because Intel's AVX512-BF16 is slower than float32; "),
+        ("avx512bf16 clzero avx512vnni", "because this AMD has AVX512-BF16; int8 and int4 "),
+        ("avx512vnni", "products of bfloat16 pairs here; int8 and int4 because it has avx512vnni"),
+        ("", "int8 and int4 because it multiplies no int8 by int8"),
+    ],
+)
+def test_reasons_of_the_products(features: str, said: str) -> None:
+    every = frozenset(("avx2 fma avx512f avx512bw avx512vl avx512dq " + features).split())
+    assert said in models._reasons(cpu_features.target_of("x86_64", every))
 
 
 def test_json() -> None:

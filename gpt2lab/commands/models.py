@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,6 +11,7 @@ from gpt2lab.commands.options import printable
 from gpt2lab.files.json_files import to_json
 
 if TYPE_CHECKING:
+    from gpt2lab.engines.cpu.cpu_features import Target
     from gpt2lab.weights.checksums import Checked
     from gpt2lab.weights.find import Found
 
@@ -120,8 +122,43 @@ PRODUCTS = {
 }
 
 
+def _reasons(target: Target) -> str:
+    """Why bfloat16 and int8 weights are multiplied as they are on this processor."""
+    if target.bfloat16 == "pairs":
+        bfloat16 = "this AMD has AVX512-BF16"
+    elif "avx512bf16" in target.features:
+        bfloat16 = "Intel's AVX512-BF16 is slower than float32"
+    else:
+        bfloat16 = "there are no products of bfloat16 pairs here"
+    found = [name for name in ("avx512vnni", "avxvnni", "dotprod") if name in target.features]
+    int8 = f"it has {found[0]}" if target.int8 != "int16" else "it multiplies no int8 by int8"
+    return f"bfloat16 so because {bfloat16}; int8 and int4 because {int8}"
+
+
+def _kept(name: str, what: str) -> str:
+    """How much of one kind is kept in the cache folder, and where."""
+    from gpt2lab.files.kept import cache_folder
+
+    folder = cache_folder(name)
+    sizes = [file.stat().st_size for file in folder.iterdir() if file.is_file()]
+    return f"{what}: {len(sizes)} file{'s' * (len(sizes) != 1)}, {disk(sum(sizes))}, in {folder}"
+
+
+def _caches() -> list[str]:
+    """What is kept for the next start; nothing where there is no folder for it."""
+    from gpt2lab.errors import Failure
+
+    with suppress(Failure, OSError):
+        return [
+            _kept("kernels", "compiled kernels, also of other versions"),
+            _kept("weights", "packed weights"),
+            _kept("vocabularies", "checked vocabularies"),
+        ]
+    return []
+
+
 def _engines() -> list[str]:
-    """Which engines would compute on this machine and how, for stderr."""
+    """Which engines would compute on this machine, how and why, for stderr."""
     from importlib.util import find_spec
 
     from gpt2lab.engines.cpu import compile_cache, cpu_features, engine
@@ -143,7 +180,9 @@ def _engines() -> list[str]:
     cores = cpu_features.cores()
     return [
         f"engine: cpu, {target.name}, {cores} thread{'s' * (cores > 1)}; {', '.join(ways)}",
+        f"processor: {cpu_features.features()[0]}; {_reasons(target)}",
         kernels,
+        *_caches(),
         others,
     ]
 
@@ -165,7 +204,8 @@ def _training() -> list[str]:
     "-v",
     "--verbose",
     is_flag=True,
-    help="Also show the path of each model, the engines, and how training computes here.",
+    help="Also show the path of each model, the engines, how and why they compute, how training "
+    "computes here, and what is kept for the next start.",
 )
 @click.option(
     "--check",
