@@ -445,9 +445,8 @@ def test_verbose_names_the_processor_the_reasons_and_the_caches(tmp_path, monkey
         (tmp_path / "gpt2lab" / name / file).write_text(content)
     done = CliRunner().invoke(command, ["--verbose"])
     assert done.exit_code == 0
-    assert re.search(
-        r"processor: [\w.-]+; bfloat16 so because .+; int8 and int4 because it .+", done.stderr
-    )
+    told = r"processor: [\w.-]+; bfloat16 so because .+; int8 and int4 because it .+"
+    assert re.search(told, done.stderr)
     assert "kernels, also of other versions: 1 file, 1.5 kB, in " in done.stderr
     assert "packed weights: 1 file, 2 B, in " in done.stderr
     assert "vocabularies: 0 files, 0 B" in done.stderr
