@@ -7,6 +7,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -139,27 +140,61 @@ def test_induction(recipe, tmp_path):
     assert (tmp_path / "other/text.txt").read_text(encoding="utf-8") != text
 
 
-def test_fable(recipe, tmp_path):
-    """Two sets under one vocabulary; a second call goes on with the run."""
-    for name in ("tinystories/train", "tinystories/train_recased", "tinystories/valid",
-                 "storybooks/train", "storybooks/valid", "books/train_simple"):  # fmt: skip
+TALK = '"Hello, my little fox!" said he.\n\n"Good day, my king," said the fox. "May I sit down?"\n\n'
+TEXTS = (
+    "tinystories/train", "tinystories/train_recased", "tinystories/valid", "storybooks/train",
+    "storybooks/valid", "more/train", "more/valid", "books/train_simple", "books/train_classic",
+    "books/valid",
+)  # fmt: skip
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """A folder of texts as fable.sh reads it; in every story two talk."""
+    for name in TEXTS:
         path = tmp_path / "texts" / f"{name}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(f"{STORY * (4 + n)}\n<|endoftext|>\n" for n in range(8)))
-    small = {"CORPUS": "texts", "STEPS": "1", "VOCABULARY": "300"}
+        stories = (f"{STORY * (4 + n)}\n\n{TALK}{n} foxes.\n<|endoftext|>\n" for n in range(8))
+        path.write_text("".join(stories))
+    return tmp_path / "texts"
+
+
+def test_fable(recipe, tmp_path, corpus):
+    """Three sets under one vocabulary, two phases; a second call goes on with the run."""
+    small = {"CORPUS": corpus.name, "STEPS": "1", "VOCABULARY": "300", "LAST": "1", "THREADS": "1"}
     recipe("fable.sh", "out", **small)
     made, shape = settings(tmp_path / "out/run")
     assert (shape["n_layer"], shape["n_head"], shape["n_embd"], shape["n_ctx"]) == (6, 4, 256, 512)
     assert made["steps"] == 1
+    last, same_shape = settings(tmp_path / "out/last")
+    assert same_shape == shape and (last["steps"], last["final_learning_rate"]) == (1, 0)
     manifests = [
         json.loads((tmp_path / "out" / name / "manifest.json").read_text())
-        for name in ("all", "stories", "books")
+        for name in ("all", "stories", "books", "dialogues")
     ]
     assert len({manifest["vocabulary"]["sha256"] for manifest in manifests}) == 1
-    assert manifests[1]["splits"]["val"]["documents"] == 16
+    assert manifests[1]["splits"]["val"]["documents"] == 24
     begun = [record["prompt"] for record in records(tmp_path / "out/run", "sample")]
     assert begun[0] == "Once upon a time"
-    assert "the run is over" in recipe("fable.sh", "out", **small).stderr
+    assert recipe("fable.sh", "out", **small).stderr.count("the run is over") == 2
+
+
+def test_fable_from_a_model_has_the_last_phase_alone(recipe, tmp_path, corpus):
+    recipe("fable.sh", "out", CORPUS=corpus.name, START=str(FABLE), LAST="1", THREADS="1")
+    _, shape = settings(tmp_path / "out/last")
+    assert shape["n_vocab"] == 4096
+    assert not (tmp_path / "out/run").exists()
+
+
+def test_dialogues_are_what_two_say_in_turn(tmp_path):
+    """Narration between is left out, and a story in which one speaks gives nothing."""
+    one = 'The fox said, "I am alone in the wood."\n\nIt went home.\n<|endoftext|>\n'
+    (tmp_path / "in.txt").write_text(f"A day.\n\n{TALK}They sat.\n<|endoftext|>\n{one}")
+    words = [sys.executable, str(RUNS / "dialogues.py"), "in.txt", "--out", "out.txt"]
+    subprocess.run(words, cwd=tmp_path, check=True)
+    assert (tmp_path / "out.txt").read_text() == (
+        "You: Hello, my little fox!\nFriend: Good day, my king. May I sit down?\n<|endoftext|>\n"
+    )
 
 
 def test_finetune(recipe, tmp_path):
