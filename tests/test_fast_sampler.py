@@ -49,7 +49,7 @@ ALL = {
 }
 SETTINGS = {
     "neutral": {},
-    "the defaults": {"temperature": 0.8, "top_p": 0.95},
+    "the defaults": {"temperature": 0.7, "top_p": 0.95},
     "greedy": {"temperature": 0},
     "greedy with penalties": {"temperature": 0, "repetition_penalty": 1.5},
     "temperature": {"temperature": 1.7},

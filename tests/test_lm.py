@@ -225,7 +225,7 @@ def test_a_model_without_a_tokenizer_takes_and_gives_ids():
 
 def test_defaults_are_for_writing_and_presets_are_neutral(lm):
     s = lm.settings()
-    assert (s.temperature, s.top_p) == (0.8, 0.95)
+    assert (s.temperature, s.top_p) == (0.7, 0.95)
     s = lm.settings(preset="openai")
     assert (s.temperature, s.top_p) == (1.0, 1.0)
     assert lm.settings(num_beams=3).temperature == 0

@@ -68,7 +68,7 @@ Examples:
   gpt2lab generate "Hello" --model path/to/checkpoint --preset openai --top-k 40
 
 At a terminal the text appears as it is generated, after the prompt; without a prompt, the command
-asks for one after another. Unless a preset is given, the temperature is 0.8 and top-p is 0.95; with
+asks for one after another. Unless a preset is given, the temperature is 0.7 and top-p is 0.95; with
 --num-beams the temperature is 0.""",
 )
 @click.argument("prompt", required=False)

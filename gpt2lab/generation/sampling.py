@@ -163,7 +163,7 @@ NAMES = frozenset(field.name for field in fields(Sampling))
 
 #: What `LM` and the commands write with when nothing else is said: a neutral sampler rambles. Not
 #: used when a preset or an order of processors is given; beams search unless a temperature is.
-WRITING: dict[str, Any] = {"temperature": 0.8, "top_p": 0.95}
+WRITING: dict[str, Any] = {"temperature": 0.7, "top_p": 0.95}
 
 
 def _plain(value: Any) -> Any:
