@@ -416,6 +416,14 @@ def test_chat_answers_and_obeys(run):
     assert "temperature = 0.5" in err and "forgotten" in err
 
 
+def test_a_reply_in_a_chat_ends_at_a_blank_line_until_that_is_unset(run):
+    typed = b"/settings\n/set end_on none\n/settings\n/quit\n"
+    code, _, err = run("chat", stdin=typed)
+    assert code == 0
+    begun, unset, now = err.partition("end_on is unset now.")
+    assert "end_on = paragraph" in begun and unset and "end_on = None" in now
+
+
 def test_convert_and_models(run, tmp_path):
     target = tmp_path / "llmc.bin"
     code, out, err = run("convert", str(FABLE), str(target), "--to", "llmc", "--verify")

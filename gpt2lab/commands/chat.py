@@ -151,7 +151,7 @@ def _set(chat: Chat, words: list[str]) -> str:
         raise InputError(f"no setting {name!r} here; /settings lists them")
     if text.lower() == "none":
         chat.settings = {key: value for key, value in chat.settings.items() if key != name}
-        return f"{name} is as it was at first."
+        return f"{name} is unset now."
     kind = type(defaults[name])
     value: Any = text
     if kind in (int, float) or name == "seed":
