@@ -140,7 +140,9 @@ def test_induction(recipe, tmp_path):
     assert (tmp_path / "other/text.txt").read_text(encoding="utf-8") != text
 
 
-TALK = '"Hello, my little fox!" said he.\n\n"Good day, my king," said the fox. "May I sit down?"\n\n'
+TALK = (
+    '"Hello, my little fox!" said he.\n\n"Good day, my king," said the fox. "May I sit down?"\n\n'
+)
 TEXTS = (
     "tinystories/train", "tinystories/train_recased", "tinystories/valid", "storybooks/train",
     "storybooks/valid", "more/train", "more/valid", "books/train_simple", "books/train_classic",

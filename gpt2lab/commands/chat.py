@@ -49,9 +49,10 @@ Examples:
   gpt2lab chat
   gpt2lab chat --model 124M --them Socrates --you Pupil -t 0.7
 
-A base GPT-2 is not an assistant: it continues the script of a conversation between two speakers.
-A reply ends at a blank line; `/set end_on none` changes that. When the context window is full, the
-oldest turns are left out. Ctrl-C ends a reply early. Commands in the chat: /reset, /undo, /set temperature 0.7, /settings, /help, /quit.""",
+A base GPT-2 is not an assistant: it continues the script of a conversation between two speakers. A
+reply ends at a blank line; /set end_on none changes that. When the context window is full, the
+oldest turns are left out. Ctrl-C ends a reply early. Commands in the chat: /reset, /undo,
+/set temperature 0.7, /settings, /help, /quit.""",
 )
 @model_options
 @click.option("--you", default="You", metavar="NAME", help="Your name in the script.  [You]")
@@ -81,7 +82,7 @@ def command(**flags: Any) -> None:
     names = flags["you"], flags["them"], flags["opening"]
     chat = Chat(lm, *names, settings, allowed_special=allowed(flags))
     click.echo(
-        f"{lm.name}: a base model that continues a script, and makes up what it says. Short, simple "
+        f"{lm.name}: a base model that continues a script and makes up what it says. Short, simple "
         "lines work best; /help lists what there is.",
         err=True,
     )
