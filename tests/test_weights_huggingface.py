@@ -14,9 +14,10 @@ import pytest
 from gpt2lab import weights
 from gpt2lab.config import Config
 from gpt2lab.errors import InputError
-from gpt2lab.files import file_facts
+from gpt2lab.files import file_facts, tensor_bytes
 from gpt2lab.text.tokenizer import Tokenizer, official
 from gpt2lab.weights import Checkpoint, tensors
+from gpt2lab.weights.checkpoint import Source
 from gpt2lab.weights.convert import fixed_tokens
 from tests.weights_helpers import (
     EXACT,
@@ -456,3 +457,16 @@ def test_the_oldest_entries_go(tmp_path, kept, monkeypatch):
     for name in "abc":
         weights.load(old_folder(tmp_path / name))
     assert len(json.loads(kept.read_text())) == 2
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_what_is_known_of_a_file_of_16_bits_is_remembered(dtype):
+    """Its widened numbers could be written to, so 124M's were hashed again at each start: 2 s."""
+    numbers = np.array([[1.5, -2.0], [0.0, 3e-5]], np.float32)
+    halves = numbers.view(np.uint32) >> 16
+    raw = numbers.astype("<f2") if dtype == "float16" else halves.astype("<u2")
+    found = tensor_bytes.floats(raw.reshape(-1).view(np.uint8), dtype, (2, 2))
+    exact = raw.astype(np.float32) if dtype == "float16" else (halves << 16).view(np.float32)
+    assert found.dtype == np.float32 and np.array_equal(found, exact)
+    params = {"wte.weight": found}
+    assert Source((), dict(params)).holds(params)
