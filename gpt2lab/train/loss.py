@@ -59,8 +59,11 @@ def _softmax_less_target(
         at = torch.where(known, target, 0)[:, None]  # [few, 1]
         total -= (_logprobs(p, rows, at, wide) * known).sum()
         p.scatter_add_(1, at, torch.full_like(at, -1, dtype=wide))
-        p *= scale * known.to(wide)[:, None]
-        rows.copy_(p)
+        weight = scale * known.to(wide)[:, None]  # [few, 1]
+        if rows.dtype == wide:
+            torch.mul(p, weight, out=rows)  # spares a pass
+        else:
+            rows.copy_(p.mul_(weight))
     return total
 
 
@@ -68,6 +71,39 @@ def _add(total: torch.Tensor, part: torch.Tensor) -> None:
     """total += part of a narrower dtype; torch would first widen a copy of the whole of it."""
     for a, b in zip(total.split(16), part.split(16), strict=True):
         a += b
+
+
+class _HeadGradient:
+    """The gradient of the head [V, E], the sum of those of all pieces.
+
+    Of 512 rows, 768 wide, oneDNN makes it as [E, V], with the long side last, 1.6 times as fast;
+    MKL as [V, E] in 0.57 of the time, as it adds to the sum itself and nothing has to be turned.
+    """
+
+    def __init__(self, head: torch.Tensor, h: torch.Tensor, wide: torch.dtype) -> None:
+        self.head, self.wide = head, wide
+        is_exact = torch.get_float32_matmul_precision() == "highest"  # else it is oneDNN's
+        self.by_blas = h.dtype == head.dtype == torch.float32 and is_exact
+        self.total: torch.Tensor | None = None
+
+    def add(self, rows: torch.Tensor, p: torch.Tensor, *, alone: bool) -> None:
+        """Add that of states [size, E] whose logits have the gradient p [size, V]."""
+        if self.by_blas:
+            if self.total is None:
+                self.total = torch.mm(p.t(), rows)  # [V, E]
+            else:
+                self.total.addmm_(p.t(), rows)
+            return
+        part = rows.t().contiguous() @ p  # [E, V]
+        if self.total is None:
+            self.total = part if alone else part.to(self.wide)
+        else:
+            _add(self.total, part)
+
+    def result(self) -> torch.Tensor:
+        """The gradient [V, E] in the head's dtype."""
+        assert self.total is not None, "no rows"
+        return self.total if self.by_blas else torch.empty_like(self.head).copy_(self.total.t())
 
 
 class _InPieces(torch.autograd.Function):
@@ -81,21 +117,15 @@ class _InPieces(torch.autograd.Function):
         wide = torch.promote_types(h.dtype, torch.float32)
         size = max(1, int(PIECE / (len(w) * h.itemsize)))  # rows of a piece
         total = torch.zeros((), dtype=wide, device=h.device)
-        dh, dw = torch.empty_like(h), None
+        dh, dw = torch.empty_like(h), _HeadGradient(head, h, wide)
         logits = torch.empty(min(size, len(h)), len(w), dtype=h.dtype, device=h.device)
         for start in range(0, len(h), size):
             rows = h[start : start + size]  # [size, E]
             p = torch.mm(rows, w.t(), out=logits[: len(rows)])  # [size, V]
             total += _softmax_less_target(p, targets[start : start + size], scale, wide)
             torch.mm(p, w, out=dh[start : start + size])
-            # [E, V] and not [V, E]: with the long side last oneDNN is 1.6 times as fast.
-            part = rows.t().contiguous() @ p
-            if dw is None:
-                dw = part if len(h) <= size else part.to(wide)
-            else:
-                _add(dw, part)
-        assert dw is not None, "no rows"
-        ctx.save_for_backward(dh, torch.empty_like(head).copy_(dw.t()))
+            dw.add(rows, p, alone=len(h) <= size)
+        ctx.save_for_backward(dh, dw.result())
         return total * scale
 
     @staticmethod
