@@ -13,86 +13,27 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import NamedTuple
 
 from gpt2lab.cache import Sequence
+from gpt2lab.checks import whole
 from gpt2lab.engines.protocol import Engine
 from gpt2lab.errors import InputError
 from gpt2lab.generation.beam import Search
 from gpt2lab.generation.draws import RowAsked, draw_rows
+from gpt2lab.generation.members import BeamRows, Key, PromptToRead, Row, Token
 from gpt2lab.generation.prefixes import LEAST, Prefixes
 from gpt2lab.generation.request import Request
+from gpt2lab.generation.sampler import most_probable
+
+__all__ = ["CHUNK", "Batch", "Row", "Token"]
 
 CHUNK = 252  # tokens: as many as the cpu engine sends through the layers together
 Lacking = tuple[Sequence, list[int]]  # and the tokens that its slot does not hold yet
+Portion = tuple[Sequence, list[int], int]  # its next tokens, and how many it will still lack
 
 
-@dataclass(eq=False)
-class _Prompt(Sequence):
-    """A prompt that rows begin from: read once, then forked; the last row takes its slot.
-
-    waiting: how many rows have yet to begin. cached: how many of its tokens were in memory.
-    """
-
-    waiting: int = 0
-    cached: int = 0
-
-
-@dataclass(eq=False, kw_only=True)
-class Row(Sequence):
-    """One sample of a request. Only its batch changes it.
-
-    tokens: prompt and new ids. finish_reason: None while it waits or runs, then "stop" (an end
-    token), "length", "cancelled", "error" (`error` says why) or "absent" (beam search found fewer
-    texts than `index`). cached: how many tokens of the prompt were in memory when it began.
-    """
-
-    request: Request
-    index: int = 0
-    cached: int = 0
-    finish_reason: str | None = None
-    error: InputError | None = None
-
-    @property
-    def new_tokens(self) -> int:
-        """How many tokens were drawn."""
-        return len(self.tokens) - len(self.request.prompt)
-
-    @property
-    def rows(self) -> list[Row]:
-        """Itself: what a beam search has several of."""
-        return [self]
-
-    @property
-    def sequences(self) -> list[Sequence]:
-        """Itself: what a beam search has several of."""
-        return [self]
-
-
-@dataclass(eq=False)
-class _Beams:
-    """The rows of one beam search; they get its texts when it is done."""
-
-    request: Request
-    rows: list[Row]
-    search: Search
-
-    @property
-    def sequences(self) -> list[Sequence]:
-        """The hypotheses that go on."""
-        return [*self.search.running]
-
-
-class Token(NamedTuple):
-    """One new token: its row, its id, and the model's own log-probability of it, before any setting
-    changed it. finish_reason: on the last token of a row why it ended, else None. Where that is
-    "error", there is no token: the id is -1."""
-
-    row: Row
-    id: int
-    logprob: float
-    finish_reason: str | None = None
+def _unscored(sequence: Sequence) -> bool:
+    return isinstance(sequence, PromptToRead) and sequence.unscored
 
 
 class Batch:
@@ -122,8 +63,9 @@ class Batch:
         self._limits = cache_bytes, reuse
         self._open()
         self._queue: deque[Row] = deque()
-        self._running: list[Row | _Beams] = []
-        self._prompts: dict[tuple[int, ...], _Prompt] = {}
+        self._running: list[Row | BeamRows] = []
+        self._prompts: dict[Key, PromptToRead] = {}
+        self._rejected: list[Token] = []  # of rows that ended before they began
         self._in_use = threading.Lock()
 
     def _open(self) -> None:
@@ -137,9 +79,17 @@ class Batch:
         """How many rows wait or run."""
         return len(self._queue) + sum(len(member.rows) for member in self._running)
 
-    def add(self, request: Request, index: int = 0) -> Row:
-        """Queue sample `index` of a request; InputError where the cache could never hold it."""
+    def add(
+        self, request: Request, index: int = 0, *, top: int = 0, prompt_scores: bool = False
+    ) -> Row:
+        """Queue sample `index` of a request; InputError where the cache could never hold it.
+
+        top: how many of the most probable ids each token comes with. prompt_scores: whether the row
+        shall have the scores of the prompt's tokens too, all but the first, with as many; such a
+        prompt is read whole.
+        """
         with self._alone():
+            self._check(request, top)
             if not self and self.engine.name != self._name:
                 self._open()
             if self._room(request) > self._positions:
@@ -147,11 +97,20 @@ class Batch:
                     f"prompt and answer take up to {self._room(request)} positions of the KV cache "
                     f"and its limit is {self._positions:.0f}; shorten them or raise the limit"
                 )
-            row = Row(list(request.prompt), request=request, index=index)
-            prompt = self._prompts.setdefault(request.prompt, _Prompt(list(request.prompt)))
+            ids = list(request.prompt)
+            row = Row(ids, request=request, index=index, top=top, scored=prompt_scores)
+            prompt = self._prompts.setdefault(row.key, PromptToRead([*ids], top=row.key[1]))
             prompt.waiting += 1
             self._queue.append(row)
             return row
+
+    def _check(self, request: Request, top: int) -> None:
+        whole("top", top, 0, self.engine.config.n_vocab)
+        if top and request.sampling.num_beams > 1:
+            raise InputError(
+                f"top is {top}, and a beam search gives no other tokens than its own; leave out "
+                "top or num_beams"
+            )
 
     def cancel(self, row: Row) -> None:
         """End a row now. One that has ended already stays as it is."""
@@ -168,7 +127,8 @@ class Batch:
             self._admit()
             self._read()
             self._begin()
-            return self._draw()
+            rejected, self._rejected = self._rejected, []
+            return [*rejected, *self._draw()]
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -201,9 +161,10 @@ class Batch:
             if row.request.sampling.num_beams == 1:
                 self._running.append(row)
                 continue
-            alike = [other for other in self._queue if other.request == row.request]
+            alike = [q for q in self._queue if (q.request, q.key) == (row.request, row.key)]
             self._queue = deque(other for other in self._queue if other not in alike)
-            self._running.append(_Beams(row.request, [row, *alike], Search(row.request)))
+            search = Search(row.request)
+            self._running.append(BeamRows(row.request, row.key, [row, *alike], search))
 
     def _begin(self) -> None:
         """Start those whose prompt has been read: in a fork of its slot, or the slot itself."""
@@ -213,20 +174,21 @@ class Batch:
             first = member.sequences[0]
             if first.slot >= 0:
                 continue
-            prompt = self._prompts[member.request.prompt]
+            prompt = self._prompts[member.key]
             if prompt.logits is not None:
                 last = prompt.waiting == len(member.rows)
                 first.slot = prompt.slot if last else self._cache.fork(prompt.slot)
                 first.logits, prompt.slot = prompt.logits, -1 if last else prompt.slot
                 for row in member.rows:
-                    row.cached = prompt.cached
-                self._leave(prompt, member.request, len(member.rows))
+                    row.cached, row.prompt_scores = prompt.cached, prompt.scores
+                self._leave(member.key, len(member.rows))
 
-    def _leave(self, prompt: _Prompt, request: Request, rows: int) -> None:
+    def _leave(self, key: Key, rows: int) -> None:
         """Note that rows no longer wait for a prompt; drop it with the last of them."""
+        prompt = self._prompts[key]
         prompt.waiting -= rows
         if not prompt.waiting:
-            del self._prompts[request.prompt]
+            del self._prompts[key]
             if prompt.slot >= 0:
                 self._prefixes.keep(prompt)
 
@@ -235,6 +197,9 @@ class Batch:
     def _read(self) -> None:
         """Run the engine over what slots lack: up to `chunk` tokens, single ones first."""
         for part in self._parts(self._lacking()):
+            if _unscored(part[0][0]):
+                self._score(part)
+                continue
             slots = [sequence.slot for sequence, _, _ in part]
             whole = [sequence for sequence, _, rest in part if not rest]
             wanted = None if len(whole) == len(part) else [not rest for _, _, rest in part]
@@ -248,31 +213,59 @@ class Batch:
         for member in self._running:
             keep = member.request.sampling.window_keep
             for q in self._unread(member):
-                new = q.tokens if q.slot < 0 else q.lacking(self._cache, n_ctx, keep)
+                if isinstance(q, PromptToRead) and q.unscored:
+                    new = q.to_score(self._cache)
+                else:
+                    new = q.tokens if q.slot < 0 else q.lacking(self._cache, n_ctx, keep)
                 found[id(q)] = q, new
         return [*found.values()]
 
-    def _unread(self, member: Row | _Beams) -> list[Sequence]:
+    def _unread(self, member: Row | BeamRows) -> list[Sequence]:
         """The sequences of a running member, or the prompt that it begins from, without logits."""
         own: list[Sequence] = member.sequences
         if own[0].slot < 0:
-            own = [self._prompts[member.request.prompt]]
+            own = [self._prompts[member.key]]
         return [sequence for sequence in own if sequence.logits is None]
 
-    def _parts(self, lacking: list[Lacking]) -> Iterator[list[tuple[Sequence, list[int], int]]]:
-        """Calls of the engine: (sequence, its next tokens, how many it will still lack)."""
-        singles = [(q, self._start(q, new), 0) for q, new in lacking if len(new) == 1]
-        longer = [(q, new) for q, new in lacking if len(new) > 1]
+    def _parts(self, lacking: list[Lacking]) -> Iterator[list[Portion]]:
+        """Calls of the engine: first those for scores alone, then the step."""
+        singles = [(q, new) for q, new in lacking if len(new) == 1 and not _unscored(q)]
+        longer = [(q, new) for q, new in lacking if len(new) > 1 or _unscored(q)]
+        step: list[Portion] = [(q, self._start(q, new), 0) for q, new in singles]
         if not self._cache.chunked:
             yield from ([(q, self._start(q, new), 0)] for q, new in longer)
             longer = []
-        left = max(1, self._chunk - len(singles))
-        for place, (sequence, new) in enumerate(longer):
-            if left and (new := self._start(sequence, new, longer[:place])):
-                singles.append((sequence, new[:left], len(new[left:])))
+        left, scored = max(1, self._chunk - len(step)), list[Portion]()
+        for place, (q, new) in enumerate(longer):
+            if left and (new := self._start(q, new, longer[:place])):
+                part = scored if _unscored(q) else step
+                part.append((q, new[:left], len(new[left:])))
                 left -= len(new[:left])
-        if singles:
-            yield singles
+        yield from filter(None, (scored, step))
+
+    def _score(self, part: list[Portion]) -> None:
+        """Read portions of prompts for the scores of their tokens."""
+        prompts = [(q, new) for q, new, _ in part if isinstance(q, PromptToRead)]
+        slots, wanted = [q.slot for q, _ in prompts], [q.wanted(len(new)) for q, new in prompts]
+        try:
+            found = self.engine.score(self._cache, slots, [new for _, new in prompts], wanted)
+        except InputError as error:  # logits that are not finite
+            for one in part if len(part) > 1 else ():
+                self._score([one])
+            if len(part) == 1:
+                self._reject(prompts[0][0], error)
+            return
+        for (prompt, new), scores in zip(prompts, found, strict=True):
+            prompt.take(len(new), scores)
+            if not self._cache.chunked:  # the step reads it whole, as without scores
+                self._cache.rewind(prompt.slot, 0)
+
+    def _reject(self, prompt: PromptToRead, error: InputError) -> None:
+        """End the rows that wait for a prompt."""
+        running = [row for member in self._running for row in member.rows]
+        for row in [*running, *self._queue]:
+            if self._prompts.get(row.key) is prompt:
+                self._rejected.append(self._fail(row, error))
 
     def _start(
         self, sequence: Sequence, new: list[int], ahead: Iterable[Lacking] = ()
@@ -283,7 +276,10 @@ class Batch:
         """
         if sequence.slot >= 0:
             return new
-        assert isinstance(sequence, _Prompt)
+        assert isinstance(sequence, PromptToRead)
+        if sequence.top is not None:  # its scores need every token
+            sequence.slot = self._cache.new()
+            return new
         running = [q for member in self._running for q in member.sequences]
         prefix = self._prefixes.best(new, [*running, *self._prompts.values()])
         if self._prefixes.coming(new, [q for q, _ in ahead]) >= prefix.length + LEAST:
@@ -305,7 +301,7 @@ class Batch:
             for member in ready
             for token in (
                 self._search(member)
-                if isinstance(member, _Beams)
+                if isinstance(member, BeamRows)
                 else [self._take(member, next(drawn))]
             )
         ]
@@ -315,15 +311,18 @@ class Batch:
         if isinstance(drawn, InputError):
             return self._fail(row, drawn)
         s, (token, logprob) = row.request.sampling, drawn
+        top: tuple[tuple[int, float], ...] = ()
+        if row.top and row.logits is not None:
+            top = most_probable(row.logits, row.top, row.request.limit)
         row.tokens.append(token)
         row.logits = None
         ends = token in (s.stop_tokens or ())
         reason = "stop" if ends else "length" if row.new_tokens >= s.max_new_tokens else None
         if reason:
             self._end(row, reason)
-        return Token(row, token, logprob, reason)
+        return Token(row, token, logprob, reason, top)
 
-    def _search(self, beams: _Beams) -> list[Token]:
+    def _search(self, beams: BeamRows) -> list[Token]:
         """Take a step of a beam search; when it is done, the tokens of its rows."""
         s, tokens = beams.request.sampling, list[Token]()
         try:
@@ -356,12 +355,12 @@ class Batch:
         row.finish_reason = reason
         if row in self._queue:
             self._queue.remove(row)
-            self._leave(self._prompts[row.request.prompt], row.request, 1)
+            self._leave(row.key, 1)
             return
         member = next(member for member in self._running if row in member.rows)
         if member.sequences[0].slot < 0:
-            self._leave(self._prompts[row.request.prompt], row.request, 1)
-        if isinstance(member, _Beams):
+            self._leave(row.key, 1)
+        if isinstance(member, BeamRows):
             member.rows.remove(row)
             if member.rows:
                 return

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt2lab.engines.wanted import check_logits
+from gpt2lab.engines.wanted import check_logits, largest
 from gpt2lab.errors import InputError
 from gpt2lab.generation.processors import PROCESSORS, History
 from gpt2lab.generation.sampling import Sampling
@@ -24,6 +24,7 @@ __all__ = [
     "draw",
     "log_probability",
     "log_softmax",
+    "most_probable",
     "next_token",
     "process",
     "stream",
@@ -47,6 +48,21 @@ def log_probability(logits: Array, token: int) -> float:
     own = shifted[token]
     total = np.sum(np.exp(shifted, out=shifted), dtype=np.float64)
     return float(own - np.log(total).astype(logits.dtype))
+
+
+def most_probable(
+    logits: Array, count: int, limit: int | None = None
+) -> tuple[tuple[int, float], ...]:
+    """The `count` most probable ids after logits [V] with their `log_probability`, best first.
+
+    limit: no id from this one on. Of equal ones the smaller id comes first.
+    """
+    shifted = np.asarray(logits, np.float32)
+    ids = largest(shifted[:limit], count)
+    shifted = shifted - np.max(shifted)
+    own = shifted[ids]
+    total = np.sum(np.exp(shifted, out=shifted), dtype=np.float64)
+    return tuple(zip(ids.tolist(), (own - np.log(total).astype(own.dtype)).tolist(), strict=True))
 
 
 def _run(logits: Array, sampling: Sampling, seen: History) -> Array:
