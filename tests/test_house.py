@@ -31,7 +31,7 @@ FLOORS = [
     {"corpus", "lens"},
     {"records"},
     {"lm"},
-    {"chat", "compression", "train"},
+    {"chat", "compression", "evals", "train"},
     {"server"},
     {"commands"},
 ]

@@ -30,6 +30,7 @@ VERBS = {
     "tokenize": "Turn text into tokens and back; show the merges; learn a vocabulary.",
     "score": "Compute the log-probability and perplexity of a text.",
     "look": "Look inside a model: surprisal, logit lens, attention heads.",
+    "evaluate": "Run benchmarks, with the protocol beside each number.",
     "compress": "Compress a file with a model.",
     "decompress": "Restore a compressed file to the bit.",
     "prepare": "Tokenize texts into shards for training.",
