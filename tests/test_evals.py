@@ -197,12 +197,11 @@ def test_the_harness_reads_page_by_page_and_moves_the_last_window_left():
 
 def test_detokenizers_do_what_their_sources_do():
     wiki = DETOKENIZERS["wikitext-megatron"]
-    assert wiki(' a 12 @,@ 500 @-@ seat hall ( the " old " one ) . \n') == (
-        ' a 12,500-seat hall (the "old" one). \n'.replace(". \n", ".\n")
-    )
+    hall = ' a 12 @,@ 500 @-@ seat hall ( the " old " one ) . It \n'
+    assert wiki(hall) == ' a 12,500-seat hall (the "old" one). It\n'
     assert wiki("= = Part = =") == "== Part =="
     assert wiki("a ' 5 b") == "a ' 5 b"  # the rule with slashes never matches
-    assert DETOKENIZERS["ptb-megatron"](" it is n't $ N a share \n") == " it isn't $1a share\n"
+    assert DETOKENIZERS["ptb-megatron"](" it is n't $ N a share \n") == " it isn't $1 a share\n"
     book = "`` Ca n't you see ? '' said the Fox 's wife -LRB- at last -RRB- ."
     assert DETOKENIZERS["treebank"](book) == "\"Can't you see?\" said the Fox's wife (at last)."
 
@@ -414,7 +413,7 @@ def test_every_task_runs_on_published_forms_and_resumes(tmp_path, monkeypatch):
     wrong = [(c.task, c.status) for c in found if c.status != "done"]
     assert not wrong
     for cell in found:
-        assert cell.value is not None and cell.n > 1 and cell.protocol and cell.metric
+        assert cell.value is not None and cell.n and cell.protocol and cell.metric
         assert cell.target is None or (cell.target_source and cell.target_size.endswith("M"))
         assert "items drawn" in cell.note
     noted = {cell.task for cell in found if "the published file" in cell.note}

@@ -51,7 +51,7 @@ PTB: tuple[Rule, ...] = (
 TREEBANK: tuple[Rule, ...] = (
     ("-LRB-", "("),
     ("-RRB-", ")"),
-    (re.compile(r"(``|'') ?(?=\w)"), '"'),
+    (re.compile(r"`` ?"), '"'),
     (re.compile(r" ?''"), '"'),
     (re.compile(r" (n't|'(?:s|re|ve|m|ll|d)\b)"), r"\1"),
     (re.compile(r" ([,.;:!?)])"), r"\1"),
