@@ -115,7 +115,7 @@ def windows(lm: LM, ids: list[int], stride: int) -> float:
 def test_perplexities_in_three_normalisations(end, stride):
     lm = small(end=end)
     texts = TEXT * 5  # longer than the window
-    blocks = [perplexity.Block(text) for text in texts]
+    blocks = [perplexity.TextBlock(text) for text in texts]
     variant = perplexity.Variant("as-is", stride, ("token", "word+eos", "byte"))
     found = by_protocol(perplexity.scorer([variant])(lm, blocks, quiet))
     whole = "".join(texts)
@@ -132,7 +132,7 @@ def test_perplexities_in_three_normalisations(end, stride):
 
 def test_a_text_shorter_than_a_window_and_its_missing_control():
     lm = small()
-    blocks = [perplexity.Block("One short line .\n"), perplexity.Block("Two .\n")]
+    blocks = [perplexity.TextBlock("One short line .\n"), perplexity.TextBlock("Two .\n")]
     scoring = perplexity.scorer([perplexity.Variant("as-is", "half", ("token",))])
     assert scoring(lm, blocks, quiet)[0].value > 1
     with pytest.raises(InputError, match="fewer than three half windows"):
@@ -175,7 +175,7 @@ def test_the_harness_reads_page_by_page_and_moves_the_last_window_left():
     """Its quirks written again: empty ends are words, the last window is full."""
     lm = small()
     pages = [("A word and another , " * 12) + "\n", " short \n"]
-    blocks = [perplexity.Block(page) for page in pages]
+    blocks = [perplexity.TextBlock(page) for page in pages]
     found = by_protocol(perplexity.harness_pages(lm, blocks, quiet))
     nats = words = size = 0.0
     for page in pages:

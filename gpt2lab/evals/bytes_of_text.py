@@ -13,7 +13,7 @@ from string import ascii_lowercase, ascii_uppercase
 
 from gpt2lab.errors import InputError
 from gpt2lab.evals.data import Published, text_of
-from gpt2lab.evals.perplexity import Block, Variant, paper, pieces, scorer, swap
+from gpt2lab.evals.perplexity import TextBlock, Variant, paper, pieces, scorer, swap
 from gpt2lab.evals.task import Task
 
 TEST = 5_000_000  # bytes at the end of a whole enwik8
@@ -83,9 +83,9 @@ def _test_part(path: Path) -> str:
     return data[-TEST:].decode("utf-8", "ignore") if len(data) == WHOLE else text
 
 
-def _cut(text: str, path: Path) -> list[Block]:
+def _cut(text: str, path: Path) -> list[TextBlock]:
     """A text in pieces of 500 characters, which are the items."""
-    found = [Block(text[start : start + 500]) for start in range(0, len(text), 500)]
+    found = [TextBlock(text[start : start + 500]) for start in range(0, len(text), 500)]
     if not found:
         raise InputError(f"{path}: has no article in Wikipedia's XML; give enwik8 or a piece of it")
     return found

@@ -17,7 +17,7 @@ from gpt2lab.errors import InputError
 from gpt2lab.evals import reading
 from gpt2lab.evals.data import Published, records, text_of
 from gpt2lab.evals.detokenizers import DETOKENIZERS
-from gpt2lab.evals.measures import Measure, Target
+from gpt2lab.evals.measures import Measure, PublishedNumber
 from gpt2lab.evals.perplexity import SIZES, paper
 from gpt2lab.evals.task import Task, Watch, rotated
 from gpt2lab.files.io import damaged
@@ -255,8 +255,8 @@ def score_winograd(lm: LM, items: list[Choice], watch: Watch) -> list[Measure]:
 # ---- The tasks.
 
 
-def _by_size(source: str, *values: float) -> Target:
-    return Target(dict(zip(SIZES, values, strict=True)), source)
+def _by_size(source: str, *values: float) -> PublishedNumber:
+    return PublishedNumber(dict(zip(SIZES, values, strict=True)), source)
 
 
 cbt_cn = Task(
@@ -301,8 +301,9 @@ winograd = Task(
     winograd_items,
     score_winograd,
     swap,
-    {"partial": Target({"1558M": 0.7070}, "Radford et al. 2019, section 3.5")},
+    {"partial": PublishedNumber({"1558M": 0.7070}, "Radford et al. 2019, section 3.5")},
 )
+_NANOGPT = "build-nanogpt hellaswag.py"
 _KLOSAX = "50b637899e4263c2bc456c2dc726c95d2c8cd8e2a552ea5bd7719ce3cb03fe5b"
 hellaswag = Task(
     "hellaswag",
@@ -317,10 +318,18 @@ hellaswag = Task(
     score_hellaswag,
     swap,
     {
-        "as-is/sum": Target({"124M": 0.2859, "1558M": 0.3842}, "build-nanogpt hellaswag.py"),
-        "as-is/per-token": Target({"124M": 0.2955, "1558M": 0.4893}, "build-nanogpt hellaswag.py"),
-        "harness/sum": Target({"124M": 0.2892, "1558M": 0.4004}, "build-nanogpt hellaswag.py"),
-        "harness/per-byte": Target({"124M": 0.3114, "1558M": 0.5089}, "build-nanogpt hellaswag.py"),
+        "as-is/sum": PublishedNumber(
+            {"124M": 0.2859, "1558M": 0.3842}, "build-nanogpt hellaswag.py"
+        ),
+        "as-is/per-token": PublishedNumber(
+            {"124M": 0.2955, "1558M": 0.4893}, "build-nanogpt hellaswag.py"
+        ),
+        "harness/sum": PublishedNumber(
+            {"124M": 0.2892, "1558M": 0.4004}, "build-nanogpt hellaswag.py"
+        ),
+        "harness/per-byte": PublishedNumber(
+            {"124M": 0.3114, "1558M": 0.5089}, "build-nanogpt hellaswag.py"
+        ),
     },
 )
 _NANOCHAT = "nanochat CORE table"

@@ -23,7 +23,7 @@ class Published:
 
 
 @dataclass(frozen=True)
-class Found:
+class DataFile:
     """A file that was found, and how it differs from the published one, in words."""
 
     path: Path
@@ -31,7 +31,7 @@ class Found:
     differs: str = ""
 
 
-def find(data: Path | None, published: Sequence[Published]) -> list[Found]:
+def find(data: Path | None, published: Sequence[Published]) -> list[DataFile]:
     """The first of the published files that is in a folder, or in one below it; else none.
 
     data: the folder, or the file itself.
@@ -51,13 +51,13 @@ def find(data: Path | None, published: Sequence[Published]) -> list[Found]:
     return []
 
 
-def _found(path: Path, kind: Published) -> Found:
+def _found(path: Path, kind: Published) -> DataFile:
     digest = file_sha256(path)
     differs = kind.sha256 and digest != kind.sha256
-    return Found(path, digest, f"{path.name} is not the published file" if differs else "")
+    return DataFile(path, digest, f"{path.name} is not the published file" if differs else "")
 
 
-def counted(found: Found, kinds: Sequence[Published], count: int) -> str:
+def counted(found: DataFile, kinds: Sequence[Published], count: int) -> str:
     """How a file differs from the published one, the number of its items included."""
     [kind] = [kind for kind in kinds if found.path.name in kind.names]
     if kind.count and count != kind.count:

@@ -28,7 +28,7 @@ from gpt2lab.errors import InputError
 from gpt2lab.evals import reading
 from gpt2lab.evals.data import Published, records, text_of
 from gpt2lab.evals.detokenizers import DETOKENIZERS
-from gpt2lab.evals.measures import Measure, Target
+from gpt2lab.evals.measures import Measure, PublishedNumber
 from gpt2lab.evals.perplexity import paper
 from gpt2lab.evals.task import Task, Watch, rotated
 from gpt2lab.lm import LM
@@ -255,11 +255,11 @@ lambada = Task(
     _swap,
     {
         "openai-file-prepared/last-token": paper(0.4599, 0.5548, 0.6012, 0.6324),
-        "openai-file/word-forced": Target(
+        "openai-file/word-forced": PublishedNumber(
             {"124M": 0.3256}, "EleutherAI/lm-evaluation-harness#2159"
         ),
-        "openai-file/word-no-stop": Target({"124M": 0.4198}, _BFLM),
-        "openai-file/word-perplexity": Target(
+        "openai-file/word-no-stop": PublishedNumber({"124M": 0.4198}, _BFLM),
+        "openai-file/word-perplexity": PublishedNumber(
             {"124M": 40.06}, "EleutherAI/lm-evaluation-harness#2159"
         ),
         "openai-file-prepared/word-perplexity": paper(35.13, 15.60, 10.87, 8.63),
@@ -274,8 +274,8 @@ lambada_original = Task(
     _original,
     _swap,
     {
-        "original/word-greedy": Target({"124M": 0.26}, "huggingface/transformers#491"),
-        "original/word-no-stop": Target({"124M": 0.31}, "huggingface/transformers#491"),
-        "original-treebank/word-no-stop": Target({"124M": 0.33}, _BFLM),
+        "original/word-greedy": PublishedNumber({"124M": 0.26}, "huggingface/transformers#491"),
+        "original/word-no-stop": PublishedNumber({"124M": 0.31}, "huggingface/transformers#491"),
+        "original-treebank/word-no-stop": PublishedNumber({"124M": 0.33}, _BFLM),
     },
 )

@@ -21,7 +21,7 @@ METRICS = {"accuracy": False, "perplexity": True, "bits_per_byte": True, "rate":
 
 
 @dataclass(frozen=True)
-class Target:
+class PublishedNumber:
     """A published number. value: by the name of the official size. source: where it is from."""
 
     value: dict[str, float]

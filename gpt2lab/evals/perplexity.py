@@ -27,7 +27,7 @@ from gpt2lab.errors import InputError
 from gpt2lab.evals import reading
 from gpt2lab.evals.data import Published, text_of
 from gpt2lab.evals.detokenizers import DETOKENIZERS
-from gpt2lab.evals.measures import Measure, Target
+from gpt2lab.evals.measures import Measure, PublishedNumber
 from gpt2lab.evals.task import Task, Watch, rotated
 from gpt2lab.lm import LM
 
@@ -35,7 +35,7 @@ BLOCK = 2000  # characters of a block of a text without pages
 
 
 @dataclass(frozen=True)
-class Block:
+class TextBlock:
     """A part of a text. swapped: whether it is to be read in another context, for the control.
 
     joint: what stands between this part and the next, at the end of `text`, and is of neither.
@@ -59,7 +59,7 @@ class Block:
 # ---- Loaders.
 
 
-def pages(path: Path) -> list[Block]:
+def pages(path: Path) -> list[TextBlock]:
     """The pages of WikiText: a page begins at a line " = Title = ".
 
     Source: the data set script of EleutherAI/wikitext_document_level.
@@ -74,16 +74,16 @@ def pages(path: Path) -> list[Block]:
                 found[-1] = []
         found[-1].append(line)
     joined = ["\n".join(page) for page in found]
-    blocks = [Block(page + "\n", joint="\n") for page in joined[:-1]]
-    return _checked(path, [*blocks, Block(joined[-1])])
+    blocks = [TextBlock(page + "\n", joint="\n") for page in joined[:-1]]
+    return _checked(path, [*blocks, TextBlock(joined[-1])])
 
 
-def lines(path: Path) -> list[Block]:
+def lines(path: Path) -> list[TextBlock]:
     """The lines of a text."""
-    return _checked(path, [Block(line) for line in text_of(path).splitlines(keepends=True)])
+    return _checked(path, [TextBlock(line) for line in text_of(path).splitlines(keepends=True)])
 
 
-def pieces(path: Path) -> list[Block]:
+def pieces(path: Path) -> list[TextBlock]:
     """Pieces of some 2,000 characters, cut at the ends of lines."""
     found, size = [""], 0
     for line in text_of(path).splitlines(keepends=True):
@@ -92,10 +92,10 @@ def pieces(path: Path) -> list[Block]:
             size = 0
         found[-1] += line
         size += len(line)
-    return _checked(path, [Block(piece) for piece in found])
+    return _checked(path, [TextBlock(piece) for piece in found])
 
 
-def _checked(path: Path, blocks: list[Block]) -> list[Block]:
+def _checked(path: Path, blocks: list[TextBlock]) -> list[TextBlock]:
     if not any(block.text.strip() for block in blocks):
         raise InputError(f"{path}: has no text; give the published file")
     return blocks
@@ -160,7 +160,7 @@ class Variant:
     units: tuple[str, ...]
 
 
-def _weight(unit: str, block: Block, tokens: int) -> float:
+def _weight(unit: str, block: TextBlock, tokens: int) -> float:
     words = len(block.text.split())
     return {
         "token": tokens,
@@ -171,10 +171,10 @@ def _weight(unit: str, block: Block, tokens: int) -> float:
     }[unit]
 
 
-def scorer(variants: Sequence[Variant]) -> Callable[[LM, list[Block], Watch], list[Measure]]:
+def scorer(variants: Sequence[Variant]) -> Callable[[LM, list[TextBlock], Watch], list[Measure]]:
     """The scoring of blocks in each variant."""
 
-    def run(lm: LM, blocks: list[Block], watch: Watch) -> list[Measure]:
+    def run(lm: LM, blocks: list[TextBlock], watch: Watch) -> list[Measure]:
         measures = []
         swapped = any(block.swapped for block in blocks)
         for done, variant in enumerate(variants, 1):
@@ -195,7 +195,7 @@ def scorer(variants: Sequence[Variant]) -> Callable[[LM, list[Block], Watch], li
     return run
 
 
-def swap(blocks: list[Block]) -> list[Block]:
+def swap(blocks: list[TextBlock]) -> list[TextBlock]:
     """The same blocks, to be read in other contexts."""
     return [replace(block, swapped=True) for block in blocks]
 
@@ -203,7 +203,7 @@ def swap(blocks: list[Block]) -> list[Block]:
 # ---- The harness's own way.
 
 
-def harness_pages(lm: LM, blocks: list[Block], watch: Watch) -> list[Measure]:
+def harness_pages(lm: LM, blocks: list[TextBlock], watch: Watch) -> list[Measure]:
     """WikiText as lm-evaluation-harness scores it: page by page, its words and bytes.
 
     Windows of n_ctx beside each other, but the last is moved left to be full, and only its new
@@ -242,7 +242,7 @@ def harness_windows(lm: LM, tokens: list[int]) -> list[tuple[list[int], list[lis
     return found
 
 
-def _wikitext(lm: LM, blocks: list[Block], watch: Watch) -> list[Measure]:
+def _wikitext(lm: LM, blocks: list[TextBlock], watch: Watch) -> list[Measure]:
     measures = scorer(WIKITEXT)(lm, blocks, watch)
     if any(block.swapped for block in blocks):
         return measures
@@ -256,13 +256,14 @@ WIKITEXT = (
     Variant("as-is", "half", ("token", "word+eos", "byte")),
     Variant("wikitext-megatron", "half", ("token", "word+eos", "byte")),
 )
+_THREAD = "huggingface/transformers#13761"
 TABLE3 = "Radford et al. 2019, Table 3"
 SIZES = ("124M", "355M", "774M", "1558M")
 
 
-def paper(*values: float) -> Target:
+def paper(*values: float) -> PublishedNumber:
     """A row of Table 3, by size."""
-    return Target(dict(zip(SIZES, values, strict=True)), TABLE3)
+    return PublishedNumber(dict(zip(SIZES, values, strict=True)), TABLE3)
 
 
 _RAW = Published(
@@ -278,7 +279,9 @@ wikitext2 = Task(
     swap,
     {
         "wikitext-megatron/stride-half/per-token": paper(29.41, 22.76, 19.93, 18.34),
-        "as-is/stride-whole/per-token": Target({"124M": 29.94}, "huggingface/transformers#13761"),
+        "as-is/stride-whole/per-token": PublishedNumber(
+            {"124M": 29.94}, "huggingface/transformers#13761"
+        ),
     },
 )
 wikitext103 = Task(
@@ -291,7 +294,7 @@ wikitext103 = Task(
     swap,
     {
         "wikitext-megatron/stride-half/per-word+eos": paper(37.50, 26.37, 22.05, 17.48),
-        "harness/pages/word": Target(
+        "harness/pages/word": PublishedNumber(
             {"124M": 37.37, "1558M": 17.48}, "huggingface/transformers#13761; GPT-Neo README"
         ),
     },

@@ -21,8 +21,8 @@ from gpt2lab.checks import whole
 from gpt2lab.config import SIZES, Config
 from gpt2lab.errors import InputError, few
 from gpt2lab.evals import SUITES, TASKS
-from gpt2lab.evals.data import Found, counted, find
-from gpt2lab.evals.measures import Measure, Target
+from gpt2lab.evals.data import DataFile, counted, find
+from gpt2lab.evals.measures import Measure, PublishedNumber
 from gpt2lab.evals.task import Task, drawn
 from gpt2lab.files.atomic import write_whole
 from gpt2lab.files.io import accessing
@@ -83,7 +83,7 @@ def _size_of(config: Config) -> str:
     return next((n for n, c in SIZES.items() if (c.n_layer, c.n_embd) == shape), "")
 
 
-def _targeted(cell: Cell, target: Target | None, size: str) -> Cell:
+def _targeted(cell: Cell, target: PublishedNumber | None, size: str) -> Cell:
     """A cell with the published number of the model's size, or of the smallest that has one."""
     if target is not None:
         name = size if size in target.value else next(iter(target.value))
@@ -97,7 +97,7 @@ def _number(value: float) -> float | None:
 
 
 def evaluate_task(
-    lm: LM, task: Task, path: Found, limit: int | None, controls: bool, watch: Watch
+    lm: LM, task: Task, path: DataFile, limit: int | None, controls: bool, watch: Watch
 ) -> list[Cell]:
     """The cells of a task. path: its file."""
     items = task.load(path.path)
@@ -137,7 +137,7 @@ def _absent(task: Task, why: str) -> list[Cell]:
 # ---- What is kept.
 
 
-def _key(lm: LM, task: Task, found: Found, limit: int | None, controls: bool) -> str:
+def _key(lm: LM, task: Task, found: DataFile, limit: int | None, controls: bool) -> str:
     """What the cells of a task are a function of."""
     engine = engines.described(lm.engine)
     described = [__version__, lm.hash, engine, task.name, found.sha256, limit, controls]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2lab.evals.data import Published
-from gpt2lab.evals.measures import Measure, Target
+from gpt2lab.evals.measures import Measure, PublishedNumber
 from gpt2lab.lm import LM
 
 Watch = Callable[[int], None]  # gets the number of items that are done
@@ -36,7 +36,7 @@ class Task:
     load: Callable[[Path], list[Any]]
     score: Callable[[LM, list[Any], Watch], list[Measure]]
     swap: Callable[[list[Any]], list[Any]]
-    targets: dict[str, Target] = field(default_factory=dict)
+    targets: dict[str, PublishedNumber] = field(default_factory=dict)
 
 
 def drawn(items: Sequence[Any], limit: int | None) -> list[Any]:
