@@ -122,7 +122,7 @@ def completions(lm: LM) -> list[str]:
 
 def conversation(lm: LM, messages: Sequence[str], seed: int) -> str:
     """A chat in which these messages are said, as a script."""
-    chat = Chat(lm, settings={"seed": seed})
+    chat = Chat(lm, settings={"seed": seed, "end_on": "paragraph"})  # as the command has it
     for message in messages:
         for _ in chat.reply(message):
             pass

@@ -21,7 +21,7 @@ Prompts = str | list[int | str | list[int]]
 class SamplingFields(Struct, kw_only=True, forbid_unknown_fields=True):
     """The settings of a generation by the names of `Sampling`, and OpenAI's name for one of them.
 
-    Defaults are the command line's: what the model's files recommend, else temperature 0.8 and
+    Defaults are the command line's: what the model's files recommend, else temperature 0.7 and
     top_p 0.95. Sample i of a prompt is a function of (prompt, settings, seed, i) alone.
     """
 
