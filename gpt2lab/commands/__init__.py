@@ -31,6 +31,7 @@ VERBS = {
     "score": "Compute the log-probability and perplexity of a text.",
     "look": "Look inside a model: surprisal, logit lens, attention heads.",
     "evaluate": "Run benchmarks, with the protocol beside each number.",
+    "compare": "Compare two models: benchmarks, tokens, samples, weights.",
     "compress": "Compress a file with a model.",
     "decompress": "Restore a compressed file to the bit.",
     "prepare": "Tokenize texts into shards for training.",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     cls=Headed,
     headings={
         **headings.MODEL,
-        "Tasks": ("suite", "tasks", "data", "limit", "controls", "list_tasks"),
+        "Tasks": ("suite", "tasks", "data", "limit", "controls", "list_tasks", "harness"),
         "Output": ("out", "as_json"),
     },
     epilog="""\b
@@ -31,6 +31,7 @@ Examples:
   gpt2lab evaluate --data benchmarks --suite paper
   gpt2lab evaluate --data benchmarks --tasks lambada,hellaswag --limit 200 --out results
   gpt2lab evaluate --list
+  gpt2lab evaluate --harness -- --tasks arc_easy --model_args pretrained=124M,dtype=int8
 
 Each line has the number, its standard error, the number of items, the control, and a published
 number with its source. The control is the same score with the input of another item: a score that
@@ -52,6 +53,12 @@ stays the same does not come from the input.""",
 )
 @click.option("--list", "list_tasks", is_flag=True, help="Print the tasks and their files.")
 @click.option(
+    "--harness",
+    is_flag=True,
+    help="Call lm-evaluation-harness with the arguments after --, and gpt2lab as its model.",
+)
+@click.argument("arguments", nargs=-1, metavar="[-- ARGS]")
+@click.option(
     "--out", metavar="DIR", help="Keep each finished task there; the same call again resumes."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the cells as JSON.")
@@ -62,11 +69,20 @@ def command(
     limit: int | None,
     controls: bool,
     list_tasks: bool,
+    harness: bool,
+    arguments: tuple[str, ...],
     out: str | None,
     as_json: bool,
     **flags: Any,
 ) -> None:
     """Run benchmarks on a model."""
+    if harness:
+        from gpt2lab.evals.harness import main
+
+        main(arguments)
+        return
+    if arguments:
+        raise InputError(f"{arguments[0]!r} is no option; arguments are for --harness alone")
     from gpt2lab.engines.fallback import settled
     from gpt2lab.evals import suite as running
 
