@@ -63,6 +63,8 @@ class Calls:
 
     def _scored(self, text: str, after_end: bool) -> dict[str, Any]:
         ids = self.lm.tokenizer.encode(text)
+        if len(ids) == 1 and not after_end:
+            raise InputError("one token alone has nothing before it")
         full = [self.lm.config.begin, *ids] if after_end else ids
         found: dict[str, list[Any]] = {
             name: [] if after_end else [None] for name in ("logprobs", "ranks", "entropies")

@@ -122,6 +122,12 @@ def test_each_token_has_the_colour_of_its_surprisal(desk, fable):
         assert max(abs(a - b) for a, b in zip(shown, wanted, strict=True)) <= 1, text
 
 
+def test_one_token_alone_has_no_score_and_no_color(desk):
+    desk.write("Once")
+    assert desk.page.locator("#layer .tok").count() == 1
+    desk.expect(desk.page.locator(".here tbody tr").first).to_contain_text("upon")
+
+
 def test_tab_shows_three_continuations_that_python_gives_too(desk, fable):
     desk.write(STORY)
     desk.page.keyboard.press("Tab")

@@ -4,20 +4,24 @@
 import {bytes} from './kit.js';
 
 /** An error that the server answered with: its sentence, which names value, limit and next step. */
-export class Refused extends Error {}
+export class Refused extends Error {
+  constructor(said, status) {
+    super(said);
+    this.status = status;
+  }
+}
 
-async function refused(response) {
+const KEY = 'gpt2lab.key'; // of a server that asks for one: kept in this tab alone
+export const useKey = key => sessionStorage.setItem(KEY, key);
+async function ask(path, options) {
+  const key = sessionStorage.getItem(KEY), headers = {'Content-Type': 'application/json', ...(key ? {Authorization: 'Bearer ' + key} : {})};
+  const response = await fetch(path, {...options, headers});
+  if (response.ok) return response;
   let said = '';
   try { said = (await response.json()).error.message; } catch { /* not an answer of ours */ }
-  return new Refused(said || response.status + ' ' + response.statusText);
+  throw new Refused(said || response.status + ' ' + response.statusText, response.status);
 }
-
-async function post(path, body, signal) {
-  const response = await fetch(path, {method: 'POST', signal, headers: {'Content-Type': 'application/json'},
-    body: JSON.stringify(body)});
-  if (!response.ok) throw await refused(response);
-  return response;
-}
+const post = (path, body, signal) => ask(path, {method: 'POST', signal, body: JSON.stringify(body)});
 
 /** The data lines of a stream of server-sent events, as they come. */
 async function* events(response) {
@@ -44,8 +48,7 @@ function body(model, prompt, {max_new_tokens: most, ...settings}) {
 
 /** The models of the server: [{id, n_ctx, n_vocab, n_layer, n_head}]. */
 export async function connect() {
-  const response = await fetch('v1/models');
-  if (!response.ok) throw await refused(response);
+  const response = await ask('v1/models');
   return {models: (await response.json()).data, tokenize, next, stream, score, look, address: location};
 }
 

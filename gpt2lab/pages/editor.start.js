@@ -1,7 +1,7 @@
 // The page begins: the server, the document, the views, the language.
 
 import {$, h, fill, dark} from './kit.js';
-import {connect} from './editor.api.js';
+import {connect, useKey} from './editor.api.js';
 import {app, t, translate, say, failed, chooseModel, changed, onChange} from './editor.state.js';
 import * as doc from './editor.document.js';
 import * as store from './editor.store.js';
@@ -60,10 +60,30 @@ function models() {
   $('model').value = app.model.id;
 }
 
+/** The server's models; where it asks for a key, the reader does too. */
+async function connected() {
+  for (;;) {
+    try { return await connect(); } catch (error) {
+      if (error.status !== 401) throw error;
+      useKey(await keyFor(error.message));
+    }
+  }
+}
+function keyFor(said) {
+  return new Promise(done => {
+    const input = h('input', {class: 'pad', type: 'password', id: 'key', autocomplete: 'off'});
+    fill($('tour'), h('form', {method: 'dialog', onsubmit: () => done(input.value.trim())}, h('h2', {id: 'tourtitle'}, t('keyTitle')),
+      h('p', null, said), h('label', {for: 'key'}, t('keyLabel')), input, h('div', {class: 'row above'}, h('button', {class: 'main'}, t('tourClose')))));
+    $('tour').addEventListener('cancel', event => event.preventDefault(), {once: true});
+    $('tour').showModal();
+  });
+}
+
 async function start() {
   const wanted = localStorage.getItem(LANGUAGE) || (navigator.language.startsWith('zh') ? 'zh' : 'en');
   app.language = wanted;
-  app.backend = await connect();
+  translate();
+  app.backend = await connected();
   app.models = app.backend.models;
   const given = await share.shared(), document = given || await store.mine();
   if (document) doc.show(document);

@@ -47,6 +47,7 @@ export const WORDS = {
   tour3: ['The colour of a token is its surprisal: the stronger, the less the model expected it.', '词元的颜色表示意外度：颜色越深，模型越没有料到它。'],
   tour4: ['The panel shows what could come next before and after the settings; move a slider and it changes at once, choose a token to branch there.', '面板显示应用设置前后可能出现的词元；移动滑块立即生效，点击词元即可在此分支。'],
   tour5: ['Everything stays in this browser and on the server that you started; nothing is sent elsewhere.', '所有内容只保存在此浏览器和你启动的服务器中，不会发送到别处。'],
+  keyTitle: ['This server asks for a key', '此服务器需要密钥'], keyLabel: ['Key (kept in this tab alone)', '密钥（只保存在此标签页中）'],
   tourClose: ['Begin', '开始'],
   tooLong: ['The last message makes a prompt of {0} tokens, and {1} fit beside the reply; write a shorter one.', '最后一条消息使提示词达到 {0} 个词元，而除回复外只能容纳 {1} 个；请写短一些。'],
   dropped: ['no longer in the prompt', '已不在提示词中'], droppedTurns: ['The oldest {0} turns no longer fit the window and were left out:', '最早的 {0} 条已放不进窗口，未包含在内：'],

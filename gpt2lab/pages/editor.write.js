@@ -43,6 +43,14 @@ function scoreSoon(delay = 120) {
   clearTimeout(soon);
   soon = setTimeout(score, delay);
 }
+/** The scores of a text; one token alone has none. */
+async function scored(text) {
+  if (text.length < 32) {
+    const {ids, bytes} = await app.backend.tokenize(app.model.id, text);
+    if (ids.length === 1) return {ids, bytes, logprobs: [null], ranks: [null], entropies: [null]};
+  }
+  return (await app.backend.score(app.model.id, [text]))[0];
+}
 function colourAll(text) {
   page.known(text, known.found);
   $('layer').dataset.state = 'known';
@@ -54,7 +62,7 @@ async function score() {
   if (text === known.text && known.model === app.model.id) { colourAll(text); return; }
   scoring = true;
   try {
-    const [found] = await app.backend.score(app.model.id, [text]);
+    const found = await scored(text);
     if (doc.text() === text) {
       known = {...found, text, model: app.model.id, found: pieces(text, found.bytes.map(one => one.length))};
       found.ids.forEach((id, i) => names(id, found.bytes[i]));
