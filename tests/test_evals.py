@@ -9,9 +9,10 @@ import re
 import numpy as np
 import pytest
 
+import gpt2lab
 from gpt2lab import InputError, reference
 from gpt2lab.config import Config
-from gpt2lab.evals import TASKS, bytes_of_text, choices, lambada, perplexity, suite
+from gpt2lab.evals import TASKS, bytes_of_text, choices, generated, lambada, perplexity, suite
 from gpt2lab.evals.detokenizers import DETOKENIZERS
 from gpt2lab.evals.measures import Measure
 from gpt2lab.evals.task import drawn, rotated
@@ -353,6 +354,39 @@ def test_cloze_and_winograd_score_the_rest():
         ends.append(found[len(encode(f"{item.context} {option}")) :].sum())
     assert full.values[0] == (np.argmax(sums) == 1)
     assert partial.values[0] == (np.argmax(ends) == 1)
+
+
+def test_rates_of_generated_text():
+    distinct, again, copied = generated.rates(
+        ["the cat sat the cat sat the cat sat", "a b c d e f g h i"],
+        {tuple("abcdefgh")},
+    )
+    assert distinct.values == [3, 8] and distinct.weights == [8, 8]
+    assert again.values == [3, 0] and again.weights == [6, 6]
+    assert copied.values == [0, 1] and copied.weights == [2, 2]
+
+
+def test_a_full_disk_keeps_what_is_finished(tmp_path, monkeypatch, run):
+    (tmp_path / "text.txt").write_text("One day, a little fox ran.\n" * 60)
+    out = tmp_path / "out"
+    tasks = suite.chosen(names=["text", "generated"])
+    real, calls = suite.write_whole, []
+
+    def write(path, *parts):
+        calls.append(path)
+        if len(calls) > 1:
+            raise gpt2lab.Failure(f"{path}: No space left on device; free some space")
+        real(path, *parts)
+
+    monkeypatch.setattr(suite, "write_whole", write)
+    with pytest.raises(gpt2lab.Failure, match="No space left"):
+        list(suite.run(small(), tasks, tmp_path, out=out))
+    assert [path.name.split("-")[0] for path in out.iterdir()] == ["text"]
+    monkeypatch.setattr(suite, "write_whole", real)
+    kept, fresh = suite.run(small(), tasks, tmp_path, out=out)
+    assert kept[0].status == fresh[0].status == "done"
+    next(out.glob("text-*")).write_text("[{")  # a damaged file is computed again
+    assert next(iter(suite.run(small(), tasks, tmp_path, out=out)))[0].value == kept[0].value
 
 
 def write_fixtures(folder) -> None:

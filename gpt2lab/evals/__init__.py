@@ -9,7 +9,7 @@ To add one: a module with a `Task`, and a line in `TASKS`.
 
 from __future__ import annotations
 
-from gpt2lab.evals import bytes_of_text, choices, lambada, perplexity
+from gpt2lab.evals import bytes_of_text, choices, generated, lambada, perplexity
 from gpt2lab.evals.task import Task
 
 TASKS: dict[str, Task] = {
@@ -31,6 +31,7 @@ TASKS: dict[str, Task] = {
         choices.arc_easy,
         choices.arc_challenge,
         bytes_of_text.text,
+        generated.generated,
     )
 }
 SUITES = ("paper", "today", "all")
