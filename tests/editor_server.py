@@ -36,7 +36,7 @@ class Calls:
 
     def models(self) -> dict[str, Any]:
         c = self.lm.config
-        one = {"id": "fable", "source": None, "n_ctx": c.n_ctx, "n_vocab": c.n_vocab}
+        one = {"id": "fable", "n_ctx": c.n_ctx, "n_vocab": c.n_vocab}
         return {"data": [{**one, "n_layer": c.n_layer, "n_head": c.n_head}]}
 
     def tokenize(self, body: dict[str, Any]) -> dict[str, Any]:

@@ -193,6 +193,25 @@ def test_both_languages_and_the_first_visit(window, served):
     context.close()
 
 
+def test_a_server_that_wants_a_key_is_given_it(window, served):
+    def guard(route):
+        if route.request.headers.get("authorization") == "Bearer secret":
+            route.continue_()
+        else:
+            route.fulfill(status=401, json={"error": {"message": "the key is missing"}})
+
+    page = window.new_context().new_page()
+    page.route("**/v1/models", guard)
+    page.goto(served)
+    page.fill("#key", "wrong")
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => document.getElementById('key')?.value === ''")
+    page.fill("#key", "secret")
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => window.ready === true")
+    page.context.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious(desk, scheme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()

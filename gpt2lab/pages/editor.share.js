@@ -19,14 +19,16 @@ function python(value) {
 }
 /** The text up to the cursor and the settings as a command, a program and a request. */
 export function copies(prompt, settings, model) {
-  const {logit_bias: bias = {}, bad_words: words = [], n, ...plain} = settings, load = model.source ? python(model.source) : '';
+  const {logit_bias: bias = {}, bad_words: words = [], n, ...plain} = settings;
+  const source = model.id === 'fable' ? '' : model.id; // the bundled model needs no name
+  const load = source && python(source);
   const banned = words.map(one => [one[0], '-inf']); // the command takes ids there, and bad words as text
   const flags = [...Object.entries(plain).map(([name, value]) => '--' + name.replaceAll('_', '-') + ' ' + value), '-n ' + n,
     ...[...Object.entries(bias), ...banned].map(([id, value]) => '--logit-bias ' + id + '=' + value)];
   const named = Object.entries(settings).map(([name, value]) => name + '=' + python(value));
   const {max_new_tokens: most, ...rest} = settings, base = new URL('.', app.backend.address.href).href;
   return {
-    shell: ['gpt2lab generate', model.source ? '-m ' + shell(model.source) : '', ...flags, prompt ? '-- ' + shell(prompt) : '--unconditional'].filter(Boolean).join(' '),
+    shell: ['gpt2lab generate', source && '-m ' + shell(source), ...flags, prompt ? '-- ' + shell(prompt) : '--unconditional'].filter(Boolean).join(' '),
     python: 'import gpt2lab\n\nlm = gpt2lab.load(' + load + ')\nprint(lm.generate(' + python(prompt) + ', ' + named.join(', ') + '))\n',
     curl: 'curl -s ' + base + "v1/completions -H 'Content-Type: application/json' -d " +
       shell(JSON.stringify({model: model.id, prompt, max_tokens: most, ...rest})),
