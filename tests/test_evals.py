@@ -337,6 +337,26 @@ def test_choices_by_every_rule():
             assert found[name][i] == (int(np.argmax(values)) == item.right)
 
 
+def test_hellaswag_as_in_build_nanogpt_and_as_in_the_harness(tmp_path):
+    row = {"ctx": "He sits. he", "activity_label": "Rest", "ctx_a": "He sits.", "ctx_b": "he",
+           "label": "1", "endings": ["[title] Runs  [x] off.", "sleeps."]}  # fmt: skip
+    path = tmp_path / "hellaswag_val.jsonl"
+    path.write_text(json.dumps(row))
+    [item] = choices.hellaswag_items(path)
+    assert (item.context, item.longer, item.right) == ("He sits. he", "Rest: He sits. He", 1)
+    assert choices._harness_text(" a [title] b [c] d") == "a. b d"
+    lm = small(1)
+    found = {m.protocol: m.values[0] for m in choices.score_hellaswag(lm, [item], quiet)}
+    for name, context, endings in (
+        ("as-is", item.context, item.endings),
+        ("harness", item.longer, (choices._harness_text(item.endings[0]), "sleeps.")),
+    ):
+        ids = lm.tokenizer.encode(context)
+        scores = [logprobs(lm, ids, lm.tokenizer.encode(" " + e)) for e in endings]
+        assert found[f"{name}/sum"] == (np.argmax([s.sum() for s in scores]) == 1)
+        assert found[f"{name}/per-token"] == (np.argmax([s.mean() for s in scores]) == 1)
+
+
 def test_cloze_and_winograd_score_the_rest():
     lm = small(2)
     item = choices.Choice("The fox ran", ("home", "away"), 1, " again.")

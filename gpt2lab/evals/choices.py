@@ -26,12 +26,17 @@ from gpt2lab.lm import LM
 
 @dataclass(frozen=True)
 class Choice:
-    """A context, endings, and which of them is right. rest: of the sentence, after an ending."""
+    """A context, endings, and which of them is right.
+
+    rest: of the sentence, after an ending. longer: the context as the harness puts it together,
+    where that is another one.
+    """
 
     context: str
     endings: tuple[str, ...]
     right: int
     rest: str = ""
+    longer: str = ""
 
 
 def _choice(where: str, context: str, endings: Sequence[str], right: int, rest: str = "") -> Choice:
@@ -61,8 +66,11 @@ def score_choices(lm: LM, items: list[Choice], prefix: str, watch: Watch) -> lis
 
 def swap(items: list[Choice]) -> list[Choice]:
     """The same endings after another item's context."""
-    contexts = rotated([item.context for item in items])
-    return [replace(i, context=c) for i, c in zip(items, contexts, strict=True)]
+    others = rotated(items)
+    return [
+        replace(i, context=other.context, longer=other.longer)
+        for i, other in zip(items, others, strict=True)
+    ]
 
 
 def plain(lm: LM, items: list[Choice], watch: Watch) -> list[Measure]:
@@ -79,7 +87,11 @@ def hellaswag_items(path: Path) -> list[Choice]:
         return _six_lines(path)
     found = []
     for number, r in enumerate(records(path, ("ctx", "label", "endings")), 1):
-        found.append(_choice(f"{path}, task {number}", r["ctx"], r["endings"], int(r["label"])))
+        item = _choice(f"{path}, task {number}", r["ctx"], r["endings"], int(r["label"]))
+        if {"activity_label", "ctx_a", "ctx_b"} <= r.keys():
+            longer = f"{r['activity_label']}: {r['ctx_a']} {r['ctx_b'].capitalize()}"
+            item = replace(item, longer=longer)
+        found.append(item)
     return found
 
 
@@ -104,9 +116,17 @@ def _harness_text(text: str) -> str:
 
 
 def score_hellaswag(lm: LM, items: list[Choice], watch: Watch) -> list[Measure]:
-    """The texts as build-nanogpt takes them; where brackets differ, cleaned as in the harness."""
+    """The context `ctx` as in build-nanogpt; with the activity and cleaned as in the harness.
+
+    Files of plain text have the activity in the context under both names, and are noted as not
+    the published file.
+    """
     cleaned = [
-        replace(i, context=_harness_text(i.context), endings=tuple(map(_harness_text, i.endings)))
+        replace(
+            i,
+            context=_harness_text(i.longer or i.context),
+            endings=tuple(map(_harness_text, i.endings)),
+        )
         for i in items
     ]
     found = score_choices(lm, items, "as-is/", lambda done: watch(done // 2))
@@ -304,14 +324,13 @@ winograd = Task(
     {"partial": PublishedNumber({"1558M": 0.7070}, "Radford et al. 2019, section 3.5")},
 )
 _NANOGPT = "build-nanogpt hellaswag.py"
-_KLOSAX = "50b637899e4263c2bc456c2dc726c95d2c8cd8e2a552ea5bd7719ce3cb03fe5b"
 hellaswag = Task(
     "hellaswag",
     "HellaSwag",
     "today",
     (
         Published(("hellaswag_val.jsonl",), count=10042),
-        Published(("hellaswag_val_full.txt.bz2", "hellaswag_val_full.txt"), _KLOSAX, 10042),
+        Published(("hellaswag_val_full.txt.bz2", "hellaswag_val_full.txt"), "none"),
         Published(("hellaswag_val_1000.jsonl",), "none"),
     ),
     hellaswag_items,
