@@ -331,7 +331,7 @@ def test_choices_by_every_rule():
         rules = {
             "sum": [s.sum() for s in scores],
             "per-token": [s.mean() for s in scores],
-            "per-byte": [s.sum() / len(e) for s, e in zip(scores, item.endings, strict=True)],
+            "per-character": [s.sum() / len(e) for s, e in zip(scores, item.endings, strict=True)],
         }
         for name, values in rules.items():
             assert found[name][i] == (int(np.argmax(values)) == item.right)

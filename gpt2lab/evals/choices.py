@@ -1,7 +1,7 @@
 """Questions with several endings: the model chooses the one that it finds most probable.
 
 Protocols: `sum` by the log-probability of the ending, `per-token` by its mean over tokens (llm.c's
-HellaSwag), `per-byte` by its mean over bytes (the harness's acc_norm), and for cloze
+HellaSwag), `per-character` by its mean over characters (the harness's acc_norm), and for cloze
 questions `choice+rest` by the choice and the rest of the sentence, `choice` by the choice alone.
 Of equal values the first ending counts.
 """
@@ -46,20 +46,21 @@ def _choice(where: str, context: str, endings: Sequence[str], right: int, rest: 
 
 
 def score_choices(lm: LM, items: list[Choice], prefix: str, watch: Watch) -> list[Measure]:
-    """The accuracies `sum`, `per-token` and `per-byte`."""
+    """The accuracies `sum`, `per-token` and `per-character`."""
     asked = []
     for item in items:
         pairs = [reading.split(lm, item.context, " " + ending) for ending in item.endings]
         asked.append((pairs[0][0], [ending for _, ending in pairs]))
     rules = {
-        name: Measure(f"{prefix}{name}", "accuracy") for name in ("sum", "per-token", "per-byte")
+        name: Measure(f"{prefix}{name}", "accuracy")
+        for name in ("sum", "per-token", "per-character")
     }
     found = reading.questions(lm, asked, watch)
     for item, answers in zip(items, found, strict=True):
         totals = [answer.total for answer in answers]
         tokens = [t / len(a.logprobs) for t, a in zip(totals, answers, strict=True)]
-        sizes = [t / max(1, len(e.encode())) for t, e in zip(totals, item.endings, strict=True)]
-        for name, values in (("sum", totals), ("per-token", tokens), ("per-byte", sizes)):
+        sizes = [t / max(1, len(e)) for t, e in zip(totals, item.endings, strict=True)]
+        for name, values in (("sum", totals), ("per-token", tokens), ("per-character", sizes)):
             rules[name].add(reading.best(values) == item.right)
     return list(rules.values())
 
@@ -346,7 +347,7 @@ hellaswag = Task(
         "harness/sum": PublishedNumber(
             {"124M": 0.2892, "1558M": 0.4004}, "build-nanogpt hellaswag.py"
         ),
-        "harness/per-byte": PublishedNumber(
+        "harness/per-character": PublishedNumber(
             {"124M": 0.3114, "1558M": 0.5089}, "build-nanogpt hellaswag.py"
         ),
     },
