@@ -52,6 +52,7 @@ def fast(monkeypatch, *words, calls=None):
     monkeypatch.setattr(probe, "_seconds_of_loss", lambda *_: lambda loss: 0.001)
     monkeypatch.setattr(probe, "SECONDS", 0.01)
     monkeypatch.setattr(probe, "PATIENCE", 1000)  # three turns, however busy the machine is
+    monkeypatch.setattr(probe, "SHARE", 0)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -96,6 +97,7 @@ def test_small_gains_change_nothing(monkeypatch):
     monkeypatch.setattr(probe.Slice, "seconds", lambda self, way: times[way.attention])
     monkeypatch.setattr(probe, "SECONDS", 0.01)
     monkeypatch.setattr(probe, "PATIENCE", 1000)
+    monkeypatch.setattr(probe, "SHARE", 0)
     found, _ = probe.measured(SHAPE, replace(OPEN, dtype="float32", matmul="blas"), 2)
     assert found["attention"] == "products"
 
@@ -198,6 +200,20 @@ def test_a_machine_that_is_too_busy_keeps_the_plain_way_and_measures_again(monke
     assert file is not None and not file.exists()
 
 
+@pytest.mark.parametrize(("share", "is_busy"), [(0.9, False), (0.3, True)])
+def test_where_other_programs_have_most_of_the_time_nothing_is_chosen(share, is_busy, monkeypatch):
+    """Beside six times as many processes as cores, oneDNN's product was measured as the faster."""
+    clock = [0.0]
+    monkeypatch.setattr(probe.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(probe.time, "thread_time", lambda: share * clock[0])
+
+    def seconds(way):
+        clock[0] += 0.1
+        return 0.1
+
+    assert (probe.turns(seconds, ("onednn", "blas"), 1.0) == {}) == is_busy
+
+
 @pytest.mark.parametrize("busy", [2, 3, 4, 5])
 def test_another_programs_load_does_not_choose(busy, monkeypatch):
     """The best time of each, all of one and then all of the other, was the loads' to decide.
@@ -206,6 +222,7 @@ def test_another_programs_load_does_not_choose(busy, monkeypatch):
     """
     taken: list[float] = []
     monkeypatch.setattr(probe.time, "perf_counter", lambda: sum(taken))
+    monkeypatch.setattr(probe.time, "thread_time", lambda: sum(taken))
 
     def seconds(dtype):
         load = 10 if len(taken) % 12 < busy or len(taken) == 13 else 1

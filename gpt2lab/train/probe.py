@@ -33,6 +33,7 @@ MARGIN = 1.03  # what another way of the same exactness must be faster by
 PROBE = 2.5e9  # operations of a pass by which it is measured: 50 ms on two slow cores
 SECONDS = 1.0
 PATIENCE = 8.0  # times that long: a machine too busy for three turns by then is not measured
+SHARE = 0.5  # of the time that this thread must have computed, or other programs decide
 FAR = 2.0  # times as slow in one turn: not measured again
 NARROW = 64  # width; below it a step is all calls: nothing is measured, and little would differ
 
@@ -150,7 +151,7 @@ def turns(
     behind the best in each of three turns or more takes no further part, except for the first,
     which the others are compared with.
     """
-    begin = time.perf_counter()
+    begin, used = time.perf_counter(), time.thread_time()
     for way in ways:
         run(way)  # the first is slower
     times: dict[Way, list[float]] = {way: [] for way in ways}
@@ -161,7 +162,8 @@ def turns(
         for way in alive:
             times[way].append(run(way))
         alive = _still_open(times, alive)
-    return times
+    is_busy = time.thread_time() - used < SHARE * (time.perf_counter() - begin)
+    return {} if is_busy else times
 
 
 def _still_open(times: dict[Way, list[float]], alive: list[Way]) -> list[Way]:
