@@ -248,7 +248,7 @@ def test_a_file_goes_and_comes_back(run, tmp_path):
     file.write_bytes(ENGLISH)
     code, out, err = run("compress", str(file), "--dtype", "int8", "--json")
     facts = json.loads(out)
-    assert (code, err) == (0, "") and facts["bytes"] == len(ENGLISH)
+    assert code == 0 and facts["bytes"] == len(ENGLISH), err
     assert facts["compressed_bytes"] == (tmp_path / "story.txt.g2z").stat().st_size < len(ENGLISH)
     assert facts["path"].startswith("cpu int8, cache bfloat16, ")
     code, _, err = run("decompress", str(file) + ".g2z")
