@@ -41,6 +41,11 @@ class Chat:
     allowed_special: Allowed = ()
     _batch: Batch | None = field(default=None, init=False, repr=False, compare=False)
 
+    @property
+    def stops(self) -> tuple[str, str]:
+        """The stop strings of a reply: where the next speaker would begin."""
+        return f"\n{self.you}:", f"\n{self.them}:"
+
     def prompt(self) -> str:
         """The script so far, up to where the reply begins, cut by whole turns to fit the window."""
         return self._asked()[0]
@@ -77,7 +82,7 @@ class Chat:
             script, s = self._asked()
         finally:
             self.turns.pop()  # it counts when the answer begins
-        s = replace(s, stop=(f"\n{self.you}:", f"\n{self.them}:", *s.stop), n=1)
+        s = replace(s, stop=(*self.stops, *s.stop), n=1)
         asked = requests([lm.encode(script, self.allowed_special)], s, lm.config, lm.tokenizer)
         return self._keep(message, self._answer(asked))
 

@@ -124,6 +124,13 @@ def _windows(tokens: Sequence[int], n_ctx: int, stride: int) -> Iterator[tuple[A
         done, end = end, min(len(inputs), end + stride)
 
 
+def windows_of(
+    tokens: Sequence[int], n_ctx: int, stride: int | None = None
+) -> list[tuple[Any, Wanted]]:
+    """The windows of one text, for a caller that scores them itself; as `rolling` reads them."""
+    return [*_windows(tokens, n_ctx, _stride(n_ctx, stride))]
+
+
 def _stride(n_ctx: int, stride: int | None) -> int:
     """The stride, half of the window by default."""
     return max(1, n_ctx // 2) if stride is None else whole("stride", stride, 1, n_ctx)

@@ -29,6 +29,7 @@ VERBS = {
     "chat": "Talk with a model in the terminal.",
     "tokenize": "Turn text into tokens and back; show the merges; learn a vocabulary.",
     "score": "Compute the log-probability and perplexity of a text.",
+    "serve": "Serve models over HTTP: OpenAI's API and an editor page.",
     "look": "Look inside a model: surprisal, logit lens, attention heads.",
     "evaluate": "Run benchmarks, with the protocol beside each number.",
     "compare": "Compare two models: benchmarks, tokens, samples, weights.",

@@ -22,6 +22,7 @@ __all__ = [
     "check_logits",
     "choose",
     "draw",
+    "explained",
     "log_probability",
     "log_softmax",
     "most_probable",
@@ -65,19 +66,55 @@ def most_probable(
     return tuple(zip(ids.tolist(), (own - np.log(total).astype(own.dtype)).tolist(), strict=True))
 
 
+def _apply(name: str, logits: Array, sampling: Sampling, seen: History) -> Array:
+    """One processor over logits [V]; InputError where it makes one that float32 does not hold."""
+    logits = PROCESSORS[name](logits, sampling, seen)
+    if not logits.max() < np.inf:
+        raise InputError(
+            f"the settings make a logit larger than float32 holds ({name}); bring "
+            "logit_bias, penalties and temperature nearer to their usual values"
+        )
+    return logits  # [V]
+
+
 def _run(logits: Array, sampling: Sampling, seen: History) -> Array:
     """The processors of the settings, in their order, over checked logits [V]."""
     with np.errstate(over="ignore", invalid="ignore"):
         for name in sampling.order:
             if logits.max() == -np.inf:
                 break  # all is ruled out; `choose` says so
-            logits = PROCESSORS[name](logits, sampling, seen)
-            if not logits.max() < np.inf:
-                raise InputError(
-                    f"the settings make a logit larger than float32 holds ({name}); bring "
-                    "logit_bias, penalties and temperature nearer to their usual values"
-                )
+            logits = _apply(name, logits, sampling, seen)
     return logits  # [V]
+
+
+def explained(
+    logits: Array, sampling: Sampling, seen: History, limit: int | None = None
+) -> tuple[Array, dict[str, Array]]:
+    """What the settings leave of logits [V], and the ids that each processor removed.
+
+    The processors run one after the other, as in `next_token`. "vocabulary" removed the ids from
+    `limit` on, and "greedy" all but the most probable where nothing is drawn at random.
+    """
+    check_logits(logits)
+    before, removed = np.array(logits, dtype=np.float32), dict[str, Array]()
+
+    def note(name: str, after: Array) -> Array:
+        removed[name] = np.flatnonzero((before > -np.inf) & (after == -np.inf))
+        return after
+
+    if limit is not None and limit < len(before):
+        before = note(
+            "vocabulary", np.concatenate([before[:limit], np.full_like(before[limit:], -np.inf)])
+        )
+    with np.errstate(over="ignore", invalid="ignore"):
+        for name in sampling.order:
+            if before.max() > -np.inf:
+                before = note(name, _apply(name, before, sampling, seen))
+    if sampling.greedy and before.max() > -np.inf:
+        only = np.full_like(before, -np.inf)
+        only[np.argmax(before)] = before.max()
+        before = note("greedy", only)
+    return before, removed
 
 
 def process(
