@@ -55,6 +55,11 @@ def one_of(name: str, value: Any, known: Sequence[Any]) -> Any:
 
 def check_ids(ids: Any, n_vocab: int, what: str = "prompt") -> list[int]:
     """Token ids below `n_vocab` as a list of int: one at least."""
+    if (
+        type(ids) is list and 0 < len(ids) <= MOST and set(map(type, ids)) == {int}
+        and min(ids) >= 0 and max(ids) < n_vocab
+    ):  # fmt: skip
+        return ids.copy()  # plain ones, as each row of each step has them
     wrong = isinstance(ids, str | bytes | bytearray | Mapping | set)
     if wrong or not _is_listed(ids):
         raise InputError(f"the {what} is {quoted(ids)}; it takes a text or a list of token ids")

@@ -368,4 +368,6 @@ class Batch:
         for sequence in member.sequences:
             if sequence.slot >= 0:
                 self._prefixes.keep(sequence, whole=reason != "error")
-        self._prefixes.shrink(self._positions - sum(self._room(m.request) for m in self._running))
+        if self._positions < math.inf:
+            rooms = sum(self._room(m.request) for m in self._running)
+            self._prefixes.shrink(self._positions - rooms)

@@ -92,7 +92,7 @@ class Writer:
         self.count = 0
         self.finish_reason: str | None = None
         self._decoder = StreamDecoder(tokenizer) if tokenizer is not None else None
-        self._settings = s
+        self._settings, self._may_end = s, bool(s.stop or s.end_on)
         self._shown = 0
         self._floor = 0  # no end counts before it: the text of the first min_new_tokens
 
@@ -106,11 +106,11 @@ class Writer:
             self.text += self._decoder.flush()
         if self.count <= self._settings.min_new_tokens:
             self._floor = len(self.text)
-        cut = self._end()
+        cut = self._end() if self._may_end else None
         if cut is not None:
             self.finish_reason = "stop"
             self.text = self.text[:cut]
-        held = 0 if self.finish_reason else self._held()
+        held = self._held() if self._may_end and not self.finish_reason else 0
         return self._show(len(self.text) - held), self.finish_reason
 
     def _show(self, until: int) -> str:

@@ -303,6 +303,8 @@ class Tokenizer:
 
     def token_bytes(self, token: SupportsIndex) -> bytes:
         """The bytes of one token."""
+        if type(token) is int and 0 <= token < self.n_vocab and self._library is None:
+            return self._bytes[token]
         return self._bytes_of_each([token])[0]
 
     def pieces(self, ids: Ids) -> list[str]:
