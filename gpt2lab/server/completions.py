@@ -17,7 +17,7 @@ from gpt2lab.server import openai
 from gpt2lab.server.asked import CheckedPrompts, prepare, prompts_of, settings_of, whole_or_none
 from gpt2lab.server.calls import Answer
 from gpt2lab.server.limits import Budget, Limits
-from gpt2lab.server.openai import Choice, ChoiceToken
+from gpt2lab.server.openai import ChoiceToken, GrowingChoice
 from gpt2lab.server.refusals import Refusal
 from gpt2lab.server.scheduler import Drawn
 from gpt2lab.server.schema import CompletionRequest
@@ -193,10 +193,11 @@ async def _drawn(plan: _Plan) -> AsyncGenerator[Drawn, None]:
                     yield one
 
 
-async def _generated(plan: _Plan) -> list[Choice]:
+async def _generated(plan: _Plan) -> list[GrowingChoice]:
     prepared, offsets = plan.prepared, [len(text) for text in plan.texts]
     choices = [
-        Choice(prepared.model, offsets[i // prepared.each]) for i in range(len(prepared.samples))
+        GrowingChoice(prepared.model, offsets[i // prepared.each])
+        for i in range(len(prepared.samples))
     ]
     if not plan.generates:
         for choice in choices:
@@ -219,7 +220,7 @@ def _best(plan: _Plan, scores: Sequence[float]) -> list[int]:
     return kept
 
 
-async def _ranked(plan: _Plan, choices: Sequence[Choice]) -> list[float]:
+async def _ranked(plan: _Plan, choices: Sequence[GrowingChoice]) -> list[float]:
     """log p(suffix | prompt and middle) of each choice."""
     model, asked, n_ctx = plan.prepared.model, list[ToScore](), plan.prepared.model.lm.config.n_ctx
     for choice, (request, _) in zip(choices, plan.prepared.samples, strict=True):
@@ -241,7 +242,7 @@ async def _ranked(plan: _Plan, choices: Sequence[Choice]) -> list[float]:
 def _choice(
     plan: _Plan,
     place: int,
-    choice: Choice,
+    choice: GrowingChoice,
     prompt: int,
     echo: bool,
     prompts: list[list[ChoiceToken]],
@@ -269,7 +270,7 @@ async def _streamed(
     """The chunks of a stream; each holds whole characters of one choice."""
     prepared, null = plan.prepared, {"usage": None} if plan.usage_chunk else {}
     choices = [
-        Choice(prepared.model, len(plan.texts[i // prepared.each]))
+        GrowingChoice(prepared.model, len(plan.texts[i // prepared.each]))
         for i in range(len(prepared.samples))
     ]
     if echo:
@@ -296,7 +297,7 @@ def _echoed(plan: _Plan, i: int, prompts: list[list[ChoiceToken]]) -> dict[str, 
     return {"index": i, "text": text, "logprobs": logprobs, "finish_reason": finish}
 
 
-def _part(plan: _Plan, choice: Choice, index: int, text: str) -> dict[str, Any]:
+def _part(plan: _Plan, choice: GrowingChoice, index: int, text: str) -> dict[str, Any]:
     logprobs, fresh = None, choice.fresh()
     if plan.top is not None:
         logprobs = openai.completion_logprobs(plan.prepared.model, fresh, choice.offset)

@@ -13,7 +13,7 @@ from gpt2lab.server import openai
 from gpt2lab.server.asked import CheckedPrompts, prepare, settings_of, whole_or_none
 from gpt2lab.server.calls import Answer
 from gpt2lab.server.limits import Budget, Limits
-from gpt2lab.server.openai import Choice
+from gpt2lab.server.openai import GrowingChoice
 from gpt2lab.server.refusals import Refusal, refused
 from gpt2lab.server.schema import ChatMessage, ChatRequest
 from gpt2lab.server.served import Served, ServedModel
@@ -117,7 +117,7 @@ async def conversations(
     budget.spend(key, talk.prepared.most)
     if asked.stream:
         return _streamed(talk, openai.head(model, "chat.completion.chunk", "chatcmpl"))
-    choices = [Choice(model) for _ in talk.prepared.samples]
+    choices = [GrowingChoice(model) for _ in talk.prepared.samples]
     drawing = model.scheduler.generate(talk.prepared.samples, talk.top or 0)
     async with aclosing(drawing):
         async for drawn in drawing:
@@ -128,11 +128,11 @@ async def conversations(
     return {**heading, "choices": listed, "usage": _usage(talk, choices)}
 
 
-def _usage(talk: _Talk, choices: list[Choice]) -> dict[str, Any]:
+def _usage(talk: _Talk, choices: list[GrowingChoice]) -> dict[str, Any]:
     return openai.usage(talk.prepared.prompt_tokens, sum(choice.count for choice in choices))
 
 
-def _whole(talk: _Talk, index: int, choice: Choice) -> dict[str, Any]:
+def _whole(talk: _Talk, index: int, choice: GrowingChoice) -> dict[str, Any]:
     logprobs = None
     if talk.top is not None:
         logprobs = openai.chat_logprobs(choice.model, choice.places, talk.top)
@@ -144,7 +144,7 @@ def _whole(talk: _Talk, index: int, choice: Choice) -> dict[str, Any]:
 async def _streamed(talk: _Talk, heading: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
     """The chunks of a chat: the role first, then text, then how it ended."""
     null = {"usage": None} if talk.usage_chunk else {}
-    choices = [Choice(talk.prepared.model) for _ in talk.prepared.samples]
+    choices = [GrowingChoice(talk.prepared.model) for _ in talk.prepared.samples]
 
     def chunk(index: int, delta: dict[str, Any], **more: Any) -> dict[str, Any]:
         choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None, **more}

@@ -23,7 +23,7 @@ class ChoiceToken(NamedTuple):
 
 
 @dataclass
-class Choice:
+class GrowingChoice:
     """One text as it grows. places: its tokens, those that an end took away left out."""
 
     model: ServedModel
