@@ -42,8 +42,14 @@ class Program:
             text=True,
         )
         self.log: list[str] = []
-        self.address = self._address()
-        threading.Thread(target=self._read, daemon=True).start()
+        try:
+            self.address = self._address()
+        except AssertionError:
+            self.process.wait(10)
+            self.process.stderr.close()
+            raise
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _address(self) -> str:
         assert self.process.stderr is not None
@@ -63,3 +69,5 @@ class Program:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait(10)
+        self._reader.join(10)
+        self.process.stderr.close()
