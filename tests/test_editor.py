@@ -35,7 +35,7 @@ def fable():
 
 def asked(n: int, seed: int, **more) -> dict:
     """What the page asks for with its first settings."""
-    return {"temperature": 0.8, "top_p": 0.95, "max_new_tokens": 40, "n": n, "seed": seed, **more}
+    return {"temperature": 0.7, "top_p": 0.95, "max_new_tokens": 40, "n": n, "seed": seed, **more}
 
 
 # ---- Without a model: what the scripts compute.
@@ -232,7 +232,7 @@ def test_the_numbers_beside_an_alternative_are_the_model_s(desk, fable):
     first = desk.page.locator(".here tbody tr").first
     desk.expect(first).to_contain_text("play")
     logits = fable.engine.logits([fable.encode(STORY)])[0, -1]
-    s = Sampling(temperature=0.8, top_p=0.95)
+    s = Sampling(temperature=0.7, top_p=0.95)
     [play] = fable.tokenizer.encode(" play")
     for place, values in ((2, logits), (3, sampler.process(logits, s, fable.encode(STORY)))):
         p = math.exp(sampler.log_softmax(values)[play])

@@ -3,7 +3,7 @@
 import * as tree from './editor.tree.js';
 import * as store from './editor.store.js';
 
-export const SETTINGS = {temperature: 0.8, top_k: 0, top_p: 0.95, min_p: 0, repetition_penalty: 1,
+export const SETTINGS = {temperature: 0.7, top_k: 0, top_p: 0.95, min_p: 0, repetition_penalty: 1,
   presence_penalty: 0, frequency_penalty: 0, max_new_tokens: 40, n: 3, seed: 1, logit_bias: {}, bad_words: []};
 export const TALK = {you: 'You', them: 'Friend', opening: '', turns: []};
 const STEPS = 500, PAUSE = 900; // steps that can be undone; milliseconds that part two of typing
