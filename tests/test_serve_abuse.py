@@ -304,6 +304,14 @@ def test_killed_and_begun_again_it_gives_the_same_text():
     assert texts[0] == texts[1]
 
 
+@pytest.mark.parametrize("host", ["256.1.1.1", "no such host", "192.0.2.1", "a" * 70 + ".b"])
+def test_an_address_that_is_not_of_this_machine_is_one_line(host, run):
+    code, out, err = run("serve", "--host", host, "--port", "0")
+    assert (code, out) == (2, "")
+    assert err.startswith(f"gpt2lab: cannot listen on {host} port 0 (")
+    assert err.count("\n") == 1
+
+
 def test_ctrl_c_and_a_taken_port():
     program = Program()
     try:

@@ -79,7 +79,13 @@ def command(**flags: Any) -> None:
     """Serve models over HTTP: OpenAI's API and an editor page."""
     try:
         from gpt2lab.server.limits import Limits
-        from gpt2lab.server.serving import ServeOptions, model_id, serve, served_models
+        from gpt2lab.server.serving import (
+            ServeOptions,
+            check_address,
+            model_id,
+            serve,
+            served_models,
+        )
     except ImportError as error:
         raise MissingExtraError("serve", error.name or "starlette", "serve") from None
 
@@ -98,6 +104,7 @@ def command(**flags: Any) -> None:
         page=flags["page"],
         limits=limits,
     )
+    check_address(options.host, options.port)
     sources = _sources(flags["model"])
     lms = [load_model(source, **engine_options(flags)) for source in sources]
     serve(served_models(lms, [model_id(source) for source in sources], options), options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -12,7 +13,8 @@ from typing import Any
 
 import uvicorn
 
-from gpt2lab.errors import Failure
+from gpt2lab.errors import Failure, InputError
+from gpt2lab.files.visible import reason
 from gpt2lab.lm import LM
 from gpt2lab.server.app import application
 from gpt2lab.server.limits import Limits
@@ -49,6 +51,17 @@ def model_id(source: str | None) -> str:
     if source is None:
         return "fable"
     return Path(source).resolve().name if Path(source).exists() else source
+
+
+def check_address(host: str, port: int) -> None:
+    """Refuse an address on which nothing can listen, before models are loaded for it."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        socket.create_server(found[0][4][:2], family=found[0][0]).close()
+    except (OSError, UnicodeError) as error:
+        raise InputError(
+            f"cannot listen on {host} port {port} ({reason(error)}); give another --host or --port"
+        ) from None
 
 
 def served_models(lms: Sequence[LM], names: Sequence[str], options: ServeOptions) -> Served:
